@@ -1,0 +1,58 @@
+# Two commands do everything: `make demo` and `make test`. Each makes its own .venv on the first run.
+PYTHON ?= python3
+VENV ?= .venv
+SEED ?= 0
+RUN ?= $(if $(filter 0,$(SEED)),runs/digits,runs/digits-seed$(SEED))
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
+
+.PHONY: demo test test-all test-parity test-gpu lint types format clean
+
+demo: $(VENV)/.installed
+	$(BIN)/python experiments/digits.py --out $(RUN) --seed $(SEED)
+
+test: $(VENV)/.dev
+	$(BIN)/python -m pytest -n 2 --dist worksteal
+
+test-all: $(VENV)/.dev
+	$(BIN)/python -m pytest -n 2 --dist worksteal -m "slow or not slow" --timeout 1800
+
+test-parity: $(VENV)/.parity
+	$(BIN)/python -m pytest -m parity
+
+test-gpu: $(VENV)/.dev
+	JAX_PLATFORMS=cuda $(BIN)/python -m pytest -m gpu
+
+lint: $(VENV)/.dev
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+types: $(VENV)/.dev
+	$(BIN)/mypy
+
+format: $(VENV)/.dev
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+clean:
+	rm -rf $(VENV) .cache .pytest_cache .hypothesis .ruff_cache .mypy_cache build *.egg-info
+
+$(VENV)/bin/python:
+	@$(PYTHON) -c 'import sys; v = sys.version_info; sys.exit(0 if v >= (3, 11) else f"diffusion_jax needs Python 3.11 or newer; $(PYTHON) is {v.major}.{v.minor}: make PYTHON=/path/to/python3.11")'
+	@echo "making $(VENV) with $$($(PYTHON) --version)"
+	@$(PYTHON) -m venv $(VENV)
+
+$(VENV)/.installed: $(VENV)/bin/python pyproject.toml
+	@echo "installing diffusion_jax and what it needs into $(VENV) (about a minute, 1 GB)"
+	@$(PIP) install -e .
+	@touch $@
+
+$(VENV)/.dev: $(VENV)/.installed
+	@echo "installing the tools of the test suite"
+	@$(PIP) install -e '.[dev]'
+	@touch $@
+
+$(VENV)/.parity: $(VENV)/.dev
+	@echo "installing the PyTorch peers (2.3 GB)"
+	@$(PIP) install -e '.[parity]'
+	@touch $@

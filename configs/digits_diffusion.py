@@ -1,0 +1,65 @@
+"""A text-conditioned diffusion transformer on handwritten digits, on the frozen text tower of `digits_clip.py`.
+
+Command   diffusion-jax train --config configs/digits_diffusion.py
+"""
+
+from ml_collections import ConfigDict
+
+VARIANTS = {
+    "eps": {"prediction": "eps", "loss.space": "eps", "schedule.name": "vp_linear"},
+    "x0": {"prediction": "x0", "loss.space": "v"},
+    "flow": {"prediction": "velocity", "loss.space": "velocity", "schedule.name": "rectified_flow"},
+}
+
+
+def get_config() -> ConfigDict:
+    config = ConfigDict()
+    config.system = "diffusion"
+    config.workdir = "runs/digits/diffusion"
+    config.seed = 0
+    config.steps = 1200
+    config.batch_size = 128
+
+    config.data = ConfigDict({"name": "digits", "captions": 8, "shift": 0.0})
+    config.text_encoder = "runs/digits/clip"
+
+    config.model = ConfigDict(
+        {
+            "name": "dit",
+            "patch": 2,
+            "width": 96,
+            "layers": 4,
+            "heads": 4,
+            "mlp_ratio": 4.0,
+            "dropout_rate": 0.0,
+            "dtype": "auto",
+            "scan": False,
+        }
+    )
+    config.schedule = ConfigDict({"name": "cosine"})
+    config.prediction = "v"
+    config.time = "t1000"
+    config.loss = ConfigDict({"space": "v", "weight": "simple", "times": "stratified", "drop": 0.12})
+
+    config.optimizer = ConfigDict(
+        {
+            "name": "adamw",
+            "learning_rate": 2e-3,
+            "warmup_steps": 50,
+            "schedule": "cosine",
+            "b1": 0.9,
+            "b2": 0.99,
+            "eps": 1e-8,
+            "weight_decay": 0.01,
+            "clip_norm": 1.0,
+        }
+    )
+    config.ema = ConfigDict({"decay": 0.995})
+
+    config.sampler = ConfigDict({"solver": "ddim", "grid": "uniform", "num_steps": 20, "guidance_scale": 3.0})
+
+    config.mesh = ConfigDict({"data": -1, "fsdp": 1})
+    config.log_every = 25
+    config.eval_every = 300
+    config.checkpoint_every = 300
+    return config

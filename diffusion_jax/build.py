@@ -1,0 +1,180 @@
+"""From config groups to objects, through plain tables of constructors.
+
+A group is {"name": ..., other keys}: the name picks the constructor, the other keys are its keyword arguments. A name
+or a key that does not exist is a `UserError` with the nearest one, before anything is traced.
+"""
+
+from __future__ import annotations
+
+import difflib
+import inspect
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from ml_collections import ConfigDict
+
+from diffusion_jax import process, sampling
+from diffusion_jax.data import digits
+from diffusion_jax.data.tokenizer import WordTokenizer
+from diffusion_jax.nets import CLIP, DiT, Network, TextTransformer, VisionTransformer
+from diffusion_jax.train.ema import Ema
+from diffusion_jax.train.optim import adamw
+from diffusion_jax.typing import Schedule, Solver, UserError, one_of
+
+__all__ = [
+    "GRIDS",
+    "NETWORKS",
+    "SCHEDULES",
+    "SOLVERS",
+    "SOURCES",
+    "TIMES",
+    "WEIGHTS",
+    "clip_network",
+    "compute_dtype",
+    "construct",
+    "dit_network",
+    "ema",
+    "grid",
+    "optimizer",
+    "schedule",
+    "solver",
+    "source",
+    "tokenizer",
+]
+
+SCHEDULES: dict[str, Callable[..., Any]] = {
+    "vp_linear": process.VPLinear,
+    "cosine": process.Cosine,
+    "rectified_flow": process.RectifiedFlow,
+}
+SOLVERS: dict[str, Callable[..., Any]] = {
+    "ddpm": sampling.DDPM,
+    "ddim": sampling.DDIM,
+    "euler": sampling.Euler,
+    "heun": sampling.Heun,
+}
+GRIDS: dict[str, Callable[..., np.ndarray]] = {
+    "uniform": sampling.uniform,
+    "logsnr": sampling.logsnr_uniform,
+}
+TIMES: dict[str, Callable[..., Any]] = {
+    "uniform": process.times.uniform,
+    "stratified": process.times.stratified,
+    "logit_normal": process.times.logit_normal,
+}
+WEIGHTS: dict[str, Callable[..., Any]] = {"simple": process.simple}
+SOURCES: dict[str, Callable[..., Any]] = {"digits": digits.load_digits}
+PREDICTIONS = ("x0", "eps", "v", "score", "velocity")
+
+
+def accepts(what: str, make: Callable[..., Any], keys: Iterable[str], given: Iterable[str] = ()) -> None:
+    """UserError when `make` takes no keyword of one of these names (those in `given` are not the user's to set)."""
+    # The signature of an nnx class itself is that of its metaclass's call.
+    signature = inspect.signature(make.__init__ if inspect.isclass(make) else make)
+    known = [p for p in signature.parameters if p not in {"self", "rngs", *given}]
+    for key in keys:
+        if key not in known:
+            near = difflib.get_close_matches(key, known, n=1, cutoff=0.4)
+            hint = f"; did you mean {near[0]!r}?" if near else ""
+            raise UserError(f"{what} takes no {key!r}{hint} (it takes {', '.join(known) or 'nothing'})")
+
+
+def construct(what: str, table: Mapping[str, Callable[..., Any]], spec: Mapping[str, Any], **given: Any) -> Any:
+    """table[spec["name"]](**rest of spec, **given)."""
+    rest = dict(spec)
+    name = one_of(what, rest.pop("name"), table)
+    accepts(f"{what} {name!r}", table[name], rest, given)
+    return table[name](**rest, **given)
+
+
+def schedule(spec: Mapping[str, Any]) -> Schedule:
+    """The schedule of a config's `schedule` group."""
+    return construct("schedule", SCHEDULES, spec)
+
+
+def solver(name: str, **options: Any) -> Solver:
+    """A solver by its name, e.g. solver("ddim", eta=0.5)."""
+    return construct("solver", SOLVERS, {"name": name, **options})
+
+
+def grid(name: str, num_steps: int, schedule: Schedule) -> np.ndarray:
+    """The times of `num_steps` steps from the schedule's noise to its data, descending, float64 [num_steps + 1]."""
+    return GRIDS[one_of("grid", name, GRIDS)](num_steps, schedule)
+
+
+def source(spec: Mapping[str, Any], split: str) -> Any:
+    """The data of a config's `data` group; `split` is "train", "validation" or "test"."""
+    return SOURCES[one_of("data", spec["name"], SOURCES)](split)
+
+
+def tokenizer(context_length: int) -> WordTokenizer:
+    """The word tokenizer over what the digits' captions can say."""
+    from diffusion_jax.data.captions import VOCABULARY
+
+    return WordTokenizer(VOCABULARY, context_length)
+
+
+def compute_dtype(name: str) -> Any:
+    """The dtype of a network's computation: "auto" is bfloat16 on an accelerator and float32 on a CPU."""
+    one_of("dtype", name, ("auto", "float32", "bfloat16"))
+    if name == "auto":
+        return jnp.float32 if jax.default_backend() == "cpu" else jnp.bfloat16
+    return jnp.dtype(name)
+
+
+def clip_network(spec: Mapping[str, Any], *, image_size: int, channels: int, vocabulary_size: int) -> Network:
+    """The dual encoder of a config's `model` group for this image size and vocabulary."""
+    _model_name(spec, "clip")
+    accepts("model 'clip'", _clip_options, [key for key in spec if key != "name"])
+    shared = {key: spec[key] for key in ("scan", "remat", "norm") if key in spec}
+    shared["dtype"] = compute_dtype(spec["dtype"])
+    given = {"image_size": image_size, "channels": channels}
+    accepts("model.vision", VisionTransformer, spec["vision"], {*given, *shared, "embed"})
+    accepts("model.text", TextTransformer, spec["text"], {"vocabulary_size", *shared, "embed"})
+    vision = {**spec["vision"], **given, **shared}
+    text = {**spec["text"], "vocabulary_size": vocabulary_size, **shared}
+    return Network(lambda rngs: CLIP(rngs, embed=spec["embed"], vision=vision, text=text))
+
+
+def _clip_options(embed: int, vision: Any, text: Any, dtype: str, scan: bool, remat: str, norm: str) -> None:
+    """The keys of a CLIP config's `model` group."""
+
+
+def dit_network(
+    spec: Mapping[str, Any], *, image_size: int, channels: int, pooled: int | None, context: int | None
+) -> Network:
+    """The diffusion transformer of a config's `model` group for this image size and condition."""
+    _model_name(spec, "dit")
+    given = {"image_size": image_size, "channels": channels, "pooled": pooled, "context": context}
+    options = {key: value for key, value in spec.items() if key != "name"}
+    accepts("model 'dit'", DiT, options, given)
+    options["dtype"] = compute_dtype(spec["dtype"])
+    return Network(lambda rngs: DiT(rngs, **given, **options))
+
+
+NETWORKS = {"clip": clip_network, "dit": dit_network}
+
+
+def _model_name(spec: Mapping[str, Any], wanted: str) -> None:
+    name = one_of("model", spec["name"], NETWORKS)
+    if name != wanted:
+        raise UserError(f"this system trains a model of name {wanted!r}, not {name!r}")
+
+
+def optimizer(spec: Mapping[str, Any], total_steps: int, **given: Any) -> Any:
+    """The optax transformation of a config's `optimizer` group over `total_steps` steps."""
+    return construct("optimizer", {"adamw": adamw}, spec, total_steps=total_steps, **given)
+
+
+def ema(spec: Mapping[str, Any]) -> Ema:
+    """The parameter average of a config's `ema` group."""
+    return construct("ema", {"ema": Ema}, {"name": "ema", **spec})
+
+
+def check_keys(config: ConfigDict, template: ConfigDict) -> None:
+    """UserError for a top-level key of `config` that a config of its system does not have."""
+    for key in config:
+        one_of("config key", key, template)

@@ -1,0 +1,125 @@
+"""What the commands do, once their arguments are read."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+from diffusion_jax.cli.accelerator import configure
+from diffusion_jax.config import load_config, parse_overrides
+from diffusion_jax.evals.pictures import save_grid
+from diffusion_jax.evaluation import Evaluation, evaluate_clip, evaluate_diffusion, save_evaluation
+from diffusion_jax.run import ClipRun, DiffusionRun, load_run
+from diffusion_jax.training import train_run
+from diffusion_jax.typing import UserError
+
+__all__ = ["evaluate", "report", "sample", "train"]
+
+
+def say(text: str) -> None:
+    """A line to the terminal."""
+    print(text, file=sys.stderr, flush=True)
+
+
+def train(arguments: argparse.Namespace, rest: list[str]) -> int:
+    """Train or resume the run of a config."""
+    config = load_config(arguments.config, parse_overrides(rest))
+    configure(say)
+    folder = train_run(config, overwrite=arguments.overwrite, progress=not arguments.no_progress, say=say)
+    say(f"run in {folder}")
+    return 0
+
+
+def _diffusion(path: str, which: str = "ema") -> DiffusionRun:
+    run = load_run(path, which=which)
+    if not isinstance(run, DiffusionRun):
+        raise UserError(f"the run in {path!r} is a CLIP run; sampling needs a diffusion run")
+    return run
+
+
+def sample(arguments: argparse.Namespace, rest: list[str]) -> int:
+    """Draw images for one prompt into a PNG, or for many into a folder of shards."""
+    out = Path(arguments.out)
+    for name in ("num_images", "batch_size", "shard_size", "scale"):
+        if getattr(arguments, name) < 1:
+            raise UserError(f"--{name.replace('_', '-')} {getattr(arguments, name)} is not at least 1")
+    if arguments.prompt is not None and out.suffix.lower() != ".png":
+        raise UserError(f"--out {arguments.out!r} is not a .png file; did you mean {out.with_suffix('.png').name!r}?")
+    if arguments.prompt is not None and out.exists() and not arguments.overwrite:
+        raise UserError(f"{out} exists; choose another --out, or --overwrite to replace it")
+    prompts = [arguments.prompt] if arguments.prompts is None else _read_prompts(arguments.prompts)
+    configure(say)
+    run = _diffusion(arguments.run, arguments.weights)
+    for notice in run.clip.tokenizer.explain([*prompts, *([arguments.negative] if arguments.negative else [])]):
+        say(notice)
+    default = run.config.sampler
+    settings: dict[str, Any] = {
+        "negative": arguments.negative,
+        "guidance_scale": default.guidance_scale if arguments.guidance_scale is None else arguments.guidance_scale,
+        "solver": arguments.solver or default.solver,
+        "grid": arguments.grid or default.grid,
+        "num_steps": default.num_steps if arguments.num_steps is None else arguments.num_steps,
+        "solver_options": {} if arguments.eta is None else {"eta": arguments.eta},
+        "seed": arguments.seed,
+    }
+    if arguments.prompts is not None:
+        from diffusion_jax.cli.shards import write_shards
+
+        return write_shards(run, prompts, settings, arguments, say)
+    began = time.perf_counter()
+    images = run.generate([arguments.prompt] * arguments.num_images, batch_size=arguments.batch_size, **settings)
+    note = {"prompt": arguments.prompt, "run": arguments.run, "weights": arguments.weights}
+    note |= {key: str(value) for key, value in settings.items() if value not in (None, {})}
+    out.parent.mkdir(parents=True, exist_ok=True)
+    save_grid(out, images, min(8, len(images)), arguments.scale, note)
+    say(f"{len(images)} images in {time.perf_counter() - began:.1f} s: {out}")
+    return 0
+
+
+def _read_prompts(name: str) -> list[str]:
+    path = Path(name)
+    if not path.is_file():
+        near = sorted(p.name for p in path.parent.glob("*.txt")) if path.parent.is_dir() else []
+        raise UserError(f"prompt file {name!r} does not exist" + (f"; there is {near[0]!r}" if near else ""))
+    prompts = [line.strip() for line in path.read_text().splitlines() if line.strip()]
+    if not prompts:
+        raise UserError(f"prompt file {name!r} holds no prompt")
+    return prompts
+
+
+def evaluate(arguments: argparse.Namespace, rest: list[str]) -> int:
+    """Measure a run and write its metrics."""
+    if arguments.samples < 2:
+        raise UserError(f"--samples {arguments.samples} is not at least 2")
+    configure(say)
+    run = load_run(arguments.run)
+    evaluation = measure(run, arguments.split, samples=arguments.samples, seed=arguments.seed)
+    folder = Path(arguments.out) if arguments.out else Path(arguments.run) / "report"
+    save_evaluation(folder, evaluation)
+    print(json.dumps(evaluation.metrics, indent=2))
+    say(f"written to {folder / 'metrics.json'}")
+    return 0
+
+
+def measure(run: ClipRun | DiffusionRun, split: str, *, samples: int = 500, seed: int = 0) -> Evaluation:
+    """All numbers and pictures of a run, the CLIP run of a diffusion run included."""
+    evaluation = Evaluation()
+    clip = run.clip if isinstance(run, DiffusionRun) else run
+    say(f"evaluating {clip.path} on the {split} scans")
+    evaluate_clip(clip, split, evaluation)
+    if isinstance(run, DiffusionRun):
+        say(f"evaluating {run.path} on the {split} scans, {samples} samples")
+        evaluate_diffusion(run, split, evaluation, samples=samples, seed=seed, say=say)
+    return evaluation
+
+
+def report(arguments: argparse.Namespace, rest: list[str]) -> int:
+    """Write the page of an evaluated run."""
+    from diffusion_jax.cli.page import write_page
+
+    say(f"written: {write_page(Path(arguments.run))}")
+    return 0

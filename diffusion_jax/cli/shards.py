@@ -1,0 +1,89 @@
+"""Many images into a folder: `.npz` shards that are complete or absent, so that a stopped generation is resumed.
+
+`settings.json` says what the folder holds; a folder of other settings is refused. Shard k holds the images k *
+shard_size and on, as uint8 arrays `images` [n, height, width, channels], with `prompts` and `index`. Image i is a
+function of the seed and i alone; with several processes each writes every process_count-th shard.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import shutil
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+from tqdm import tqdm
+
+from diffusion_jax.config import changes
+from diffusion_jax.evals.pictures import to_uint8
+from diffusion_jax.run import DiffusionRun, fingerprint
+from diffusion_jax.typing import UserError
+
+__all__ = ["write_shards"]
+
+
+def write_shards(
+    run: DiffusionRun,
+    prompts: Sequence[str],
+    settings: dict[str, Any],
+    arguments: argparse.Namespace,
+    say: Callable[[str], None],
+) -> int:
+    """Writes `arguments.num_images` images under `arguments.out`, skipping the shards that are there."""
+    out, total, size = Path(arguments.out), arguments.num_images, arguments.shard_size
+    note = settings | {
+        "shard_size": size,
+        "weights": fingerprint(run.params),
+        "prompts": list(prompts),
+    }
+    _claim(out, note, arguments.overwrite)
+    shards = range(-(-total // size))
+    mine = [k for k in shards if k % jax.process_count() == jax.process_index()]
+    names = {k: out / f"images-{k:06d}.npz" for k in mine}
+    # The last shard of an earlier, smaller generation may be shorter than it is now.
+    counts = {k: min(size, total - k * size) for k in mine}
+    todo = [k for k in mine if not (names[k].is_file() and _count(names[k]) >= counts[k])]
+    if len(todo) < len(mine):
+        say(f"{len(mine) - len(todo)} of {len(mine)} shards are there already")
+    with tqdm(total=sum(counts[k] for k in todo), unit="image", disable=not todo) as bar:
+        for k in todo:
+            index = np.arange(k * size, k * size + counts[k])
+            texts = [prompts[i % len(prompts)] for i in index]
+            parts = []
+            for begin in range(0, len(index), arguments.batch_size):
+                chunk = texts[begin : begin + arguments.batch_size]
+                start = int(index[begin])
+                parts.append(run.generate(chunk, start=start, batch_size=arguments.batch_size, **settings))
+                bar.update(len(chunk))
+            part = names[k].with_suffix(".part.npz")
+            np.savez_compressed(part, images=to_uint8(np.concatenate(parts)), prompts=np.array(texts), index=index)
+            os.replace(part, names[k])
+    say(f"{total} images in {len(shards)} shards: {out}")
+    return 0
+
+
+def _claim(out: Path, note: dict[str, Any], overwrite: bool) -> None:
+    file = out / "settings.json"
+    if overwrite and file.is_file():
+        shutil.rmtree(out)
+    if file.is_file():
+        different = changes(json.loads(file.read_text()), note)
+        if different:
+            raise UserError(
+                f"{out} holds images of other settings ({'; '.join(different)}): choose another --out, or --overwrite"
+            )
+        return
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise UserError(f"{out} exists and holds no generation: choose another --out")
+    out.mkdir(parents=True, exist_ok=True)
+    file.write_text(json.dumps(note, indent=2) + "\n")
+
+
+def _count(path: Path) -> int:
+    with np.load(path) as shard:
+        return len(shard["index"])

@@ -1,0 +1,1 @@
+"""Sources, captions, tokenizers and batches; nothing here knows a model."""

@@ -1,0 +1,81 @@
+"""Batches as a function of the step: order and augmentation depend on (seed, step) and on nothing else.
+
+The order is grain's: an infinite sequence of epochs, each a permutation of its own in which every example stands
+once; batch n is the slice n B .. (n + 1) B of it, so that batches may straddle epochs. Nothing has to be stored to
+resume, and the global batch does not depend on how many processes share it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from diffusion_jax.typing import Source, UserError
+
+__all__ = ["batches", "caption_table"]
+
+Transform = Callable[[dict[str, np.ndarray], np.random.Generator], dict[str, Any]]
+
+
+def batches(
+    source: Source,
+    batch_size: int,
+    seed: int,
+    transform: Transform | None = None,
+    *,
+    process_index: int = 0,
+    process_count: int = 1,
+) -> Callable[[int], dict[str, Any]]:
+    """A function from the step (0, 1, ...) to this process's rows of its batch, as arrays by name.
+
+    A source that has `columns()` is gathered at once; others are read item by item and what is not a number is left
+    aside. `transform(batch, rng)` sees the whole global batch with a generator made from (seed, step), and the
+    process's rows are cut from its result. Raises UserError for an empty source, and for a batch size that the
+    processes do not divide.
+    """
+    import grain
+
+    if len(source) == 0:
+        raise UserError("the source is empty: there is nothing to train on")
+    if batch_size < 1 or batch_size % process_count:
+        near = max(1, round(batch_size / process_count)) * process_count
+        raise UserError(f"batch_size {batch_size} is not divided by the {process_count} processes; nearest: {near}")
+    order = grain.MapDataset.range(len(source)).seed(seed).shuffle().repeat()
+    columns = source.columns() if hasattr(source, "columns") else None
+    local = batch_size // process_count
+    mine = slice(process_index * local, (process_index + 1) * local)
+
+    def batch(step: int) -> dict[str, Any]:
+        rows = np.array([order[step * batch_size + i] for i in range(batch_size)])
+        if columns is not None:
+            found = {name: column[rows] for name, column in columns.items()}
+        else:
+            found = _collate([source[int(row)] for row in rows])
+        if transform is not None:
+            found = transform(found, np.random.default_rng([seed, step]))
+        return _rows(found, mine)
+
+    return batch
+
+
+def _collate(items: list[Any]) -> dict[str, np.ndarray]:
+    names = [name for name, value in items[0].items() if isinstance(value, int | float | np.ndarray | np.generic)]
+    return {name: np.stack([np.asarray(item[name]) for item in items]) for name in names}
+
+
+def _rows(tree: Any, mine: slice) -> Any:
+    if isinstance(tree, dict):
+        return {name: _rows(value, mine) for name, value in tree.items()}
+    return tree[mine]
+
+
+def caption_table(source: Source) -> tuple[tuple[str, ...], np.ndarray]:
+    """Every distinct caption of a source once, and for each example the rows [n, captions] of its own.
+
+    A frozen text encoder embeds the first, and training gathers by the second.
+    """
+    all_captions = [source[i]["captions"] for i in range(len(source))]
+    unique = {text: row for row, text in enumerate(dict.fromkeys(text for texts in all_captions for text in texts))}
+    return tuple(unique), np.array([[unique[text] for text in texts] for texts in all_captions])

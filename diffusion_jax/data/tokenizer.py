@@ -1,0 +1,100 @@
+"""A tokenizer over a fixed list of words, with the frame of CLIP's: start, words, end, padding.
+
+Ids: 0 is padding, words are 1 .. n in the order of the vocabulary, start is n + 1 and end n + 2, the largest, so that
+argmax(ids) is the position of the end token. Masks come from lengths, never from ids.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import functools
+import re
+from collections.abc import Sequence
+
+import numpy as np
+from jaxtyping import Int
+
+from diffusion_jax.typing import UserError
+
+__all__ = ["WordTokenizer"]
+
+_WORD = re.compile(r"[^\W_]+(?:-[^\W_]+)*")
+
+
+@dataclasses.dataclass(frozen=True)
+class WordTokenizer:
+    """Lower-cases, drops punctuation, leaves out words that it does not know (`explain` says which)."""
+
+    vocabulary: tuple[str, ...]
+    context_length: int = 16
+
+    def __post_init__(self) -> None:
+        if self.context_length < 2:
+            raise UserError(f"context_length {self.context_length} is not at least 2, for the start and the end token")
+        if len(set(self.vocabulary)) != len(self.vocabulary):
+            raise UserError("the vocabulary holds a word twice")
+
+    @functools.cached_property
+    def _ids(self) -> dict[str, int]:
+        return {word: i + 1 for i, word in enumerate(self.vocabulary)}
+
+    @property
+    def start(self) -> int:
+        """The id that begins every row."""
+        return len(self.vocabulary) + 1
+
+    @property
+    def end(self) -> int:
+        """The id that ends every text, the largest of all."""
+        return len(self.vocabulary) + 2
+
+    @property
+    def vocabulary_size(self) -> int:
+        """How many ids there are, padding, start and end included."""
+        return len(self.vocabulary) + 3
+
+    def words(self, text: str) -> list[str]:
+        """The words of a text as they are looked up."""
+        return _WORD.findall(text.lower())
+
+    def encode(self, texts: Sequence[str]) -> dict[str, np.ndarray]:
+        """{"tokens": int32 [n, context_length], "length": int32 [n] with start and end counted}.
+
+        A text that is too long keeps its beginning, and its last id is the end token. "" becomes start, end.
+        """
+        if isinstance(texts, str):
+            raise UserError(f"encode takes a list of texts, not the text {texts!r}; write [{texts!r}]")
+        tokens = np.zeros((len(texts), self.context_length), np.int32)
+        length = np.zeros(len(texts), np.int32)
+        for row, text in enumerate(texts):
+            ids = [self._ids[word] for word in self.words(text) if word in self._ids]
+            ids = [self.start, *ids[: self.context_length - 2], self.end]
+            tokens[row, : len(ids)], length[row] = ids, len(ids)
+        return {"tokens": tokens, "length": length}
+
+    def decode(self, tokens: Int[np.ndarray, " context"]) -> str:
+        """The words of one row, joined by spaces."""
+        words = dict(enumerate(self.vocabulary, start=1))
+        return " ".join(words[int(i)] for i in tokens if int(i) in words)
+
+    def unknown(self, text: str) -> tuple[str, ...]:
+        """The words of a text that are not in the vocabulary."""
+        return tuple(word for word in dict.fromkeys(self.words(text)) if word not in self._ids)
+
+    def explain(self, texts: Sequence[str]) -> list[str]:
+        """A line for each word that is left out, with the nearest known one, and for each text that is cut."""
+        lines = []
+        for text in dict.fromkeys(texts):
+            for word in self.unknown(text):
+                near = difflib.get_close_matches(word, self.vocabulary, n=1, cutoff=0.6)
+                hint = f" (nearest: {near[0]!r})" if near else ""
+                lines.append(f"prompt {text!r}: {word!r} is not in the vocabulary and is left out{hint}")
+            known = [word for word in self.words(text) if word in self._ids]
+            over = len(known) - (self.context_length - 2)
+            if over > 0:
+                room = self.context_length - 2
+                lines.append(
+                    f"prompt {text!r}: of {len(known)} known words only the first {room} fit; {over} are left out"
+                )
+        return lines

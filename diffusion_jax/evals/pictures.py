@@ -1,0 +1,169 @@
+"""Images as bytes: from float arrays in [-1, 1] to grids and PNG files that carry their settings.
+
+A network's image is float, NHWC, in [-1, 1]; a screen's is uint8. `to_uint8` is the one place where the two meet:
+u = round(127.5 (x + 1)), clipped, so that -1 is 0 and +1 is 255.
+
+One-channel images here are handwriting: +1 is full ink, -1 bare paper. On screen that is dark ink on white paper, so a
+grid inverts them unless told otherwise (`ink=False`, for grey photographs). Inside a page that has a light and a dark
+face the paper must belong to the page: `ink_sprite` keeps the ink alone, black with the image as its opacity, and the
+page chooses paper and ink.
+
+Enlarging is by Lanczos: an 8x8 scan is a 32x32 bitmap block-averaged, so its pixels are samples of a smooth stroke and
+a band-limited kernel gives the stroke back, where repeating pixels would show staircases that no pen drew.
+"""
+
+from __future__ import annotations
+
+import io
+import math
+import os
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+from jaxtyping import Float, UInt8
+from PIL import Image, PngImagePlugin
+
+from diffusion_jax.typing import UserError
+
+__all__ = ["encode_png", "grid", "ink_sprite", "save_grid", "save_png", "to_uint8", "write_atomic"]
+
+PAPER = 255
+VEIL = 14  # opacity of bare paper in a sprite, of 255: enough to see where one image ends and the next begins
+
+
+def to_uint8(images: Float[np.ndarray, "..."]) -> UInt8[np.ndarray, "..."]:
+    """Float images in [-1, 1] (clipped) as bytes: -1 is 0, +1 is 255. `UserError` when a value is not finite."""
+    bad = np.size(images) - int(np.isfinite(images).sum())
+    if bad:
+        raise UserError(f"{bad} of {np.size(images)} pixel values are not finite: there is no picture to write")
+    return np.round((np.clip(images, -1.0, 1.0) + 1.0) * 127.5).astype(np.uint8)
+
+
+def _enlarge(images: UInt8[np.ndarray, "n h w c"], scale: int) -> UInt8[np.ndarray, "n hs ws c"]:
+    """Each image by itself, so that neighbours in a grid never bleed into one another."""
+    if scale < 1:
+        raise UserError(f"scale {scale} is not a whole number of at least 1")
+    if scale == 1:
+        return images
+    _, height, width, channels = images.shape
+    size = (width * scale, height * scale)
+
+    def one(image: np.ndarray) -> np.ndarray:
+        layers = [
+            Image.fromarray(np.ascontiguousarray(image[..., c])).resize(size, Image.Resampling.LANCZOS)
+            for c in range(channels)
+        ]
+        return np.stack([np.asarray(layer) for layer in layers], axis=-1)
+
+    return np.stack([one(image) for image in images])
+
+
+def _lay_out(
+    tiles: UInt8[np.ndarray, "n h w c"], columns: int, gap: int, margin: int, fill: int
+) -> UInt8[np.ndarray, "hh ww c"]:
+    """Tiles row by row on a canvas of `fill`."""
+    count, height, width, channels = tiles.shape
+    if count == 0:
+        raise UserError("a grid of 0 images has no size: give at least 1")
+    if columns < 1:
+        raise UserError(f"columns {columns} is not a whole number of at least 1")
+    columns = min(columns, count)
+    rows = math.ceil(count / columns)
+    shape = (
+        rows * height + (rows - 1) * gap + 2 * margin,
+        columns * width + (columns - 1) * gap + 2 * margin,
+        channels,
+    )
+    canvas = np.full(shape, fill, np.uint8)
+    for i, tile in enumerate(tiles):
+        y, x = margin + (i // columns) * (height + gap), margin + (i % columns) * (width + gap)
+        canvas[y : y + height, x : x + width] = tile
+    return canvas
+
+
+def grid(
+    images: Float[np.ndarray, "n h w c"], columns: int, scale: int = 1, gap: int = 2, *, ink: bool = True
+) -> UInt8[np.ndarray, "hh ww c"]:
+    """Images in [-1, 1], row by row, `gap` output pixels of white between and around them.
+
+    The result is rows (h scale + gap) + gap high and columns (w scale + gap) + gap wide; `columns` is at most n. One
+    channel is shown as dark ink on white unless `ink` is false; colour is shown as it is. `UserError` for no images,
+    values that are not finite, and channels other than 1 or 3.
+    """
+    if images.shape[-1] not in (1, 3):
+        raise UserError(f"{images.shape[-1]} channels cannot be shown: 1 or 3 can")
+    tiles = _enlarge(to_uint8(images), scale)
+    if ink and images.shape[-1] == 1:
+        tiles = PAPER - tiles
+    return _lay_out(tiles, columns, gap, gap, PAPER)
+
+
+def ink_sprite(
+    images: Float[np.ndarray, "n h w 1"], columns: int, scale: int = 1, gap: int = 2
+) -> UInt8[np.ndarray, "hh ww 2"]:
+    """The same layout as `grid` without the margin, as (luminance, opacity): black ink on no paper, for two-faced pages.
+
+    Opacity is the image, over a faint veil that shows each tile's extent; the gaps are fully transparent.
+    """
+    tiles = _enlarge(to_uint8(images), scale)
+    alpha = np.round(VEIL + tiles.astype(np.float32) * ((255 - VEIL) / 255)).astype(np.uint8)
+    opacity = _lay_out(alpha, columns, gap, 0, 0)
+    return np.concatenate([np.zeros_like(opacity), opacity], axis=-1)
+
+
+def encode_png(picture: UInt8[np.ndarray, "h w c"], metadata: Mapping[str, str] | None = None) -> bytes:
+    """A uint8 picture (1: grey, 2: grey with opacity, 3: RGB, 4: RGB with opacity) as a PNG with text chunks."""
+    info = PngImagePlugin.PngInfo()
+    for name, value in (metadata or {}).items():
+        info.add_text(name, value)
+    out = io.BytesIO()
+    Image.fromarray(picture[..., 0] if picture.shape[-1] == 1 else picture).save(
+        out, format="PNG", pnginfo=info, optimize=True
+    )
+    return out.getvalue()
+
+
+def write_atomic(path: Path, content: bytes) -> Path:
+    """Write beside `path`, then rename: a reader, or a crash, sees the old file or the new one, never half of one.
+
+    Folders are made as needed. `UserError` when the disk refuses (full, read-only); the old file is then untouched.
+    """
+    part = path.with_name(f".{path.name}.{os.getpid()}.part")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        part.write_bytes(content)
+        os.replace(part, path)
+    except OSError as error:
+        part.unlink(missing_ok=True)
+        raise UserError(f"cannot write {path}: {error.strerror or error}") from error
+    return path
+
+
+def save_png(
+    path: Path | str,
+    picture: UInt8[np.ndarray, "h w c"] | Float[np.ndarray, "n h w c"],
+    metadata: Mapping[str, str] | None = None,
+) -> Path:
+    """Write a PNG whose `metadata` stands in its text chunks (`PIL.Image.open(path).info` reads them back).
+
+    `picture` is uint8 [h, w, c], or float images in [-1, 1], which are laid out as a near-square grid.
+    """
+    if picture.ndim == 4:
+        picture = grid(picture, columns=math.ceil(math.sqrt(len(picture))))
+    return write_atomic(Path(path), encode_png(picture, metadata))
+
+
+def save_grid(
+    path: Path | str,
+    images: Float[np.ndarray, "n h w c"],
+    columns: int,
+    scale: int = 1,
+    metadata: Mapping[str, str] | None = None,
+    *,
+    gap: int | None = None,
+    ink: bool = True,
+) -> Path:
+    """Write images in [-1, 1] as one PNG grid with its settings in the metadata; the gap grows with the scale."""
+    gap = max(2, scale // 2) if gap is None else gap
+    return save_png(path, grid(images, columns, scale, gap, ink=ink), metadata)

@@ -1,0 +1,19 @@
+"""Networks: flax.nnx modules inside, pure functions over plain dicts outside."""
+
+from diffusion_jax.nets.clip import CLIP, CLIPOutput
+from diffusion_jax.nets.dit import DiT
+from diffusion_jax.nets.functional import Network, Stack, functional
+from diffusion_jax.nets.text import TextTransformer
+from diffusion_jax.nets.vit import TowerOutput, VisionTransformer
+
+__all__ = [
+    "CLIP",
+    "CLIPOutput",
+    "DiT",
+    "Network",
+    "Stack",
+    "TextTransformer",
+    "TowerOutput",
+    "VisionTransformer",
+    "functional",
+]

@@ -1,0 +1,178 @@
+"""The diffusion transformer with adaLN-Zero and cross-attention to text (DiT: arXiv 2212.09748, section 3.2).
+
+The sum c of the time's and the pooled text's embeddings gives each block six vectors: a shift, a scale and a gate for
+attention and for the MLP,
+
+    x <- x + gate_1 attention(norm(x) (1 + scale_1) + shift_1)
+    x <- x + cross(norm(x), text tokens)
+    x <- x + gate_2 mlp(norm(x) (1 + scale_2) + shift_2).
+
+All six come from a zero-initialised map, cross-attention ends in one, and so does the final layer: at the start each
+block is the identity and the network's output is 0. Cross-attention stands between the two, ungated, as in PixArt
+(arXiv 2310.00426, section 2.3).
+
+The condition is a dict: `pooled` [batch, features], and optionally `tokens` [batch, keys, features] with `length`
+[batch], the number of valid ones. Without a condition (`condition=None`) the network is unconditional.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jaxtyping import Array, Float
+
+from diffusion_jax.nets.attention import Attention, Mlp
+from diffusion_jax.nets.functional import Stack
+from diffusion_jax.nets.layers import LayerNorm, Linear, Patchify, dropout, sincos_positions, time_features, unpatchify
+from diffusion_jax.typing import UserError
+
+__all__ = ["DiT", "DiTBlock"]
+
+_zeros = jax.nn.initializers.zeros
+
+
+def _gelu_tanh(x: Array) -> Array:
+    return jax.nn.gelu(x, approximate=True)
+
+
+def _modulate(x: Array, shift: Array, scale: Array) -> Array:
+    return x * (1.0 + scale[:, None]) + shift[:, None]
+
+
+class DiTBlock(nnx.Module):
+    """One block; see the module's docstring for what it computes."""
+
+    def __init__(
+        self,
+        width: int,
+        heads: int,
+        rngs: nnx.Rngs,
+        *,
+        mlp_ratio: float,
+        context_width: int | None,
+        dropout_rate: float,
+        norm: str,
+        dtype: Any,
+    ) -> None:
+        self.norm_1 = LayerNorm(width, eps=1e-6, affine=False, norm=norm, dtype=dtype)
+        self.attn = Attention(width, heads, rngs, dtype=dtype)
+        self.norm_2 = LayerNorm(width, eps=1e-6, affine=False, norm=norm, dtype=dtype)
+        self.mlp = Mlp(width, round(width * mlp_ratio), rngs, activation=_gelu_tanh, dtype=dtype)
+        self.modulation = Linear(width, 6 * width, rngs, kernel_init=_zeros, dtype=dtype)
+        self.dropout_rate = dropout_rate
+        self.norm_cross = None if context_width is None else LayerNorm(width, eps=1e-6, norm=norm, dtype=dtype)
+        self.cross = (
+            None
+            if context_width is None
+            else Attention(width, heads, rngs, context_width=context_width, out_init=_zeros, dtype=dtype)
+        )
+
+    def __call__(
+        self,
+        x: Array,
+        c: Array,
+        context: Array | None,
+        length: Array | None,
+        *,
+        key: Array | None = None,
+        train: bool = False,
+    ) -> Array:
+        """x [batch, tokens, width], c [batch, width] (after SiLU) -> x."""
+        shift_1, scale_1, gate_1, shift_2, scale_2, gate_2 = jnp.split(self.modulation(c), 6, axis=-1)
+        x = x + gate_1[:, None] * self.attn(_modulate(self.norm_1(x), shift_1, scale_1))
+        if self.cross is not None and self.norm_cross is not None:
+            x = x + self.cross(self.norm_cross(x), context, length=length)
+        y = self.mlp(_modulate(self.norm_2(x), shift_2, scale_2))
+        return x + gate_2[:, None] * dropout(y, self.dropout_rate, key, train)
+
+
+class DiT(nnx.Module):
+    """Noised images [batch, size, size, channels], time [batch], condition -> the network's prediction, float32.
+
+    `pooled` and `context` are the feature sizes of the condition's entries, None where it has none. `time_scale`
+    multiplies the time before its features (1 for times in [0, 1000], as DiT's).
+    """
+
+    def __init__(
+        self,
+        rngs: nnx.Rngs,
+        *,
+        image_size: int,
+        channels: int,
+        patch: int = 2,
+        width: int = 384,
+        layers: int = 12,
+        heads: int = 6,
+        mlp_ratio: float = 4.0,
+        pooled: int | None = None,
+        context: int | None = None,
+        time_scale: float = 1.0,
+        dropout_rate: float = 0.0,
+        norm: str = "saved",
+        scan: bool = False,
+        remat: str | None = None,
+        dtype: Any = jnp.float32,
+    ) -> None:
+        if image_size % patch:
+            raise UserError(f"image_size {image_size} is not divided by patch {patch}")
+        if width % 4:
+            raise UserError(f"width {width} is not divided by 4, as the two-dimensional positions need")
+        small = jax.nn.initializers.normal(0.02)
+        self.patch, self.image_size, self.time_scale = patch, image_size, time_scale
+        self.patchify = Patchify(patch, channels, width, rngs, dtype=dtype)
+        self.time_in = Linear(256, width, rngs, kernel_init=small, dtype=dtype)
+        self.time_out = Linear(width, width, rngs, kernel_init=small, dtype=dtype)
+        self.pooled = None if pooled is None else Linear(pooled, width, rngs, kernel_init=small, dtype=dtype)
+        self.context_norm = None if context is None else LayerNorm(context, norm=norm, dtype=dtype)
+
+        def block(rngs: nnx.Rngs) -> DiTBlock:
+            return DiTBlock(
+                width,
+                heads,
+                rngs,
+                mlp_ratio=mlp_ratio,
+                context_width=context,
+                dropout_rate=dropout_rate,
+                norm=norm,
+                dtype=dtype,
+            )
+
+        self.blocks = Stack(block, layers, rngs, scan=scan, remat=remat)
+        self.norm_final = LayerNorm(width, eps=1e-6, affine=False, norm=norm, dtype=dtype)
+        self.modulation = Linear(width, 2 * width, rngs, kernel_init=_zeros, dtype=dtype)
+        self.final = Linear(width, patch * patch * channels, rngs, kernel_init=_zeros, dtype=dtype)
+
+    def __call__(
+        self,
+        xt: Float[Array, "batch size size channels"],
+        t: Float[Array, " batch"],
+        cond: dict[str, Array] | None = None,
+        *,
+        key: Array | None = None,
+        train: bool = False,
+    ) -> Float[Array, "batch size size channels"]:
+        """The prediction, in whatever space the network is trained for."""
+        x = self.patchify(xt)
+        grid = self.image_size // self.patch
+        x = x + jnp.asarray(sincos_positions(grid, grid, x.shape[-1]), x.dtype)[None]
+        c = self.time_out(jax.nn.silu(self.time_in(time_features(t * self.time_scale, 256))))
+        context = length = None
+        if self.pooled is not None:
+            c = c + self.pooled(_entry(cond, "pooled"))
+        if self.context_norm is not None:
+            context, length = self.context_norm(_entry(cond, "tokens")), _entry(cond, "length")
+        c = jax.nn.silu(c)
+        x = self.blocks(x, c, context, length, key=key, train=train)
+        shift, scale = jnp.split(self.modulation(c), 2, axis=-1)
+        x = self.final(_modulate(self.norm_final(x), shift, scale))
+        return unpatchify(x.astype(jnp.float32), self.patch, self.image_size, self.image_size)
+
+
+def _entry(cond: dict[str, Array] | None, name: str) -> Array:
+    if cond is None or name not in cond:
+        given = "None" if cond is None else ", ".join(sorted(cond))
+        raise ValueError(f"this network needs a condition with {name!r}; it was given {given}")
+    return cond[name]

@@ -1,0 +1,118 @@
+"""flax.nnx modules as pure functions over plain nested dicts: the one place where the two meet.
+
+A module is built once abstractly, split into structure and parameters, and from then on it is
+`init(key) -> params` and `apply(params, *inputs, key=None, train=False)`. Plain dicts take JAX's fast C++ path through
+`jax.jit`, and optax, orbax and the weight converters see nothing else.
+
+A module's methods take `key` and `train` as keywords. Randomness inside a network (dropout) comes from `key` alone: no
+module stores an `Rngs`.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import jax
+from flax import nnx
+
+from diffusion_jax.typing import Array, Params
+
+__all__ = ["Network", "Stack", "functional"]
+
+
+class Network:
+    """A network as two functions. Hashable by identity, so that it may be closed over or be a static argument."""
+
+    def __init__(self, constructor: Callable[[nnx.Rngs], nnx.Module]) -> None:
+        self._constructor = constructor
+        abstract = nnx.eval_shape(lambda: constructor(nnx.Rngs(0)))
+        self._graphdef, self._abstract = nnx.split(abstract)
+
+    def init(self, key: Array) -> Params:
+        """Fresh parameters, float32, as a plain nested dict with string keys."""
+        state = nnx.state(self._constructor(nnx.Rngs(key)), nnx.Param)
+        return _plain(nnx.to_pure_dict(state))
+
+    def apply(self, params: Params, *inputs: Any, key: Array | None = None, train: bool = False) -> Any:
+        """The module's `__call__` with these parameters."""
+        return self._call("__call__", params, *inputs, key=key, train=train)
+
+    @functools.cache  # noqa: B019 - a network lives as long as the program
+    def method(self, name: str) -> Callable[..., Any]:
+        """Another method of the module as a function with the signature of `apply`; the same object each time."""
+        return functools.partial(self._call, name)
+
+    def _call(self, name: str, params: Params, *inputs: Any, key: Array | None = None, train: bool = False) -> Any:
+        module = nnx.merge(self._graphdef, _fill(self._abstract, params))
+        return getattr(module, name)(*inputs, key=key, train=train)
+
+
+def functional(constructor: Callable[[nnx.Rngs], nnx.Module]) -> tuple[Callable[..., Params], Callable[..., Any]]:
+    """`(init, apply)` of the module that `constructor(rngs)` builds.
+
+    init(key) -> params; apply(params, *inputs, key=None, train=False) -> the module's output.
+    """
+    network = Network(constructor)
+    return network.init, network.apply
+
+
+class Stack(nnx.Module):
+    """`depth` layers of one kind with stacked parameters (leading axis `depth`), run by `lax.scan` or unrolled.
+
+    Layer i is initialised from fold_in(key, i) and called with fold_in(key, i), so that both ways give the same
+    numbers. The layer's signature is layer(x, *inputs, key, train) -> x.
+
+    `remat` names a policy of `jax.checkpoint_policies` ("nothing_saveable", "dots_saveable", ...), or None for no
+    rematerialisation.
+    """
+
+    def __init__(
+        self,
+        constructor: Callable[[nnx.Rngs], nnx.Module],
+        depth: int,
+        rngs: nnx.Rngs,
+        *,
+        scan: bool = False,
+        remat: str | None = None,
+    ) -> None:
+        self.depth, self.scan, self.remat = depth, scan, remat
+        graphdef, _ = nnx.split(nnx.eval_shape(lambda: constructor(nnx.Rngs(0))))
+        keys = jax.vmap(jax.random.fold_in, (None, 0))(rngs.params(), jax.numpy.arange(depth))
+        stacked = jax.vmap(lambda key: nnx.state(constructor(nnx.Rngs(key)), nnx.Param))(keys)
+        self.layers = nnx.merge(graphdef, stacked)
+
+    def __call__(self, x: Array, *inputs: Any, key: Array | None = None, train: bool = False) -> Array:
+        """x through every layer in turn; `inputs` go to each layer unchanged."""
+        graphdef, stacked = nnx.split(self.layers)
+
+        def layer(x: Array, state: Any, index: Any) -> Array:
+            folded = None if key is None else jax.random.fold_in(key, index)
+            return nnx.merge(graphdef, state)(x, *inputs, key=folded, train=train)
+
+        if self.remat is not None:
+            layer = jax.checkpoint(layer, policy=getattr(jax.checkpoint_policies, self.remat))
+        if self.scan:
+            indices = jax.numpy.arange(self.depth)
+            return jax.lax.scan(lambda x, xs: (layer(x, *xs), None), x, (stacked, indices))[0]
+        for index in range(self.depth):
+            x = layer(x, jax.tree.map(lambda leaf: leaf[index], stacked), index)  # noqa: B023
+        return x
+
+
+def _plain(tree: Any) -> Any:
+    if isinstance(tree, dict):
+        return {str(name): _plain(value) for name, value in tree.items()}
+    return tree
+
+
+def _fill(abstract: Any, params: Params) -> Any:
+    """The state of `abstract` with the arrays of `params`; the two must have the same paths."""
+    flat = {}
+    for path, variable in nnx.to_flat_state(abstract):
+        value: Any = params
+        for part in path:
+            value = value[str(part)]
+        flat[path] = variable.replace(value)
+    return nnx.from_flat_state(flat)

@@ -1,0 +1,1 @@
+"""Meshes of devices, and which array lies where on them."""

@@ -1,0 +1,101 @@
+"""A mesh of devices with the axes ("data", "fsdp"), and batches spread over it.
+
+Both axes carry examples: a batch is split over all data x fsdp devices. Along "fsdp" the parameters and the optimizer's
+state may be split too (`parallel.rules`); along "data" they are copies. XLA inserts the collectives: the axes are of
+type Auto, so that one program serves one device and a pod.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import numpy as np
+from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+
+from diffusion_jax.typing import Batch, UserError
+
+__all__ = ["AXES", "batch_sharding", "check_batch", "make_mesh", "put_batch", "replicated"]
+
+AXES = ("data", "fsdp")
+
+
+def make_mesh(data: int = -1, fsdp: int = 1, devices: Sequence[Any] | None = None) -> Mesh:
+    """A data x fsdp mesh over `devices` (default: all); one of the two may be -1, which takes what the other leaves.
+
+    Raises `UserError` when the sizes do not multiply to the number of devices.
+    """
+    count = len(jax.devices() if devices is None else devices)
+    asked = f"mesh data={data}, fsdp={fsdp}"
+    if (data, fsdp) == (-1, -1) or any(size < 1 and size != -1 for size in (data, fsdp)):
+        raise UserError(f"{asked}: each size is at least 1, and at most one of them -1")
+    if -1 in (data, fsdp):
+        given = fsdp if data == -1 else data
+        if count % given:
+            raise UserError(f"{asked}: {given} does not divide the {count} devices; nearest: {_divisor(given, count)}")
+        data, fsdp = (count // given, given) if data == -1 else (given, count // given)
+    if data * fsdp != count:
+        fit = _divisor(fsdp, count)
+        raise UserError(
+            f"{asked} is {data * fsdp} devices, there are {count}; nearest: data={count // fit}, fsdp={fit}"
+        )
+    return jax.make_mesh((data, fsdp), AXES, axis_types=(AxisType.Auto,) * 2, devices=devices)
+
+
+def _divisor(near: int, count: int) -> int:
+    """The divisor of `count` that is nearest to `near`."""
+    return min((d for d in range(1, count + 1) if count % d == 0), key=lambda d: abs(d - near))
+
+
+def replicated(mesh: Mesh) -> NamedSharding:
+    """A whole copy on every device."""
+    return NamedSharding(mesh, PartitionSpec())
+
+
+def batch_sharding(mesh: Mesh) -> NamedSharding:
+    """The first axis split over all devices of the mesh."""
+    return NamedSharding(mesh, PartitionSpec(AXES))
+
+
+def check_batch(batch_size: int, mesh: Mesh) -> None:
+    """Raises `UserError` unless the mesh's devices divide the global `batch_size`."""
+    below = batch_size // mesh.size * mesh.size
+    if batch_size < 1 or batch_size != below:
+        nearest = [str(size) for size in (below, below + mesh.size) if size > 0]
+        raise UserError(
+            f"batch_size {batch_size} is not divided by the {mesh.size} devices of the mesh; "
+            f"nearest: {' or '.join(nearest)}"
+        )
+
+
+def put_batch(batch: Batch, mesh: Mesh) -> dict[str, Any]:
+    """Host arrays [rows, ...] by name (nested dicts too) -> global arrays split over the mesh along the rows.
+
+    With several processes each gives its own rows, and the global batch is their concatenation. The arrays may be
+    used in place: do not write to them afterwards. Raises `UserError` for a leaf that is no array of numbers (text, an
+    object, None, a scalar), and for arrays that differ in their rows: nothing is left out silently.
+    """
+    sharding = batch_sharding(mesh)
+    leaves, treedef = jax.tree_util.tree_flatten_with_path(dict(batch), is_leaf=lambda x: x is None)
+    rows: dict[str, int] = {}
+    for path, leaf in leaves:
+        name = "batch" + jax.tree_util.keystr(path)
+        if not isinstance(leaf, np.ndarray | jax.Array):
+            raise UserError(f"{name} is of type {type(leaf).__name__}; a batch holds arrays only")
+        if leaf.ndim == 0:
+            raise UserError(f"{name} is a scalar; a batch holds arrays [batch, ...]")
+        if isinstance(leaf, np.ndarray) and leaf.dtype.kind in "OSUMm":
+            raise UserError(f"{name} has dtype {leaf.dtype}; a batch holds numbers and booleans only")
+        rows[name] = leaf.shape[0]
+    if len(set(rows.values())) > 1:
+        raise UserError(
+            "arrays of one batch differ in their first axis: " + ", ".join(f"{k} {v}" for k, v in rows.items())
+        )
+    if jax.process_count() == 1:
+        for size in set(rows.values()):
+            check_batch(size, mesh)
+        placed = [jax.device_put(leaf, sharding) for _, leaf in leaves]
+    else:
+        placed = [jax.make_array_from_process_local_data(sharding, np.asarray(leaf)) for _, leaf in leaves]
+    return jax.tree_util.tree_unflatten(treedef, placed)

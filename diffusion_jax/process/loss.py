@@ -1,0 +1,52 @@
+"""The denoising loss: E_t,eps w(logsnr_t) mean |target - prediction|^2, in any space, for a network of any prediction.
+
+The space in which the error is measured is apart from what the network predicts: both go through the pair (x0, eps).
+The error of the pair has alpha dx0 = -sigma deps, so that the spaces differ by a factor of the noise level alone:
+
+    |dx0|^2 = (sigma / alpha)^2 |deps|^2,   |dv|^2 = ((alpha^2 + sigma^2) / alpha)^2 |deps|^2.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from diffusion_jax.process.prediction import from_pair
+from diffusion_jax.process.sde import coefficients
+from diffusion_jax.process.times import stratified
+from diffusion_jax.typing import DenoiseFn, PyTree, Schedule
+
+__all__ = ["denoising_loss", "simple"]
+
+
+def simple(logsnr: Float[Array, " batch"]) -> Float[Array, " batch"]:
+    """Weight 1 (in eps space, DDPM's L_simple: arXiv 2006.11239, eq. 14)."""
+    return jnp.ones_like(logsnr)
+
+
+def denoising_loss(
+    denoise: DenoiseFn,
+    schedule: Schedule,
+    x0: Float[Array, batch * shape],
+    cond: PyTree,
+    key: Array,
+    *,
+    sample_t: Callable[..., Array] = stratified,
+    weight: Callable[[Array], Array] = simple,
+    space: str = "v",
+) -> Float[Array, " batch"]:
+    """The loss of each example, a mean over its entries: one time and one noise each, drawn from `key`.
+
+    x0 [batch, ...] is scaled data ([-1, 1] for images), `cond` what `denoise` takes. `space` is one of x0, eps, v,
+    score, velocity; `weight` is a function of logsnr [batch]. Raises UserError for an unknown space.
+    """
+    key_t, key_eps = jax.random.fold_in(key, 0), jax.random.fold_in(key, 1)
+    t = sample_t(key_t, x0.shape[0], schedule)
+    eps = jax.random.normal(key_eps, x0.shape, x0.dtype)
+    alpha, sigma = coefficients(schedule, t, x0)
+    prediction = denoise(alpha * x0 + sigma * eps, t, cond)
+    error = from_pair(space, prediction.x0, prediction.eps, t, schedule) - from_pair(space, x0, eps, t, schedule)
+    return weight(schedule.logsnr(t)) * jnp.mean(error**2, axis=tuple(range(1, x0.ndim)))

@@ -1,0 +1,151 @@
+"""Noise schedules: x_t = alpha(t) x0 + sigma(t) eps with data at t = 0 and noise at t = 1.
+
+A schedule is the pair (alpha, sigma) and the inverse of its logsnr = 2 log(alpha / sigma), which is clipped to [-20,
+20]. All else (drift, diffusion, velocity) is derived from the pair, for every schedule at once, in `process.sde`.
+
+- **VPLinear** (DDPM, arXiv 2006.11239; score SDE, arXiv 2011.13456, eq. 33): beta(t) = beta_min + t (beta_max -
+  beta_min), log alpha = -1/2 int_0^t beta = -(beta_min t / 2 + (beta_max - beta_min) t^2 / 4), sigma = sqrt(1 -
+  alpha^2).
+- **Cosine** (arXiv 2102.09672 without its offset; arXiv 2202.00512): alpha = cos(pi t / 2), sigma = sin(pi t / 2).
+- **RectifiedFlow** (arXiv 2209.03003; flow matching, arXiv 2210.02747): alpha = 1 - t, sigma = t.
+
+In float32, 1 - alpha^2 loses all digits near t = 0, and cos(pi / 2) is -4e-8: sigma is made by expm1 and alpha is
+never negative.
+"""
+
+from __future__ import annotations
+
+import math
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from diffusion_jax.typing import UserError, pytree_dataclass, static
+
+__all__ = ["LOGSNR_LIMIT", "Cosine", "RectifiedFlow", "VPLinear"]
+
+LOGSNR_LIMIT = 20.0
+
+Times = Float[Array, "*batch"]
+
+
+def _check_range(t_min: float, t_max: float) -> None:
+    if not 0.0 <= t_min < t_max <= 1.0:
+        raise UserError(f"t_min {t_min} and t_max {t_max} must satisfy 0 <= t_min < t_max <= 1")
+
+
+def _clipped_logsnr(log_alpha: Array, log_sigma: Array) -> Array:
+    return jnp.clip(2.0 * (log_alpha - log_sigma), -LOGSNR_LIMIT, LOGSNR_LIMIT)
+
+
+def _log(x: Array) -> Array:
+    """log with its argument kept off 0, where the clip of logsnr takes over."""
+    return jnp.log(jnp.maximum(x, 1e-30))
+
+
+@pytree_dataclass
+class VPLinear:
+    """beta(t) linear from `beta_min` to `beta_max`. The velocity diverges at t = 0: training draws t from [t_min, 1].
+
+    Raises UserError unless 0 < beta_min <= beta_max and 0 <= t_min < t_max <= 1.
+    """
+
+    beta_min: float = static(default=0.1)
+    beta_max: float = static(default=20.0)
+    t_min: float = static(default=1e-4)
+    t_max: float = static(default=1.0)
+
+    def __post_init__(self) -> None:
+        if not 0 < self.beta_min <= self.beta_max:
+            raise UserError(
+                f"beta_min {self.beta_min} and beta_max {self.beta_max} must satisfy 0 < beta_min <= beta_max"
+            )
+        _check_range(self.t_min, self.t_max)
+
+    def log_alpha(self, t: Times) -> Times:
+        """log alpha(t), at most 0."""
+        t = jnp.asarray(t)
+        return -t * (0.5 * self.beta_min + 0.25 * (self.beta_max - self.beta_min) * t)
+
+    def alpha(self, t: Times) -> Times:
+        """The share of the data, in (0, 1]."""
+        return jnp.exp(self.log_alpha(t))
+
+    def sigma(self, t: Times) -> Times:
+        """The standard deviation of the noise, in [0, 1)."""
+        return jnp.sqrt(-jnp.expm1(2.0 * self.log_alpha(t)))
+
+    def logsnr(self, t: Times) -> Times:
+        """2 log(alpha / sigma), falling in t, within [-20, 20]."""
+        log_alpha = self.log_alpha(t)
+        return _clipped_logsnr(log_alpha, 0.5 * _log(-jnp.expm1(2.0 * log_alpha)))
+
+    def t_from_logsnr(self, logsnr: Times) -> Times:
+        """The time of a logsnr: alpha^2 = sigmoid(logsnr), then the positive root of the quadratic for log alpha."""
+        minus_log_alpha = 0.5 * jax.nn.softplus(-jnp.asarray(logsnr))
+        half_b, a = 0.25 * self.beta_min, 0.25 * (self.beta_max - self.beta_min)
+        # a t^2 + 2 half_b t = c, solved without the difference of two near numbers.
+        return minus_log_alpha / (half_b + jnp.sqrt(half_b**2 + a * minus_log_alpha))
+
+
+@pytree_dataclass
+class Cosine:
+    """alpha = cos(pi t / 2), sigma = sin(pi t / 2): at t = 1 there is noise alone (zero terminal SNR).
+
+    Raises UserError unless 0 <= t_min < t_max <= 1.
+    """
+
+    t_min: float = static(default=0.0)
+    t_max: float = static(default=1.0)
+
+    def __post_init__(self) -> None:
+        _check_range(self.t_min, self.t_max)
+
+    def alpha(self, t: Times) -> Times:
+        """The share of the data, in [0, 1]."""
+        # Written as the sine of the complement, which is exactly 0 at t = 1.
+        return jnp.sin(0.5 * math.pi * (1.0 - jnp.asarray(t)))
+
+    def sigma(self, t: Times) -> Times:
+        """The standard deviation of the noise, in [0, 1]."""
+        return jnp.sin(0.5 * math.pi * jnp.asarray(t))
+
+    def logsnr(self, t: Times) -> Times:
+        """2 log(alpha / sigma) = -2 log tan(pi t / 2), within [-20, 20]."""
+        return _clipped_logsnr(_log(self.alpha(t)), _log(self.sigma(t)))
+
+    def t_from_logsnr(self, logsnr: Times) -> Times:
+        """(2 / pi) arctan(exp(-logsnr / 2))."""
+        return jnp.arctan(jnp.exp(-0.5 * jnp.asarray(logsnr))) * (2.0 / math.pi)
+
+
+@pytree_dataclass
+class RectifiedFlow:
+    """alpha = 1 - t, sigma = t: straight lines between data and noise; the velocity is eps - x0.
+
+    Raises UserError unless 0 <= t_min < t_max <= 1.
+    """
+
+    t_min: float = static(default=0.0)
+    t_max: float = static(default=1.0)
+
+    def __post_init__(self) -> None:
+        _check_range(self.t_min, self.t_max)
+
+    def alpha(self, t: Times) -> Times:
+        """The share of the data, 1 - t."""
+        return 1.0 - jnp.asarray(t)
+
+    def sigma(self, t: Times) -> Times:
+        """The share of the noise, t."""
+        return jnp.asarray(t)
+
+    def logsnr(self, t: Times) -> Times:
+        """2 log((1 - t) / t), within [-20, 20]."""
+        t = jnp.asarray(t)
+        return _clipped_logsnr(_log(1.0 - t), _log(t))
+
+    def t_from_logsnr(self, logsnr: Times) -> Times:
+        """sigmoid(-logsnr / 2)."""
+        return jax.nn.sigmoid(-0.5 * jnp.asarray(logsnr))

@@ -1,0 +1,65 @@
+"""What follows from alpha and sigma alone, for every schedule (score SDE, arXiv 2011.13456; VDM, arXiv 2107.00630).
+
+With f = alpha' / alpha and g^2 = (sigma^2)' - 2 f sigma^2 = -sigma^2 logsnr', the forward process is dx = f x dt + g
+dw. Along the probability-flow ODE, dx/dt = alpha' x0_hat + sigma' eps_hat. Derivatives are taken by forward mode, so
+that a schedule has only to give alpha and sigma. Time runs from data (0) to noise (1).
+"""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from diffusion_jax.typing import Prediction, Schedule
+
+__all__ = ["coefficients", "drift", "expand", "rates", "score", "squared_diffusion", "velocity"]
+
+Times = Float[Array, "*batch"]
+
+
+def expand(coefficient: Array, x: Array) -> Array:
+    """A scalar or [batch] coefficient in the shape and dtype that multiplies x [batch, ...]."""
+    coefficient = jnp.asarray(coefficient)
+    if coefficient.ndim == 0:
+        coefficient = coefficient[None]
+    return coefficient.reshape(coefficient.shape + (1,) * (x.ndim - coefficient.ndim)).astype(x.dtype)
+
+
+def coefficients(schedule: Schedule, t: Times, x: Array) -> tuple[Array, Array]:
+    """(alpha, sigma) at t, in the shape that multiplies x."""
+    return expand(schedule.alpha(t), x), expand(schedule.sigma(t), x)
+
+
+def _rate(fn: object, t: Array) -> Array:
+    t = jnp.asarray(t)
+    return jax.jvp(fn, (t,), (jnp.ones_like(t),))[1]  # type: ignore[arg-type]
+
+
+def rates(schedule: Schedule, t: Times) -> tuple[Times, Times]:
+    """(alpha', sigma') at t, per unit of time."""
+    return _rate(schedule.alpha, t), _rate(schedule.sigma, t)
+
+
+def drift(schedule: Schedule, t: Times) -> Times:
+    """f(t) = alpha' / alpha: the forward SDE's drift is f x. It diverges where alpha is 0."""
+    return _rate(schedule.alpha, t) / schedule.alpha(t)
+
+
+def squared_diffusion(schedule: Schedule, t: Times) -> Times:
+    """g(t)^2 = 2 sigma sigma' - 2 f sigma^2, at least 0: the forward SDE's noise has variance g^2 dt."""
+    alpha, sigma = schedule.alpha(t), schedule.sigma(t)
+    alpha_rate, sigma_rate = rates(schedule, t)
+    return 2.0 * sigma * (sigma_rate - alpha_rate / alpha * sigma)
+
+
+def velocity(schedule: Schedule, prediction: Prediction, t: Times) -> Array:
+    """dx/dt of the probability-flow ODE, alpha' x0 + sigma' eps; it points from data to noise."""
+    alpha_rate, sigma_rate = rates(schedule, t)
+    x = prediction.x0
+    return expand(alpha_rate, x) * x + expand(sigma_rate, x) * prediction.eps
+
+
+def score(schedule: Schedule, prediction: Prediction, t: Times) -> Array:
+    """The gradient of log p_t at xt, -eps / sigma; it diverges where sigma is 0."""
+    return -prediction.eps / expand(schedule.sigma(t), prediction.eps)

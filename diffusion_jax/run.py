@@ -1,0 +1,261 @@
+"""A run that was trained, ready to be used: `load_run("runs/digits")`.
+
+A run is a folder with `config.json` and `checkpoints/`. A diffusion run also has `text_encoder.json`: where its
+frozen CLIP run lies, relative to it, and a fingerprint of the weights that it was trained on, so that the two move
+together and a text encoder that was retrained since is noticed. A folder that holds runs (`runs/digits` with `clip/`
+and `diffusion/`) stands for its diffusion run, or else for its CLIP run.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import functools
+import hashlib
+import json
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+from ml_collections import ConfigDict
+
+from diffusion_jax import build
+from diffusion_jax.data.tokenizer import WordTokenizer
+from diffusion_jax.nets import Network
+from diffusion_jax.parallel.mesh import make_mesh, put_batch, replicated
+from diffusion_jax.process import denoiser
+from diffusion_jax.systems.clip import in_batches, text_condition, unit
+from diffusion_jax.systems.diffusion import example_keys, generate
+from diffusion_jax.train.checkpoint import restore_params
+from diffusion_jax.typing import Array, DenoiseFn, Params, PyTree, Schedule, UserError
+
+__all__ = ["ClipRun", "DiffusionRun", "fingerprint", "load_clip", "load_diffusion", "load_run", "read_config"]
+
+CONFIG, CHECKPOINTS, TEXT_ENCODER = "config.json", "checkpoints", "text_encoder.json"
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class ClipRun:
+    """A trained dual encoder: `encode_image`, `encode_text`, and `condition` for what diffusion models are given."""
+
+    path: Path
+    config: ConfigDict
+    network: Network
+    params: Params
+    tokenizer: WordTokenizer
+
+    def encode_image(self, images: np.ndarray) -> np.ndarray:
+        """Unit-norm embeddings [n, embed] of images [n, height, width, channels] in [-1, 1]."""
+        return in_batches(lambda x: self._image(self.params, x), images)
+
+    def encode_text(self, texts: Sequence[str]) -> np.ndarray:
+        """Unit-norm embeddings [n, embed]; unknown words are left out (`tokenizer.explain` says which)."""
+        return self.condition(texts)["pooled"]
+
+    def condition(self, texts: Sequence[str]) -> dict[str, np.ndarray]:
+        """The condition of a diffusion model for each text: {"pooled", "tokens", "length"}, leading axis n."""
+        encoded = self.tokenizer.encode(texts)
+        return in_batches(lambda *x: self._text(self.params, *x), encoded["tokens"], encoded["length"])
+
+    @functools.cached_property
+    def _image(self) -> Any:
+        encode = self.network.method("encode_image")
+        return jax.jit(lambda params, images: unit(encode(params, images).embedding))
+
+    @functools.cached_property
+    def _text(self) -> Any:
+        return jax.jit(functools.partial(text_condition, self.network.method("encode_text")))
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class DiffusionRun:
+    """A trained diffusion model: its denoiser (averaged weights), schedule, text encoder and config, ready for `sample`.
+
+    `denoise(xt, t, cond)` takes images [batch, *shape] in [-1, 1] noised to time t, and a condition that
+    `encode_text` makes.
+    """
+
+    path: Path
+    config: ConfigDict
+    network: Network
+    params: Params
+    schedule: Schedule
+    clip: ClipRun
+    shape: tuple[int, int, int]
+
+    @functools.cached_property
+    def denoise(self) -> DenoiseFn:
+        """The network with its weights as a DenoiseFn."""
+        return self.denoiser(self.params)
+
+    @functools.cached_property
+    def fingerprint(self) -> str:
+        """A digest of the weights of the denoiser and of its text encoder."""
+        return fingerprint((self.params, self.clip.params))
+
+    def denoiser(self, params: Params) -> DenoiseFn:
+        """The same network with other weights, such as the raw ones."""
+        config = self.config
+        return denoiser(self.network.apply, params, self.schedule, prediction=config.prediction, time=config.time)
+
+    def encode_text(self, prompts: Sequence[str]) -> dict[str, np.ndarray]:
+        """The condition of each prompt, leading axis n."""
+        return self.clip.condition(prompts)
+
+    @functools.cached_property
+    def null(self) -> dict[str, np.ndarray]:
+        """The condition of the empty prompt, leading axis 1: what training put in place of dropped captions."""
+        return self.encode_text([""])
+
+    def generate(
+        self,
+        prompts: Sequence[str],
+        *,
+        negative: str | None = None,
+        guidance_scale: float | None = None,
+        solver: str | None = None,
+        num_steps: int | None = None,
+        grid: str | None = None,
+        solver_options: dict[str, Any] | None = None,
+        seed: int = 0,
+        start: int = 0,
+        batch_size: int = 256,
+        denoise: DenoiseFn | None = None,
+    ) -> np.ndarray:
+        """One image a prompt, [n, height, width, channels] in [-1, 1]; what is None is the config's.
+
+        Image i is a function of the seed and of `start` + i, whatever the batch size and the number of devices. A
+        negative prompt takes the unconditional prediction's place. Raises UserError for an unknown solver or grid.
+        """
+        if not prompts:
+            raise UserError("generate needs at least one prompt")
+        default = self.config.sampler
+        chosen = build.solver(solver or default.solver, **(solver_options or {}))
+        steps = default.num_steps if num_steps is None else num_steps
+        ts = build.grid(grid or default.grid, steps, self.schedule)
+        scale = default.guidance_scale if guidance_scale is None else guidance_scale
+        other = None if negative is None else self.encode_text([negative])
+        mesh = make_mesh()
+        size = -(-min(batch_size, len(prompts)) // mesh.size) * mesh.size
+        model = jax.device_put(denoise or self.denoise, replicated(mesh))
+        unique = list(dict.fromkeys(prompts))
+        rows = np.array([unique.index(p) for p in prompts]) if len(unique) > 1 else np.zeros(len(prompts), int)
+        table = self.encode_text(unique)
+
+        def one(part: slice) -> np.ndarray:
+            chosen_rows = rows[part]
+            count = len(chosen_rows)
+            padded = np.concatenate([chosen_rows, np.repeat(chosen_rows[-1:], size - count)])
+            cond = put_batch(jax.tree.map(lambda leaf: leaf[padded], table), mesh)
+            keys: Array = put_batch({"keys": example_keys(seed, start + part.start, size)}, mesh)["keys"]
+            images = generate(
+                model,
+                self.schedule,
+                chosen,
+                ts,
+                keys,
+                self.shape,
+                cond=cond,
+                null=self.null,
+                guidance_scale=scale,
+                negative=other,
+            )
+            return np.asarray(images)[:count]
+
+        starts = range(0, len(prompts), size)
+        return np.concatenate([one(slice(begin, min(begin + size, len(prompts)))) for begin in starts])
+
+
+def fingerprint(params: PyTree) -> str:
+    """A digest of every array's path, shape and bytes."""
+    digest = hashlib.sha256()
+    for path, leaf in jax.tree_util.tree_leaves_with_path(params):
+        array = np.ascontiguousarray(np.asarray(leaf))
+        digest.update(f"{jax.tree_util.keystr(path)}{array.shape}{array.dtype}".encode())
+        digest.update(array.tobytes())
+    return digest.hexdigest()[:16]
+
+
+def read_config(path: str | Path) -> ConfigDict:
+    """The resolved config of the run in `path`. UserError when there is none, naming the nearest run."""
+    file = Path(path) / CONFIG
+    if not file.is_file():
+        raise UserError(f"there is no run in {str(path)!r}: {CONFIG} is missing{_nearest_run(Path(path))}")
+    try:
+        return ConfigDict(json.loads(file.read_text()))
+    except json.JSONDecodeError as error:
+        raise UserError(f"{file} is not readable as JSON: {error}") from error
+
+
+def load_run(path: str | Path, *, which: str = "ema", step: int | None = None) -> ClipRun | DiffusionRun:
+    """The run in the folder `path`, or in its `diffusion` or `clip` subfolder. `which` weights: "ema" or "params" (raw)."""
+    path = Path(path)
+    for folder in (path, path / "diffusion", path / "clip"):
+        if (folder / CONFIG).is_file():
+            system = read_config(folder).get("system")
+            if system == "clip":
+                return load_clip(folder, which=which, step=step)
+            return load_diffusion(folder, which=which, step=step)
+    raise UserError(f"there is no run in {str(path)!r}{_nearest_run(path)}")
+
+
+def load_clip(path: str | Path, *, which: str = "ema", step: int | None = None) -> ClipRun:
+    """The CLIP run in `path`, which is the run's folder or one that holds it as `clip`."""
+    path = Path(path)
+    if not (path / CONFIG).is_file() and (path / "clip" / CONFIG).is_file():
+        path = path / "clip"
+    config = read_config(path)
+    _system(path, config, "clip")
+    tokenizer = build.tokenizer(config.model.text.context_length)
+    shape = build.source(config.data, "train")[0]["image"].shape
+    network = build.clip_network(
+        config.model, image_size=shape[0], channels=shape[2], vocabulary_size=tokenizer.vocabulary_size
+    )
+    return ClipRun(path, config, network, restore_params(path / CHECKPOINTS, which, step), tokenizer)
+
+
+def load_diffusion(path: str | Path, *, which: str = "ema", step: int | None = None) -> DiffusionRun:
+    """The diffusion run in `path` with the CLIP run that it was trained on."""
+    path = Path(path)
+    config = read_config(path)
+    _system(path, config, "diffusion")
+    note = json.loads((path / TEXT_ENCODER).read_text()) if (path / TEXT_ENCODER).is_file() else None
+    if note is None:
+        raise UserError(f"{path / TEXT_ENCODER} is missing: the run does not say which text encoder it was trained on")
+    clip = load_clip(Path(os.path.normpath(path / note["run"])))
+    if fingerprint(clip.params) != note["fingerprint"]:
+        raise UserError(f"the text encoder in {clip.path} was trained again after {path}: train the diffusion run anew")
+    shape = build.source(config.data, "train")[0]["image"].shape
+    network = diffusion_network(config, clip, shape)
+    params = restore_params(path / CHECKPOINTS, which, step)
+    return DiffusionRun(path, config, network, params, build.schedule(config.schedule), clip, shape)
+
+
+def diffusion_network(config: ConfigDict, clip: ClipRun, shape: tuple[int, ...]) -> Network:
+    """The network of a diffusion config for images of `shape` and this text encoder."""
+    return build.dit_network(
+        config.model,
+        image_size=shape[0],
+        channels=shape[2],
+        pooled=clip.config.model.embed,
+        context=clip.config.model.text.width,
+    )
+
+
+def _system(path: Path, config: ConfigDict, wanted: str) -> None:
+    if config.get("system") != wanted:
+        raise UserError(f"the run in {str(path)!r} is of system {config.get('system')!r}, not {wanted!r}")
+
+
+def _nearest_run(path: Path) -> str:
+    parent = path.parent if path.parent.is_dir() else Path("runs")
+    names = [str(p) for p in sorted(parent.iterdir()) if p.is_dir() and _is_run(p)] if parent.is_dir() else []
+    near = difflib.get_close_matches(str(path), names, n=1, cutoff=0.3)
+    return f"; did you mean {near[0]!r}?" if near else ""
+
+
+def _is_run(path: Path) -> bool:
+    return any((folder / CONFIG).is_file() for folder in (path, path / "diffusion", path / "clip"))

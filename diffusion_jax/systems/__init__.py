@@ -1,0 +1,1 @@
+"""What is trained and sampled as one thing."""

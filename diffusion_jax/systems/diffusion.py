@@ -1,0 +1,94 @@
+"""A diffusion model as something to train and to sample from: its loss for the loop, and guided generation.
+
+Training with classifier-free guidance in mind (arXiv 2207.12598, algorithm 1): in a share `drop` of the examples the
+condition is replaced by the null condition, so that one network learns the conditional and the unconditional field.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, PyTree
+
+from diffusion_jax.process.denoiser import denoiser
+from diffusion_jax.process.loss import denoising_loss
+from diffusion_jax.sampling import classifier_free, initial_noise, sample
+from diffusion_jax.typing import Batch, Context, DenoiseFn, LossFn, Params, Schedule, Solver
+
+__all__ = ["diffusion_loss", "drop_condition", "example_keys", "generate"]
+
+
+def drop_condition(cond: PyTree, null: PyTree, drop: float, key: Array) -> PyTree:
+    """`cond` with each example replaced by `null` (leading axis 1) with probability `drop`, all its entries together."""
+    size = jax.tree.leaves(cond)[0].shape[0]
+    dropped = jax.random.bernoulli(key, drop, (size,))
+
+    def replace(c: Array, n: Array) -> Array:
+        mask = dropped.reshape((size,) + (1,) * (c.ndim - 1))
+        return jnp.where(mask, jnp.broadcast_to(n.astype(c.dtype), c.shape), c)
+
+    return jax.tree.map(replace, cond, null)
+
+
+def diffusion_loss(
+    apply: Callable[..., Any],
+    schedule: Schedule,
+    *,
+    prediction: str = "v",
+    time: str = "t1000",
+    space: str = "v",
+    weight: Callable[[Array], Array],
+    sample_t: Callable[..., Array],
+    drop: float = 0.0,
+) -> LossFn:
+    """The denoising loss of a batch {"image": [batch, ...], "cond": pytree or absent}, for `train.fit`.
+
+    With `drop` > 0 the null condition is read from `ctx.frozen["null"]` (leading axis 1). `prediction` is what the
+    network gives, `space` where the error is measured, `weight` a function of logsnr.
+    """
+
+    def loss_fn(params: Params, ctx: Context, batch: Batch, key: Array) -> tuple[Array, dict[str, Array], Any]:
+        key_drop, key_net, key_loss = (jax.random.fold_in(key, i) for i in range(3))
+        cond = batch.get("cond")
+        if cond is not None and drop > 0:
+            cond = drop_condition(cond, ctx.frozen["null"], drop, key_drop)
+        denoise = denoiser(apply, params, schedule, prediction=prediction, time=time, key=key_net, train=True)
+        loss = denoising_loss(
+            denoise, schedule, batch["image"], cond, key_loss, sample_t=sample_t, weight=weight, space=space
+        )
+        return loss, {}, ctx.aux
+
+    return loss_fn
+
+
+def example_keys(seed: int, start: int, count: int) -> Array:
+    """Keys of the examples `start` .. `start + count` of a generation: a function of the seed and the global index alone."""
+    return jax.vmap(jax.random.fold_in, (None, 0))(jax.random.key(seed), jnp.arange(start, start + count))
+
+
+def generate(
+    denoise: DenoiseFn,
+    schedule: Schedule,
+    solver: Solver,
+    ts: np.ndarray,
+    keys: Array,
+    shape: tuple[int, ...],
+    *,
+    cond: PyTree,
+    null: PyTree,
+    guidance_scale: float | Array = 1.0,
+    negative: PyTree | None = None,
+) -> Array:
+    """Samples [batch, *shape]: noise drawn from each example's key, then the one driver, guided.
+
+    keys [batch]; cond leading axis batch; null and negative leading axis 1 or batch; guidance_scale scalar or [batch].
+    Without guidance (`guidance_scale` exactly 1 and no negative) the network is called once a step instead of twice.
+    """
+    x1 = initial_noise(keys, (keys.shape[0], *shape), schedule)
+    plain = negative is None and isinstance(guidance_scale, int | float) and guidance_scale == 1
+    guided = denoise if plain else classifier_free(denoise, null, guidance_scale, negative=negative)
+    return sample(guided, schedule, solver, x1, ts, keys, cond)

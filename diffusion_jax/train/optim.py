@@ -1,0 +1,138 @@
+"""AdamW as this package uses it: decay by path, warm-up and cosine, bounds that hold exactly.
+
+One update is theta <- theta - lr(n) (m_hat / (sqrt(v_hat) + eps) + weight_decay theta) (Loshchilov and Hutter,
+arXiv 1711.05101), where the decay leaves out what a path pattern names. The number of axes would not do: the biases of
+stacked layers have two. The learning rate at update n (from 0) is lr (n + 1) / warmup during warm-up; then either
+constant, or lr (e + (1 - e)(1 + cos(pi u)) / 2) with u = (n - warmup) / (total - warmup) in [0, 1] and e = end_scale.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from diffusion_jax.parallel.rules import path_of
+from diffusion_jax.typing import Array, Params, PyTree, UserError, one_of
+
+__all__ = ["NO_DECAY", "adamw", "clamp_params", "decay_mask", "learning_rate_at"]
+
+NO_DECAY = (
+    r"(^|/)(bias|[^/]*_bias)$",
+    r"(^|/)(scale|gain|logit_scale)$",
+    r"(^|/)(norm|ln)(_[^/]*)?/",
+    r"(^|/)(class|positional|null)_embedding$",
+)
+"""What does not decay: biases, norms and gains, the temperature, class, positional and null embeddings."""
+
+
+def learning_rate_at(
+    learning_rate: float, warmup_steps: int, total_steps: int, schedule: str = "cosine", end_scale: float = 0.0
+) -> Callable[[Array | int], Array]:
+    """The function from the number of updates done (a scalar) to the learning rate of the next (see the module).
+
+    Raises `UserError` for an unknown schedule, and for a warm-up that is negative or not shorter than the whole.
+    """
+    one_of("schedule", schedule, ("cosine", "constant"))
+    if not 0 <= warmup_steps < total_steps:
+        raise UserError(
+            f"warmup_steps {warmup_steps} is not in [0, total_steps {total_steps}); "
+            f"nearest: {min(max(warmup_steps, 0), max(total_steps - 1, 0))}"
+        )
+
+    def at(count: Array | int) -> Array:
+        n = jnp.asarray(count, jnp.float32)
+        u = jnp.clip((n - warmup_steps) / (total_steps - warmup_steps), 0.0, 1.0)
+        fall = end_scale + (1 - end_scale) * 0.5 * (1 + jnp.cos(jnp.pi * u)) if schedule == "cosine" else 1.0
+        return learning_rate * jnp.where(n < warmup_steps, (n + 1) / max(warmup_steps, 1), fall)
+
+    return at
+
+
+def decay_mask(params: Params, no_decay: Sequence[str] = NO_DECAY) -> PyTree:
+    """True for each parameter that decays: those in whose path no pattern of `no_decay` is found."""
+    patterns = [_compile(pattern, "no_decay") for pattern in no_decay]
+    return jax.tree_util.tree_map_with_path(
+        lambda key_path, _: not any(p.search(path_of(key_path)) for p in patterns), params
+    )
+
+
+def _compile(pattern: str, what: str) -> re.Pattern[str]:
+    try:
+        return re.compile(pattern)
+    except re.error as error:
+        raise UserError(f"{what} pattern {pattern!r} is not a regular expression: {error}") from error
+
+
+def clamp_params(bounds: Mapping[str, tuple[float, float]]) -> optax.GradientTransformation:
+    """Rewrites updates so that `params + update` lies within (lo, hi) where a pattern of `bounds` is found in the path.
+
+    Exact in floating point: hi - p is rounded, so p + (hi - p) may exceed hi by an ulp; then the update gives way by
+    the larger of the spacings of hi and of itself. It must be the last of a chain. Raises `UserError` at init for a
+    pattern found in no path.
+    """
+    patterns = [(_compile(pattern, "clamp"), pattern, lo, hi) for pattern, (lo, hi) in bounds.items()]
+    for _, pattern, lo, hi in patterns:
+        if not lo <= hi:
+            raise UserError(f"clamp {pattern!r}: ({lo}, {hi}) is no interval; nearest: ({hi}, {lo})")
+
+    def init(params: Params) -> optax.EmptyState:
+        paths = [path_of(key_path) for key_path, _ in jax.tree_util.tree_leaves_with_path(params)]
+        for compiled, pattern, _, _ in patterns:
+            if not any(compiled.search(path) for path in paths):
+                one_of("clamp", pattern, paths)
+        return optax.EmptyState()
+
+    def update(updates: Any, state: optax.EmptyState, params: Any = None) -> tuple[Any, optax.EmptyState]:
+        def bounded(key_path: Any, u: Array, p: Array) -> Array:
+            for compiled, _, lo, hi in patterns:
+                if compiled.search(path_of(key_path)):
+                    u = _bounded(u, p, lo, hi)
+            return u
+
+        return jax.tree_util.tree_map_with_path(bounded, updates, params), state
+
+    return optax.GradientTransformation(init, update)
+
+
+def _bounded(u: Array, p: Array, lo: float, hi: float) -> Array:
+    low, high = jnp.full_like(p, lo), jnp.full_like(p, hi)
+    after = p + u
+    u = jnp.where(after > high, high - p, jnp.where(after < low, low - p, u))
+    less = jnp.minimum(jnp.nextafter(u, -jnp.inf), u - (high - jnp.nextafter(high, -jnp.inf)))
+    more = jnp.maximum(jnp.nextafter(u, jnp.inf), u + (jnp.nextafter(low, jnp.inf) - low))
+    return jnp.where(p + u > high, less, jnp.where(p + u < low, more, u))
+
+
+def adamw(
+    learning_rate: float,
+    warmup_steps: int,
+    total_steps: int,
+    schedule: str = "cosine",
+    end_scale: float = 0.0,
+    b1: float = 0.9,
+    b2: float = 0.999,
+    eps: float = 1e-8,
+    weight_decay: float = 0.0,
+    clip_norm: float | None = None,
+    no_decay: Sequence[str] = NO_DECAY,
+    clamp: Mapping[str, tuple[float, float]] | None = None,
+) -> optax.GradientTransformation:
+    """AdamW with the schedule and the decay mask of this module (there are the formulas).
+
+    `clip_norm` bounds the global norm of the gradients. `clamp` maps path patterns to (lo, hi) bounds of parameters and
+    comes last; CLIP's is {"logit_scale": (0, ln 100)}. Raises `UserError` as `learning_rate_at` and `clamp_params` do.
+    """
+    rate = learning_rate_at(learning_rate, warmup_steps, total_steps, schedule, end_scale)
+    chain = [] if clip_norm is None else [optax.clip_by_global_norm(clip_norm)]
+    chain.append(optax.scale_by_adam(b1, b2, eps))
+    if weight_decay:
+        chain.append(optax.add_decayed_weights(weight_decay, mask=lambda params: decay_mask(params, no_decay)))
+    chain.append(optax.scale_by_learning_rate(rate))
+    if clamp:
+        chain.append(clamp_params(clamp))
+    return optax.chain(*chain)

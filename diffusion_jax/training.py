@@ -1,0 +1,273 @@
+"""From a config to a trained run: what `diffusion-jax train` does, as a function.
+
+Each system gives a `Task` (its network, loss, batches and held-out evaluation); everything after that is the one loop.
+A run is never overwritten unasked: an existing folder is resumed when its config is the same but for keys that do not
+change what is learned step by step, and what changed is said.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import functools
+import json
+import os
+import shutil
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+from ml_collections import ConfigDict
+
+from diffusion_jax import build
+from diffusion_jax.config import changes, to_dict
+from diffusion_jax.data.captions import CLASS_NAMES, TEMPLATES, with_article
+from diffusion_jax.data.pipeline import batches, caption_table
+from diffusion_jax.data.transforms import random_shift
+from diffusion_jax.evals import class_embeddings, classify, topk_accuracy
+from diffusion_jax.evals.pictures import save_grid
+from diffusion_jax.nets import Network
+from diffusion_jax.parallel.mesh import check_batch, make_mesh
+from diffusion_jax.run import (
+    CHECKPOINTS,
+    CONFIG,
+    TEXT_ENCODER,
+    ClipRun,
+    DiffusionRun,
+    diffusion_network,
+    fingerprint,
+    load_clip,
+    read_config,
+)
+from diffusion_jax.systems.clip import LOGIT_SCALE_RANGE, clip_loss
+from diffusion_jax.systems.diffusion import diffusion_loss
+from diffusion_jax.train.checkpoint import Checkpointer
+from diffusion_jax.train.loop import fit
+from diffusion_jax.train.runlog import RunLog
+from diffusion_jax.train.state import TrainState, init_state
+from diffusion_jax.train.step import make_eval_step
+from diffusion_jax.typing import Batch, LossFn, Params, PyTree, UserError, one_of
+
+__all__ = ["Task", "train_run", "validate"]
+
+COMMON = {
+    "system", "workdir", "seed", "steps", "batch_size", "data", "model", "optimizer", "ema", "mesh", "log_every",
+    "eval_every", "checkpoint_every",
+}  # fmt: skip
+KEYS = {
+    "clip": COMMON,
+    "diffusion": COMMON | {"text_encoder", "schedule", "prediction", "time", "loss", "sampler"},
+}
+FREE = ("steps", "workdir", "log_every", "eval_every", "checkpoint_every", "sampler.", "mesh.")
+"""Keys that may change when a run is resumed."""
+
+SAMPLE_PROMPTS = tuple(with_article(f"a {name}") for name in CLASS_NAMES)
+
+
+@dataclasses.dataclass(frozen=True)
+class Task:
+    """What a system gives the loop. `evaluate(state, done)` returns held-out numbers and may leave pictures in the run."""
+
+    network: Network
+    loss_fn: LossFn
+    batches: Callable[[int], Batch]
+    evaluate: Callable[[TrainState, int], Mapping[str, Any]]
+    frozen: PyTree = None
+    clamp: Mapping[str, tuple[float, float]] | None = None
+
+
+def validate(config: ConfigDict) -> None:
+    """UserError for what is wrong with a config: keys, sizes, a batch that the devices do not divide."""
+    system = one_of("system", config.get("system"), KEYS)
+    for key in config:
+        one_of(f"config key of system {system!r}:", key, KEYS[system])
+    for key in sorted(KEYS[system] - set(config)):
+        raise UserError(f"config key {key!r} is missing; a config of system {system!r} has one")
+    for key in ("steps", "batch_size", "log_every", "eval_every", "checkpoint_every"):
+        if not isinstance(config[key], int) or config[key] < 1:
+            raise UserError(f"config key {key!r} is {config[key]!r}; it is a whole number of at least 1")
+    check_batch(config.batch_size, make_mesh(**config.mesh))
+
+
+def train_run(config: ConfigDict, *, overwrite: bool = False, progress: bool = True, say: Any = print) -> Path:
+    """Trains or resumes the run of `config` in `config.workdir`, and returns that folder.
+
+    Raises UserError for a config that is wrong, for a folder that holds a run of another config (unless `overwrite`),
+    and what the loop raises: a loss that is not finite, a full disk, a damaged checkpoint. KeyboardInterrupt after
+    Ctrl-C.
+    """
+    validate(config)
+    folder = Path(config.workdir)
+    key = jax.random.key(config.seed)
+    init_key, train_key, eval_key = (jax.random.fold_in(key, i) for i in range(3))
+    tx_spec = config.optimizer
+    # Building comes before anything is written: a config that cannot be built leaves no folder behind.
+    task = TASKS[config.system](config, folder, eval_key)
+    tx = build.optimizer(tx_spec, config.steps, clamp=task.clamp)
+    ema, mesh = build.ema(config.ema), make_mesh(**config.mesh)
+    _prepare(folder, config, overwrite, say)
+    if config.system == "diffusion":
+        _note_text_encoder(folder, config)
+    state = init_state(task.network.init(init_key), tx, ema, frozen=task.frozen, mesh=mesh)
+    with Checkpointer(folder / CHECKPOINTS) as checkpointer, contextlib.closing(
+        RunLog(folder, to_dict(config))
+    ) as log:
+        fit(
+            state=state,
+            loss_fn=task.loss_fn,
+            tx=tx,
+            ema=ema,
+            batches=task.batches,
+            steps=config.steps,
+            mesh=mesh,
+            batch_size=config.batch_size,
+            key=train_key,
+            log=log,
+            checkpointer=checkpointer,
+            log_every=config.log_every,
+            eval_every=config.eval_every,
+            evaluate=task.evaluate,
+            checkpoint_every=config.checkpoint_every,
+            name=config.system,
+            progress=progress,
+        )
+    return folder
+
+
+def _prepare(folder: Path, config: ConfigDict, overwrite: bool, say: Any) -> None:
+    """Makes the run's folder, or decides what to do with one that is there."""
+    if overwrite and (folder / CONFIG).is_file():
+        shutil.rmtree(folder)
+    if (folder / CONFIG).is_file():
+        different = changes(to_dict(read_config(folder)), to_dict(config))
+        fixed = [line for line in different if not line.startswith(FREE)]
+        if fixed:
+            raise UserError(
+                f"{folder} holds a run of another config ({'; '.join(fixed)}): choose --config.workdir=..., or "
+                "--overwrite to begin anew"
+            )
+        if different:
+            say(f"{config.system}: going on with changes: {'; '.join(different)}")
+    elif folder.is_dir() and any(folder.iterdir()):
+        raise UserError(f"{folder} is not empty and holds no run: choose another --config.workdir")
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        if not (folder / CONFIG).is_file():
+            (folder / CONFIG).write_text(json.dumps(to_dict(config), indent=2) + "\n")
+    except OSError as error:
+        raise UserError(f"cannot make the run folder {folder}: {error.strerror}") from error
+
+
+def _note_text_encoder(folder: Path, config: ConfigDict) -> None:
+    clip = load_clip(config.text_encoder)
+    note = {"run": os.path.relpath(clip.path, folder), "fingerprint": fingerprint(clip.params)}
+    file = folder / TEXT_ENCODER
+    if file.is_file() and json.loads(file.read_text())["fingerprint"] != note["fingerprint"]:
+        raise UserError(
+            f"{folder} was trained on another text encoder than {clip.path} holds now: choose another "
+            "--config.workdir, or --overwrite to begin anew"
+        )
+    file.write_text(json.dumps(note, indent=2) + "\n")
+
+
+def _process_slice() -> dict[str, int]:
+    return {"process_index": jax.process_index(), "process_count": jax.process_count()}
+
+
+def clip_task(config: ConfigDict, folder: Path, key: jax.Array) -> Task:
+    """CLIP on captioned images: a random caption of each, images shifted a little, zero-shot accuracy on validation."""
+    tokenizer = build.tokenizer(config.model.text.context_length)
+    train, held_out = (build.source(config.data, split) for split in ("train", "validation"))
+    unique, rows = caption_table(train)
+    tokens = tokenizer.encode(unique)["tokens"]
+    shape = train[0]["image"].shape
+    network = build.clip_network(
+        config.model, image_size=shape[0], channels=shape[2], vocabulary_size=tokenizer.vocabulary_size
+    )
+
+    def transform(batch: dict[str, np.ndarray], rng: np.random.Generator) -> dict[str, np.ndarray]:
+        picked = rows[batch["index"], rng.integers(rows.shape[1], size=len(batch["index"]))]
+        images = random_shift(batch["image"], rng, config.data.shift)
+        return {"image": images, "tokens": tokens[picked]}
+
+    columns = held_out.columns()
+    held_tokens = tokenizer.encode([item["captions"][0] for item in held_out])["tokens"]
+    loss_fn = clip_loss(network.apply)
+    eval_step = jax.jit(make_eval_step(loss_fn))
+    held_batch = {"image": columns["image"], "tokens": held_tokens}
+
+    def evaluate(state: TrainState, done: int) -> dict[str, float]:
+        metrics = eval_step(state, held_batch, key)
+        numbers = {"val_loss": float(metrics["loss"]), "val_loss_ema": float(metrics["ema_loss"])}
+        for suffix, params in (("", state.params), ("_ema", state.ema)):
+            numbers[f"val_zero_shot{suffix}"] = _zero_shot(probe, params, columns)
+        return numbers
+
+    probe = ClipRun(folder, config, network, {}, tokenizer)
+    stream = batches(train, config.batch_size, config.seed, transform, **_process_slice())
+    return Task(network, loss_fn, stream, evaluate, clamp={"logit_scale$": LOGIT_SCALE_RANGE})
+
+
+def _zero_shot(probe: ClipRun, params: Params | None, columns: Mapping[str, np.ndarray]) -> float:
+    run = dataclasses.replace(probe, params=params)
+    for name in ("_image", "_text"):  # the compiled encoders take the weights as an argument: share them
+        run.__dict__[name] = getattr(probe, name)
+    classes = class_embeddings(run.encode_text, CLASS_NAMES, TEMPLATES)
+    return topk_accuracy(classify(run.encode_image(columns["image"]), classes), columns["label"])
+
+
+def diffusion_task(config: ConfigDict, folder: Path, key: jax.Array) -> Task:
+    """Text-conditioned diffusion on a frozen CLIP text tower, whose embeddings of all captions are made once, here."""
+    clip = load_clip(config.text_encoder)
+    train, held_out = (build.source(config.data, split) for split in ("train", "validation"))
+    unique, rows = caption_table(train)
+    table = clip.condition(unique)
+    shape = train[0]["image"].shape
+    network = diffusion_network(config, clip, shape)
+    schedule = build.schedule(config.schedule)
+    run = DiffusionRun(folder, config, network, {}, schedule, clip, shape)
+    loss = functools.partial(
+        diffusion_loss,
+        network.apply,
+        schedule,
+        prediction=one_of("prediction", config.prediction, build.PREDICTIONS),
+        time=config.time,
+        space=one_of("loss.space", config.loss.space, build.PREDICTIONS),
+        weight=build.WEIGHTS[one_of("loss.weight", config.loss.weight, build.WEIGHTS)],
+        sample_t=build.TIMES[one_of("loss.times", config.loss.times, build.TIMES)],
+    )
+    run.denoiser({})  # a prediction that the schedule cannot represent is refused here
+
+    def transform(batch: dict[str, np.ndarray], rng: np.random.Generator) -> dict[str, Any]:
+        picked = rows[batch["index"], rng.integers(rows.shape[1], size=len(batch["index"]))]
+        images = random_shift(batch["image"], rng, config.data.shift)
+        return {"image": images, "cond": jax.tree.map(lambda leaf: leaf[picked], table)}
+
+    # Four noise levels an example steady the held-out loss; nothing is dropped there.
+    captions = [item["captions"][0] for item in held_out]
+    held_batch = {"image": held_out.columns()["image"], "cond": clip.condition(captions)}
+    held_batch = jax.tree.map(lambda leaf: np.concatenate([leaf] * 4), held_batch)
+    eval_step = jax.jit(make_eval_step(loss()))
+
+    def evaluate(state: TrainState, done: int) -> dict[str, float]:
+        metrics = eval_step(state, held_batch, key)
+        sample = functools.partial(run.generate, SAMPLE_PROMPTS, seed=config.seed)
+        raw, averaged = (sample(denoise=run.denoiser(params)) for params in (state.params, state.ema))
+        _save_samples(folder / "samples", done, raw, averaged)
+        return {"val_loss": float(metrics["loss"]), "val_loss_ema": float(metrics["ema_loss"])}
+
+    stream = batches(train, config.batch_size, config.seed, transform, **_process_slice())
+    return Task(network, loss(drop=config.loss.drop), stream, evaluate, frozen={"null": run.null})
+
+
+def _save_samples(folder: Path, step: int, raw: np.ndarray, averaged: np.ndarray) -> None:
+    """The same prompts and seeds under raw weights (first row) and averaged ones (second row)."""
+    folder.mkdir(parents=True, exist_ok=True)
+    np.savez(folder / f"step_{step:06d}.npz", raw=raw, ema=averaged)
+    settings = {"step": str(step), "rows": "raw weights; averaged weights", "prompts": "; ".join(SAMPLE_PROMPTS)}
+    save_grid(folder / f"step_{step:06d}.png", np.concatenate([raw, averaged]), len(raw), 8, settings)
+
+
+TASKS: dict[str, Callable[[ConfigDict, Path, jax.Array], Task]] = {"clip": clip_task, "diffusion": diffusion_task}

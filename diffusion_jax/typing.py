@@ -1,0 +1,160 @@
+"""The types that the parts of the package share: arrays, parameters, predictions and the protocols between layers.
+
+Everything here is either a name for a type, a protocol, or a frozen dataclass that is a pytree. Nothing computes.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, NamedTuple, Protocol, TypeVar, dataclass_transform, runtime_checkable
+
+import jax
+from jaxtyping import Array, Float, Int, Key, PyTree
+
+__all__ = [
+    "Apply",
+    "Array",
+    "Batch",
+    "Context",
+    "DenoiseFn",
+    "Float",
+    "Int",
+    "Key",
+    "LossFn",
+    "Params",
+    "Prediction",
+    "PyTree",
+    "Schedule",
+    "Solver",
+    "Source",
+    "UserError",
+    "one_of",
+    "pytree_dataclass",
+    "static",
+]
+
+T = TypeVar("T")
+
+Params = dict[str, Any]
+"""Plain nested dicts with string keys and arrays as leaves."""
+
+Batch = Mapping[str, Any]
+"""Arrays with the same leading axis, by name."""
+
+
+class UserError(ValueError):
+    """Something a user can mend. The message is one line that names the value; the CLI prints it without a traceback."""
+
+
+def one_of(what: str, value: Any, options: Iterable[str]) -> str:
+    """`value` when it is among `options`, else a `UserError` that names it and the nearest option."""
+    options = sorted(options)
+    if value in options:
+        return value
+    near = difflib.get_close_matches(str(value), options, n=1, cutoff=0.5)
+    hint = f"; did you mean {near[0]!r}?" if near else ""
+    raise UserError(f"{what} {value!r} is not known{hint} (known: {', '.join(options)})")
+
+
+def static(**kwargs: Any) -> Any:
+    """A dataclass field that is part of the tree's structure: a change of it recompiles."""
+    return dataclasses.field(metadata={"static": True}, **kwargs)
+
+
+@dataclass_transform(frozen_default=True, field_specifiers=(static, dataclasses.field))
+def pytree_dataclass(cls: type[T]) -> type[T]:
+    """A frozen dataclass registered as a pytree; fields made by `static` are structure, the others leaves."""
+    made = dataclasses.dataclass(frozen=True)(cls)
+    fields = dataclasses.fields(made)  # type: ignore[arg-type]
+    meta = [f.name for f in fields if f.metadata.get("static")]
+    data = [f.name for f in fields if not f.metadata.get("static")]
+    jax.tree_util.register_dataclass(made, data_fields=data, meta_fields=meta)
+    return made
+
+
+@pytree_dataclass
+class Prediction:
+    """What a denoiser says of `xt`: the pair with xt = alpha x0 + sigma eps, and the learned variance where there is one.
+
+    Shapes: `x0` and `eps` as `xt` ([batch, ...]); `variance` as the network gives it, or None.
+    """
+
+    # Any, not Array: JAX's transformations also put shapes and placeholders into a tree's leaves.
+    x0: Any
+    eps: Any
+    variance: Any = None
+
+
+@runtime_checkable
+class Schedule(Protocol):
+    """x_t = alpha(t) x0 + sigma(t) eps for t in [t_min, t_max] within [0, 1]; data at t = 0, noise at t = 1.
+
+    Each method takes a scalar or [batch] array of times and is elementwise. `logsnr` is 2 log(alpha / sigma), clipped
+    to [-20, 20]; `t_from_logsnr` is its inverse.
+    """
+
+    @property
+    def t_min(self) -> float: ...
+    @property
+    def t_max(self) -> float: ...
+    def alpha(self, t: Array) -> Array: ...
+    def sigma(self, t: Array) -> Array: ...
+    def logsnr(self, t: Array) -> Array: ...
+    def t_from_logsnr(self, logsnr: Array) -> Array: ...
+
+
+@runtime_checkable
+class DenoiseFn(Protocol):
+    """(xt [batch, ...], t scalar or [batch], cond: any pytree with leading axis batch, or None) -> Prediction."""
+
+    def __call__(self, xt: Array, t: Array, cond: PyTree = None) -> Prediction: ...
+
+
+@runtime_checkable
+class Solver(Protocol):
+    """One step of sampling from t down to t_next < t; `denoise` has its condition bound: (x, t) -> Prediction.
+
+    `key` is a [batch] array of keys, one an example, already folded with the step.
+    """
+
+    def init(self, x: Array) -> PyTree: ...
+    def step(
+        self,
+        denoise: Callable[[Array, Array], Prediction],
+        schedule: Schedule,
+        x: Array,
+        t: Array,
+        t_next: Array,
+        key: Array,
+        state: PyTree,
+    ) -> tuple[Array, PyTree]: ...
+
+
+@runtime_checkable
+class Apply(Protocol):
+    """A network as a function: apply(params, *inputs, key=None, train=False)."""
+
+    def __call__(self, params: Params, *inputs: Any, key: Array | None = None, train: bool = False) -> Any: ...
+
+
+class Context(NamedTuple):
+    """What a loss may read besides the parameters that it differentiates. Arrays handed to jit, never closed over."""
+
+    step: Any = 0  # int32 scalar: the step under way, from 0
+    ema: Any = None  # the averaged parameters, or None
+    frozen: Any = None  # parameters and tables that do not train (a text encoder, an embedding cache)
+    aux: Any = None  # state of the loss itself (importance of times, queues); the loss returns its successor
+
+
+LossFn = Callable[[Params, Context, Batch, Array], tuple[Array, dict[str, Array], PyTree]]
+"""loss_fn(params, ctx, batch, key) -> (per_example [batch], metrics: name -> scalar or [batch], aux)."""
+
+
+@runtime_checkable
+class Source(Protocol):
+    """Random-access data: what TFDS data sources, grain sources, lists and folders have in common."""
+
+    def __len__(self) -> int: ...
+    def __getitem__(self, index: int, /) -> Any: ...

@@ -1,0 +1,51 @@
+import jax
+import jax.numpy as jnp
+import optax
+import pytest
+from jax.sharding import PartitionSpec as P
+
+from diffusion_jax.parallel.mesh import make_mesh
+from diffusion_jax.parallel.rules import parameter_path, path_of, shardings
+from diffusion_jax.train.ema import Ema
+from diffusion_jax.train.state import init_state
+from diffusion_jax.typing import UserError
+
+PARAMS = {"blocks": {"kernel": jnp.ones((2, 6, 8)), "bias": jnp.ones((2, 8))}, "kernel": jnp.ones((3, 5))}
+
+
+def test_paths_of_every_kind_of_node():
+    state = init_state(PARAMS, optax.adam(1e-3), Ema())
+    paths = {path_of(p): parameter_path(p) for p, _ in jax.tree_util.tree_leaves_with_path(state)}
+    assert paths["params/blocks/kernel"] == "blocks/kernel"
+    assert paths["ema/kernel"] == "kernel"
+    assert paths["opt_state/0/mu/blocks/bias"] == "blocks/bias"
+    assert paths["opt_state/0/count"] == "opt_state/0/count"
+    assert paths["step"] == "step"
+
+
+def test_first_match_wins_and_moments_follow_their_parameter():
+    mesh = make_mesh(4, 2)
+    rules = (("^blocks/kernel$", P(None, None, "fsdp")), ("kernel", P("data")))
+    state = init_state(PARAMS, optax.adam(1e-3), Ema(), mesh=mesh, rules=rules)
+    for tree in (state.params, state.ema, state.opt_state[0].mu, state.opt_state[0].nu):
+        assert tree["blocks"]["kernel"].sharding.spec == P(None, None, "fsdp")
+        assert tree["blocks"]["kernel"].addressable_shards[0].data.shape == (2, 6, 4)
+        assert tree["blocks"]["bias"].sharding.is_fully_replicated
+        assert tree["kernel"].sharding.is_fully_replicated  # 4 does not divide 3
+    assert len(state.opt_state[0].mu["kernel"].sharding.device_set) == 8
+
+
+def test_spec_is_trimmed_to_the_leaf():
+    mesh = make_mesh(4, 2)
+    where = shardings({"w": jnp.ones((8,)), "s": jnp.ones(())}, ((".", P(("data", "fsdp"), "fsdp")),), mesh)
+    assert where["w"].spec == P(("data", "fsdp"))
+    assert where["s"].spec == P()
+
+
+@pytest.mark.parametrize(
+    ("rule", "says"),
+    [(("(", P()), "not a regular expression"), (("w", P("fsdb")), "'fsdb' is not known; did you mean 'fsdp'")],
+)
+def test_bad_rules(rule, says):
+    with pytest.raises(UserError, match=says):
+        shardings(PARAMS, (rule,), make_mesh())

@@ -1,0 +1,108 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from diffusion_jax.train.optim import adamw, clamp_params, decay_mask, learning_rate_at
+from diffusion_jax.typing import UserError
+
+PARAMS = {
+    "blocks": {
+        "attn": {"kernel": jnp.ones((2, 3, 3)), "bias": jnp.ones((2, 3))},
+        "norm_1": {"scale": jnp.ones((2, 3))},
+    },
+    "class_embedding": jnp.ones((3,)),
+    "positional_embedding": jnp.ones((5, 3)),
+    "token_embedding": jnp.ones((7, 3)),
+    "logit_scale": jnp.ones(()),
+}
+
+
+def test_decay_goes_by_path_and_not_by_axes():
+    assert decay_mask(PARAMS) == {
+        "blocks": {"attn": {"kernel": True, "bias": False}, "norm_1": {"scale": False}},
+        "class_embedding": False,
+        "positional_embedding": False,
+        "token_embedding": True,
+        "logit_scale": False,
+    }
+    assert decay_mask(PARAMS, no_decay=["attn"])["blocks"]["attn"] == {"kernel": False, "bias": False}
+
+
+def test_decay_alone_multiplies_by_one_minus_lr_wd():
+    tx = adamw(0.1, 0, 10, "constant", weight_decay=0.5)
+    zero = jax.tree.map(jnp.zeros_like, PARAMS)
+    updates, _ = tx.update(zero, tx.init(PARAMS), PARAMS)
+    after = optax.apply_updates(PARAMS, updates)
+    np.testing.assert_allclose(after["blocks"]["attn"]["kernel"], 0.95, rtol=1e-6)
+    np.testing.assert_array_equal(after["blocks"]["attn"]["bias"], 1.0)
+
+
+def test_learning_rate_closed_form():
+    rate = learning_rate_at(0.1, 4, 12, "cosine", end_scale=0.2)
+    expected = [0.025, 0.05, 0.075, 0.1, 0.1]  # (n + 1)/4 of it, then the cosine starts at its top
+    np.testing.assert_allclose([rate(n) for n in range(5)], expected, rtol=1e-6)
+    np.testing.assert_allclose(rate(8), 0.1 * (0.2 + 0.8 * 0.5), rtol=1e-6)
+    np.testing.assert_allclose([rate(12), rate(100)], [0.02, 0.02], rtol=1e-5)
+    constant = learning_rate_at(0.1, 2, 12, "constant")
+    np.testing.assert_allclose([constant(n) for n in (0, 1, 5, 50)], [0.05, 0.1, 0.1, 0.1], rtol=1e-6)
+
+
+def test_first_update_is_minus_lr_sign():
+    # m_hat / sqrt(v_hat) = g / |g| after one step, whatever b1 and b2.
+    params = {"w": jnp.array([1.0, -2.0])}
+    tx = adamw(0.01, 0, 10, "constant", eps=0.0)
+    updates, _ = tx.update({"w": jnp.array([3.0, -0.5])}, tx.init(params), params)
+    np.testing.assert_allclose(updates["w"], [-0.01, 0.01], rtol=1e-5)
+
+
+def test_clip_norm_bounds_the_second_moment():
+    params = {"w": jnp.array([0.0, 0.0])}
+    tx = adamw(0.01, 0, 10, "constant", b1=0.0, b2=0.0, eps=1.0, clip_norm=1.0)
+    updates, _ = tx.update({"w": jnp.array([30.0, 40.0])}, tx.init(params), params)
+    np.testing.assert_allclose(updates["w"], [-0.01 * 0.6 / 1.6, -0.01 * 0.8 / 1.8], rtol=1e-5)
+
+
+@settings(max_examples=200, deadline=None)
+@given(
+    p=st.floats(-200, 200, width=32, allow_subnormal=False),
+    u=st.floats(-1000, 1000, width=32, allow_subnormal=False),
+    hi=st.sampled_from([float(np.log(100)), 1.0, 1e-3, 3.3, 0.0]),
+    lo=st.sampled_from([0.0, -1.7, -1e-4]),
+)
+def test_clamp_holds_exactly(p, u, hi, lo):
+    tx = clamp_params({"logit_scale": (lo, hi)})
+    params = {"logit_scale": jnp.float32(p), "other": jnp.float32(p)}
+    updates, _ = tx.update({"logit_scale": jnp.float32(u), "other": jnp.float32(u)}, tx.init(params), params)
+    after = optax.apply_updates(params, updates)
+    assert np.float32(lo) <= after["logit_scale"] <= np.float32(hi)
+    np.testing.assert_allclose(
+        after["logit_scale"], np.clip(np.float32(p) + np.float32(u), lo, hi), atol=2e-5, rtol=1e-6
+    )
+    assert updates["other"] == np.float32(u)
+
+
+def test_clamp_is_after_the_learning_rate():
+    tx = adamw(10.0, 0, 10, "constant", weight_decay=0.1, clamp={"logit_scale": (0.0, 4.0)})
+    updates, _ = tx.update(jax.tree.map(lambda p: -jnp.ones_like(p), PARAMS), tx.init(PARAMS), PARAMS)
+    after = optax.apply_updates(PARAMS, updates)
+    assert after["logit_scale"] == 4.0
+    assert np.all(after["class_embedding"] > 10)
+
+
+@pytest.mark.parametrize(
+    ("make", "says"),
+    [
+        (lambda: adamw(0.1, 0, 10, "cosin"), "schedule 'cosin' is not known; did you mean 'cosine'"),
+        (lambda: adamw(0.1, 10, 10), "warmup_steps 10 .* nearest: 9"),
+        (lambda: adamw(0.1, 0, 10, clamp={"w": (2.0, 1.0)}), r"\(2.0, 1.0\) is no interval"),
+        (lambda: adamw(0.1, 0, 10, clamp={"logitscale": (0.0, 1.0)}).init(PARAMS), "did you mean 'logit_scale'"),
+        (lambda: decay_mask(PARAMS, ["("]), "no_decay pattern"),
+    ],
+)
+def test_bad_settings(make, says):
+    with pytest.raises(UserError, match=says):
+        make()
