@@ -5,7 +5,7 @@ u = round(127.5 (x + 1)), clipped, so that -1 is 0 and +1 is 255.
 
 One-channel images here are handwriting: +1 is full ink, -1 bare paper. On screen that is dark ink on white paper, so a
 grid inverts them unless told otherwise (`ink=False`, for grey photographs). Inside a page that has a light and a dark
-face the paper must belong to the page: `ink_sprite` keeps the ink alone, black with the image as its opacity, and the
+face the paper must belong to the page: `sprite` keeps the ink alone, black with the image as its opacity, and the
 page chooses paper and ink.
 
 Enlarging is by Lanczos: an 8x8 scan is a 32x32 bitmap block-averaged, so its pixels are samples of a smooth stroke and
@@ -26,13 +26,13 @@ from PIL import Image, PngImagePlugin
 
 from diffusion_jax.typing import UserError
 
-__all__ = ["encode_png", "grid", "ink_sprite", "save_grid", "save_png", "to_uint8", "write_atomic"]
+__all__ = ["encode_png", "grid", "save_grid", "save_png", "sprite", "to_uint8", "write_atomic"]
 
 PAPER = 255
 VEIL = 14  # opacity of bare paper in a sprite, of 255: enough to see where one image ends and the next begins
 
 
-def to_uint8(images: Float[np.ndarray, "..."]) -> UInt8[np.ndarray, "..."]:
+def to_uint8(images: Float[np.ndarray, "*shape"]) -> UInt8[np.ndarray, "*shape"]:
     """Float images in [-1, 1] (clipped) as bytes: -1 is 0, +1 is 255. `UserError` when a value is not finite."""
     bad = np.size(images) - int(np.isfinite(images).sum())
     if bad:
@@ -40,7 +40,13 @@ def to_uint8(images: Float[np.ndarray, "..."]) -> UInt8[np.ndarray, "..."]:
     return np.round((np.clip(images, -1.0, 1.0) + 1.0) * 127.5).astype(np.uint8)
 
 
-def _enlarge(images: UInt8[np.ndarray, "n h w c"], scale: int) -> UInt8[np.ndarray, "n hs ws c"]:
+def _channels(images: np.ndarray) -> int:
+    if images.shape[-1] not in (1, 3):
+        raise UserError(f"{images.shape[-1]} channels cannot be shown: 1 or 3 can")
+    return images.shape[-1]
+
+
+def _enlarge(images: UInt8[np.ndarray, "n h w c"], scale: int) -> UInt8[np.ndarray, "n y x c"]:
     """Each image by itself, so that neighbours in a grid never bleed into one another."""
     if scale < 1:
         raise UserError(f"scale {scale} is not a whole number of at least 1")
@@ -61,7 +67,7 @@ def _enlarge(images: UInt8[np.ndarray, "n h w c"], scale: int) -> UInt8[np.ndarr
 
 def _lay_out(
     tiles: UInt8[np.ndarray, "n h w c"], columns: int, gap: int, margin: int, fill: int
-) -> UInt8[np.ndarray, "hh ww c"]:
+) -> UInt8[np.ndarray, "y x c"]:
     """Tiles row by row on a canvas of `fill`."""
     count, height, width, channels = tiles.shape
     if count == 0:
@@ -84,29 +90,33 @@ def _lay_out(
 
 def grid(
     images: Float[np.ndarray, "n h w c"], columns: int, scale: int = 1, gap: int = 2, *, ink: bool = True
-) -> UInt8[np.ndarray, "hh ww c"]:
+) -> UInt8[np.ndarray, "y x c"]:
     """Images in [-1, 1], row by row, `gap` output pixels of white between and around them.
 
     The result is rows (h scale + gap) + gap high and columns (w scale + gap) + gap wide; `columns` is at most n. One
     channel is shown as dark ink on white unless `ink` is false; colour is shown as it is. `UserError` for no images,
     values that are not finite, and channels other than 1 or 3.
     """
-    if images.shape[-1] not in (1, 3):
-        raise UserError(f"{images.shape[-1]} channels cannot be shown: 1 or 3 can")
+    channels = _channels(images)
     tiles = _enlarge(to_uint8(images), scale)
-    if ink and images.shape[-1] == 1:
+    if ink and channels == 1:
         tiles = PAPER - tiles
     return _lay_out(tiles, columns, gap, gap, PAPER)
 
 
-def ink_sprite(
-    images: Float[np.ndarray, "n h w 1"], columns: int, scale: int = 1, gap: int = 2
-) -> UInt8[np.ndarray, "hh ww 2"]:
-    """The same layout as `grid` without the margin, as (luminance, opacity): black ink on no paper, for two-faced pages.
+def sprite(
+    images: Float[np.ndarray, "n h w c"], columns: int, scale: int = 1, gap: int = 2
+) -> UInt8[np.ndarray, "y x o"]:
+    """The layout of `grid` without its margin and with transparent gaps, for pages of more than one paper.
 
-    Opacity is the image, over a faint veil that shows each tile's extent; the gaps are fully transparent.
+    One channel gives (luminance, opacity): black ink whose opacity is the image, over a faint veil that shows where
+    each image ends. Three give RGB and opacity. Errors as in `grid`.
     """
+    channels = _channels(images)
     tiles = _enlarge(to_uint8(images), scale)
+    if channels == 3:
+        opaque = np.full_like(tiles[..., :1], 255)
+        return _lay_out(np.concatenate([tiles, opaque], axis=-1), columns, gap, 0, 0)
     alpha = np.round(VEIL + tiles.astype(np.float32) * ((255 - VEIL) / 255)).astype(np.uint8)
     opacity = _lay_out(alpha, columns, gap, 0, 0)
     return np.concatenate([np.zeros_like(opacity), opacity], axis=-1)

@@ -11,10 +11,10 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+from jax.typing import ArrayLike
 from jaxtyping import Array
 
 from diffusion_jax.process.prediction import FLOOR, KINDS, to_prediction
-from diffusion_jax.process.sde import coefficients
 from diffusion_jax.typing import Params, Prediction, PyTree, Schedule, UserError, one_of, pytree_dataclass, static
 
 __all__ = ["TIME_INPUTS", "Denoiser", "FromX0", "denoiser", "from_x0"]
@@ -25,7 +25,7 @@ TIME_INPUTS: dict[str, Callable[[Schedule, Array], Array]] = {
     "logsnr": lambda schedule, t: schedule.logsnr(t),
     "c_noise": lambda schedule, t: -0.125 * schedule.logsnr(t),
 }
-"""What the network sees of the time: t, 1000 t, logsnr, or EDM's c_noise = ln(sigma / alpha) / 4 (arXiv 2206.00364, table 1)."""
+"""What the network sees of the time; c_noise is EDM's ln(sigma / alpha) / 4 (arXiv 2206.00364, table 1)."""
 
 
 @pytree_dataclass
@@ -40,7 +40,7 @@ class Denoiser:
     time: str = static()
     train: bool = static()
 
-    def __call__(self, xt: Array, t: Array, cond: PyTree = None) -> Prediction:
+    def __call__(self, xt: Array, t: ArrayLike, cond: PyTree = None) -> Prediction:
         """The pair (x0, eps) at xt [batch, ...] and time t, a scalar or [batch]; float32 at least."""
         t = jnp.broadcast_to(jnp.asarray(t), xt.shape[:1])
         seen = TIME_INPUTS[self.time](self.schedule, t)
@@ -67,15 +67,17 @@ def denoiser(
     one_of("time", time, TIME_INPUTS)
     if prediction in ("eps", "score") and _vanishes_at_the_end(schedule):
         raise UserError(
-            f"prediction {prediction!r} cannot represent t = {schedule.t_max} under {type(schedule).__name__}, where alpha is 0: "
-            "take t_max=0.99, or prediction 'v'"
+            f"prediction {prediction!r} cannot represent t = {schedule.t_max} under {type(schedule).__name__}, "
+            "where alpha is 0: take t_max=0.99, or prediction 'v'"
         )
     return Denoiser(params, schedule, key, apply, prediction, time, train)
 
 
 def _vanishes_at_the_end(schedule: Schedule) -> bool:
     with jax.ensure_compile_time_eval():
-        return bool(schedule.alpha(jnp.float32(schedule.t_max)) <= FLOOR)
+        alpha = schedule.alpha(jnp.float32(schedule.t_max))
+        # A schedule whose own parameters are being traced (a learned one) has no value to look at.
+        return not isinstance(alpha, jax.core.Tracer) and bool(alpha <= FLOOR)
 
 
 @pytree_dataclass
@@ -85,13 +87,14 @@ class FromX0:
     schedule: Any
     fn: Callable[..., Array] = static()
 
-    def __call__(self, xt: Array, t: Array, cond: PyTree = None) -> Prediction:
+    def __call__(self, xt: Array, t: ArrayLike, cond: PyTree = None) -> Prediction:
         """The pair with eps = (xt - alpha x0) / sigma."""
-        x0 = self.fn(xt, t, cond)
-        alpha, sigma = coefficients(self.schedule, t, xt)
-        return Prediction(x0, (xt - alpha * x0) / jnp.maximum(sigma, FLOOR))
+        return to_prediction("x0", self.fn(xt, t, cond), xt, t, self.schedule)
 
 
 def from_x0(fn: Callable[..., Array], schedule: Schedule) -> FromX0:
-    """The DenoiseFn of any function that estimates the clean data: fn(xt [batch, ...], t, cond) -> x0."""
+    """The DenoiseFn of any function that estimates the clean data: fn(xt [batch, ...], t, cond) -> x0 [batch, ...].
+
+    The function is structure: another one, or the same lambda written anew, compiles anew.
+    """
     return FromX0(schedule, fn)

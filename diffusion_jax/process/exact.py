@@ -13,8 +13,10 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+from jax.typing import ArrayLike
 from jaxtyping import Array, Float
 
+from diffusion_jax.process.prediction import FLOOR
 from diffusion_jax.process.sde import coefficients
 from diffusion_jax.typing import Prediction, PyTree, Schedule, UserError, pytree_dataclass
 
@@ -30,22 +32,23 @@ class Mixture:
     stds: Any
     log_weights: Any
 
-    def _joint(self, xt: Array, t: Array) -> tuple[Array, Array, Array, Array, Array]:
+    def _joint(self, xt: Array, t: ArrayLike) -> tuple[Array, Array, Array, Array, Array]:
         """Posterior logits [batch, k], residuals [batch, k, d], variances [batch, k], alpha and sigma [batch or 1, 1]."""
-        x = xt.reshape(xt.shape[0], -1)
+        x = xt.reshape(xt.shape[0], -1).astype(jnp.promote_types(xt.dtype, jnp.float32))
         alpha, sigma = coefficients(self.schedule, t, x)
         means = self.means.reshape(self.means.shape[0], -1).astype(x.dtype)
         residual = x[:, None, :] - alpha[:, :, None] * means[None]
         variance = (alpha * self.stds[None].astype(x.dtype)) ** 2 + sigma**2
-        variance = jnp.broadcast_to(variance, residual.shape[:2])
+        # Above 0, so that a point set answers with its nearest point where sigma vanishes.
+        variance = jnp.broadcast_to(jnp.maximum(variance, FLOOR**2), residual.shape[:2])
         square = jnp.sum(residual**2, axis=-1) / variance
         log_density = -0.5 * square - 0.5 * x.shape[1] * jnp.log(2 * jnp.pi * variance)
         return self.log_weights[None].astype(x.dtype) + log_density, residual, variance, alpha, sigma
 
-    def __call__(self, xt: Array, t: Array, cond: PyTree = None) -> Prediction:
-        """The posterior means of x0 and eps given xt [batch, ...] at time t (scalar or [batch]); `cond` is not used.
+    def __call__(self, xt: Array, t: ArrayLike, cond: PyTree = None) -> Prediction:
+        """The posterior means of x0 and eps given xt [batch, ...] at time t (scalar or [batch]), float32 at least.
 
-        At sigma = 0 a component of std 0 has no density; the answer there is not defined.
+        `cond` is not used: the distribution has no condition.
         """
         logits, residual, variance, alpha, sigma = self._joint(xt, t)
         posterior = jax.nn.softmax(logits, axis=-1)[:, :, None]
@@ -56,15 +59,15 @@ class Mixture:
         eps = sigma * jnp.sum(posterior * scaled, axis=1)
         return Prediction(x0.reshape(xt.shape), eps.reshape(xt.shape))
 
-    def log_density(self, xt: Array, t: Array) -> Float[Array, " batch"]:
-        """log p_t(xt) in nats."""
+    def log_density(self, xt: Array, t: ArrayLike) -> Float[Array, " batch"]:
+        """log p_t(xt) in nats. A point set has a density only where sigma > 0."""
         return jax.nn.logsumexp(self._joint(xt, t)[0], axis=-1)
 
 
-def mixture(schedule: Schedule, means: Array, stds: Array, weights: Array | None = None) -> Mixture:
-    """A mixture of isotropic Gaussians: means [components, ...], stds [components] >= 0, weights [components] > 0 (default equal).
+def mixture(schedule: Schedule, means: ArrayLike, stds: ArrayLike, weights: ArrayLike | None = None) -> Mixture:
+    """A mixture of isotropic Gaussians: means [components, ...], stds [components] >= 0, weights [components] > 0.
 
-    Raises UserError when their leading axes differ.
+    The weights are scaled to sum to 1; without them they are equal. Raises UserError when their leading axes differ.
     """
     means, stds = jnp.asarray(means), jnp.asarray(stds)
     count = means.shape[0]
@@ -76,12 +79,12 @@ def mixture(schedule: Schedule, means: Array, stds: Array, weights: Array | None
     return Mixture(schedule, means, stds, jnp.log(weights / jnp.sum(weights)))
 
 
-def gaussian(schedule: Schedule, mean: Array, std: float | Array) -> Mixture:
+def gaussian(schedule: Schedule, mean: ArrayLike, std: ArrayLike) -> Mixture:
     """N(mean, std^2 I) with mean of the shape of one example."""
     return mixture(schedule, jnp.asarray(mean)[None], jnp.asarray(std)[None])
 
 
-def point_set(schedule: Schedule, points: Array) -> Mixture:
+def point_set(schedule: Schedule, points: ArrayLike) -> Mixture:
     """Equal point masses at `points` [count, ...]: the denoiser of a training set learned by heart."""
     points = jnp.asarray(points)
     return mixture(schedule, points, jnp.zeros(points.shape[0], points.dtype))

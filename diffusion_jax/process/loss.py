@@ -21,6 +21,8 @@ from diffusion_jax.typing import DenoiseFn, PyTree, Schedule
 
 __all__ = ["denoising_loss", "simple"]
 
+Images = Float[Array, "batch *shape"]
+
 
 def simple(logsnr: Float[Array, " batch"]) -> Float[Array, " batch"]:
     """Weight 1 (in eps space, DDPM's L_simple: arXiv 2006.11239, eq. 14)."""
@@ -30,7 +32,7 @@ def simple(logsnr: Float[Array, " batch"]) -> Float[Array, " batch"]:
 def denoising_loss(
     denoise: DenoiseFn,
     schedule: Schedule,
-    x0: Float[Array, batch * shape],
+    x0: Images,
     cond: PyTree,
     key: Array,
     *,
@@ -45,6 +47,7 @@ def denoising_loss(
     """
     key_t, key_eps = jax.random.fold_in(key, 0), jax.random.fold_in(key, 1)
     t = sample_t(key_t, x0.shape[0], schedule)
+    x0 = x0.astype(jnp.promote_types(x0.dtype, jnp.float32))
     eps = jax.random.normal(key_eps, x0.shape, x0.dtype)
     alpha, sigma = coefficients(schedule, t, x0)
     prediction = denoise(alpha * x0 + sigma * eps, t, cond)

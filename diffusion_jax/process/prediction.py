@@ -18,10 +18,11 @@ it vanishes.
 from __future__ import annotations
 
 import jax.numpy as jnp
+from jax.typing import ArrayLike
 from jaxtyping import Array, Float
 
 from diffusion_jax.process.sde import coefficients, expand, rates
-from diffusion_jax.typing import Prediction, Schedule, one_of
+from diffusion_jax.typing import Prediction, Schedule, UserError, one_of
 
 __all__ = ["FLOOR", "KINDS", "from_pair", "to_prediction"]
 
@@ -31,15 +32,18 @@ FLOOR = 4.5e-5  # exp(-10): alpha or sigma at the ends of the clipped logsnr
 Images = Float[Array, "batch *shape"]
 
 
-def to_prediction(kind: str, output: Images, xt: Images, t: Array, schedule: Schedule) -> Prediction:
+def to_prediction(kind: str, output: Array, xt: Images, t: ArrayLike, schedule: Schedule) -> Prediction:
     """The pair that a network's `output` of this kind stands for, at xt and time t (scalar or [batch]).
 
-    The computation is in float32 at least. Raises UserError for an unknown kind.
+    The computation and the pair are in float32 at least. Raises UserError for an unknown kind, and when the output has
+    another shape than xt.
     """
+    one_of("prediction", kind, KINDS)
+    if output.shape != xt.shape:
+        raise UserError(f"prediction {kind!r} has shape {output.shape} for xt of shape {xt.shape}: they must be equal")
     dtype = jnp.promote_types(xt.dtype, jnp.float32)
     xt, output = xt.astype(dtype), output.astype(dtype)
     alpha, sigma = coefficients(schedule, t, xt)
-    one_of("prediction", kind, KINDS)
     if kind == "x0":
         return Prediction(output, (xt - alpha * output) / jnp.maximum(sigma, FLOOR))
     if kind in ("eps", "score"):
@@ -55,7 +59,7 @@ def to_prediction(kind: str, output: Images, xt: Images, t: Array, schedule: Sch
     )
 
 
-def from_pair(kind: str, x0: Images, eps: Images, t: Array, schedule: Schedule) -> Images:
+def from_pair(kind: str, x0: Images, eps: Images, t: ArrayLike, schedule: Schedule) -> Images:
     """What a network of this kind should say where the pair is (x0, eps), at time t (scalar or [batch])."""
     one_of("prediction", kind, KINDS)
     if kind == "x0":

@@ -10,7 +10,7 @@ A schedule is the pair (alpha, sigma) and the inverse of its logsnr = 2 log(alph
 - **RectifiedFlow** (arXiv 2209.03003; flow matching, arXiv 2210.02747): alpha = 1 - t, sigma = t.
 
 In float32, 1 - alpha^2 loses all digits near t = 0, and cos(pi / 2) is -4e-8: sigma is made by expm1 and alpha is
-never negative.
+never negative. Times of a lower precision or whole numbers are taken to float32 first.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ import math
 
 import jax
 import jax.numpy as jnp
+from jax.typing import ArrayLike
 from jaxtyping import Array, Float
 
 from diffusion_jax.typing import UserError, pytree_dataclass, static
@@ -27,7 +28,13 @@ __all__ = ["LOGSNR_LIMIT", "Cosine", "RectifiedFlow", "VPLinear"]
 
 LOGSNR_LIMIT = 20.0
 
-Times = Float[Array, "*batch"]
+Times = Float[Array, "..."]
+
+
+def _float(x: ArrayLike) -> Array:
+    """x as an array of float32, or of float64 where it is one."""
+    x = jnp.asarray(x)
+    return x.astype(jnp.promote_types(x.dtype, jnp.float32))
 
 
 def _check_range(t_min: float, t_max: float) -> None:
@@ -63,27 +70,27 @@ class VPLinear:
             )
         _check_range(self.t_min, self.t_max)
 
-    def log_alpha(self, t: Times) -> Times:
+    def log_alpha(self, t: ArrayLike) -> Times:
         """log alpha(t), at most 0."""
-        t = jnp.asarray(t)
+        t = _float(t)
         return -t * (0.5 * self.beta_min + 0.25 * (self.beta_max - self.beta_min) * t)
 
-    def alpha(self, t: Times) -> Times:
+    def alpha(self, t: ArrayLike) -> Times:
         """The share of the data, in (0, 1]."""
         return jnp.exp(self.log_alpha(t))
 
-    def sigma(self, t: Times) -> Times:
+    def sigma(self, t: ArrayLike) -> Times:
         """The standard deviation of the noise, in [0, 1)."""
         return jnp.sqrt(-jnp.expm1(2.0 * self.log_alpha(t)))
 
-    def logsnr(self, t: Times) -> Times:
+    def logsnr(self, t: ArrayLike) -> Times:
         """2 log(alpha / sigma), falling in t, within [-20, 20]."""
         log_alpha = self.log_alpha(t)
         return _clipped_logsnr(log_alpha, 0.5 * _log(-jnp.expm1(2.0 * log_alpha)))
 
-    def t_from_logsnr(self, logsnr: Times) -> Times:
+    def t_from_logsnr(self, logsnr: ArrayLike) -> Times:
         """The time of a logsnr: alpha^2 = sigmoid(logsnr), then the positive root of the quadratic for log alpha."""
-        minus_log_alpha = 0.5 * jax.nn.softplus(-jnp.asarray(logsnr))
+        minus_log_alpha = 0.5 * jax.nn.softplus(-_float(logsnr))
         half_b, a = 0.25 * self.beta_min, 0.25 * (self.beta_max - self.beta_min)
         # a t^2 + 2 half_b t = c, solved without the difference of two near numbers.
         return minus_log_alpha / (half_b + jnp.sqrt(half_b**2 + a * minus_log_alpha))
@@ -102,22 +109,22 @@ class Cosine:
     def __post_init__(self) -> None:
         _check_range(self.t_min, self.t_max)
 
-    def alpha(self, t: Times) -> Times:
+    def alpha(self, t: ArrayLike) -> Times:
         """The share of the data, in [0, 1]."""
         # Written as the sine of the complement, which is exactly 0 at t = 1.
-        return jnp.sin(0.5 * math.pi * (1.0 - jnp.asarray(t)))
+        return jnp.sin(0.5 * math.pi * (1.0 - _float(t)))
 
-    def sigma(self, t: Times) -> Times:
+    def sigma(self, t: ArrayLike) -> Times:
         """The standard deviation of the noise, in [0, 1]."""
-        return jnp.sin(0.5 * math.pi * jnp.asarray(t))
+        return jnp.sin(0.5 * math.pi * _float(t))
 
-    def logsnr(self, t: Times) -> Times:
+    def logsnr(self, t: ArrayLike) -> Times:
         """2 log(alpha / sigma) = -2 log tan(pi t / 2), within [-20, 20]."""
         return _clipped_logsnr(_log(self.alpha(t)), _log(self.sigma(t)))
 
-    def t_from_logsnr(self, logsnr: Times) -> Times:
+    def t_from_logsnr(self, logsnr: ArrayLike) -> Times:
         """(2 / pi) arctan(exp(-logsnr / 2))."""
-        return jnp.arctan(jnp.exp(-0.5 * jnp.asarray(logsnr))) * (2.0 / math.pi)
+        return jnp.arctan(jnp.exp(-0.5 * _float(logsnr))) * (2.0 / math.pi)
 
 
 @pytree_dataclass
@@ -133,19 +140,19 @@ class RectifiedFlow:
     def __post_init__(self) -> None:
         _check_range(self.t_min, self.t_max)
 
-    def alpha(self, t: Times) -> Times:
+    def alpha(self, t: ArrayLike) -> Times:
         """The share of the data, 1 - t."""
-        return 1.0 - jnp.asarray(t)
+        return 1.0 - _float(t)
 
-    def sigma(self, t: Times) -> Times:
+    def sigma(self, t: ArrayLike) -> Times:
         """The share of the noise, t."""
-        return jnp.asarray(t)
+        return _float(t)
 
-    def logsnr(self, t: Times) -> Times:
+    def logsnr(self, t: ArrayLike) -> Times:
         """2 log((1 - t) / t), within [-20, 20]."""
-        t = jnp.asarray(t)
+        t = _float(t)
         return _clipped_logsnr(_log(1.0 - t), _log(t))
 
-    def t_from_logsnr(self, logsnr: Times) -> Times:
+    def t_from_logsnr(self, logsnr: ArrayLike) -> Times:
         """sigmoid(-logsnr / 2)."""
-        return jax.nn.sigmoid(-0.5 * jnp.asarray(logsnr))
+        return jax.nn.sigmoid(-0.5 * _float(logsnr))

@@ -2,64 +2,81 @@
 
 With f = alpha' / alpha and g^2 = (sigma^2)' - 2 f sigma^2 = -sigma^2 logsnr', the forward process is dx = f x dt + g
 dw. Along the probability-flow ODE, dx/dt = alpha' x0_hat + sigma' eps_hat. Derivatives are taken by forward mode, so
-that a schedule has only to give alpha and sigma. Time runs from data (0) to noise (1).
+that a schedule has only to give alpha and sigma. Time runs from data (0) to noise (1); the rates are meant for t in
+[t_min, t_max], as sigma' may diverge at 0 (VPLinear).
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import jax
 import jax.numpy as jnp
+from jax.typing import ArrayLike
 from jaxtyping import Array, Float
 
-from diffusion_jax.typing import Prediction, Schedule
+from diffusion_jax.typing import Prediction, Schedule, UserError
 
 __all__ = ["coefficients", "drift", "expand", "rates", "score", "squared_diffusion", "velocity"]
 
-Times = Float[Array, "*batch"]
+Times = Float[Array, "..."]
 
 
-def expand(coefficient: Array, x: Array) -> Array:
-    """A scalar or [batch] coefficient in the shape and dtype that multiplies x [batch, ...]."""
+def _time(t: ArrayLike) -> Array:
+    """t as an array of floats, so that a schedule is always given one."""
+    return jnp.asarray(t, dtype=jnp.result_type(t, jnp.float32))
+
+
+def expand(coefficient: ArrayLike, x: Array) -> Array:
+    """A scalar or [batch] coefficient in the shape and dtype that multiplies x [batch, ...].
+
+    Raises UserError for another shape.
+    """
     coefficient = jnp.asarray(coefficient)
     if coefficient.ndim == 0:
         coefficient = coefficient[None]
+    if coefficient.shape not in ((1,), x.shape[:1]):
+        raise UserError(
+            f"a time, scale or coefficient of shape {coefficient.shape} does not fit a batch of {x.shape[0]}"
+        )
     return coefficient.reshape(coefficient.shape + (1,) * (x.ndim - coefficient.ndim)).astype(x.dtype)
 
 
-def coefficients(schedule: Schedule, t: Times, x: Array) -> tuple[Array, Array]:
+def coefficients(schedule: Schedule, t: ArrayLike, x: Array) -> tuple[Array, Array]:
     """(alpha, sigma) at t, in the shape that multiplies x."""
+    t = _time(t)
     return expand(schedule.alpha(t), x), expand(schedule.sigma(t), x)
 
 
-def _rate(fn: object, t: Array) -> Array:
-    t = jnp.asarray(t)
-    return jax.jvp(fn, (t,), (jnp.ones_like(t),))[1]  # type: ignore[arg-type]
+def _rate(fn: Callable[[Array], Array], t: ArrayLike) -> Array:
+    t = _time(t)
+    return jax.jvp(fn, (t,), (jnp.ones_like(t),))[1]
 
 
-def rates(schedule: Schedule, t: Times) -> tuple[Times, Times]:
+def rates(schedule: Schedule, t: ArrayLike) -> tuple[Times, Times]:
     """(alpha', sigma') at t, per unit of time."""
     return _rate(schedule.alpha, t), _rate(schedule.sigma, t)
 
 
-def drift(schedule: Schedule, t: Times) -> Times:
+def drift(schedule: Schedule, t: ArrayLike) -> Times:
     """f(t) = alpha' / alpha: the forward SDE's drift is f x. It diverges where alpha is 0."""
-    return _rate(schedule.alpha, t) / schedule.alpha(t)
+    return _rate(schedule.alpha, t) / schedule.alpha(_time(t))
 
 
-def squared_diffusion(schedule: Schedule, t: Times) -> Times:
+def squared_diffusion(schedule: Schedule, t: ArrayLike) -> Times:
     """g(t)^2 = 2 sigma sigma' - 2 f sigma^2, at least 0: the forward SDE's noise has variance g^2 dt."""
-    alpha, sigma = schedule.alpha(t), schedule.sigma(t)
+    alpha, sigma = schedule.alpha(_time(t)), schedule.sigma(_time(t))
     alpha_rate, sigma_rate = rates(schedule, t)
     return 2.0 * sigma * (sigma_rate - alpha_rate / alpha * sigma)
 
 
-def velocity(schedule: Schedule, prediction: Prediction, t: Times) -> Array:
+def velocity(schedule: Schedule, prediction: Prediction, t: ArrayLike) -> Array:
     """dx/dt of the probability-flow ODE, alpha' x0 + sigma' eps; it points from data to noise."""
     alpha_rate, sigma_rate = rates(schedule, t)
     x = prediction.x0
     return expand(alpha_rate, x) * x + expand(sigma_rate, x) * prediction.eps
 
 
-def score(schedule: Schedule, prediction: Prediction, t: Times) -> Array:
+def score(schedule: Schedule, prediction: Prediction, t: ArrayLike) -> Array:
     """The gradient of log p_t at xt, -eps / sigma; it diverges where sigma is 0."""
-    return -prediction.eps / expand(schedule.sigma(t), prediction.eps)
+    return -prediction.eps / expand(schedule.sigma(_time(t)), prediction.eps)

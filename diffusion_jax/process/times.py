@@ -1,8 +1,9 @@
 """How training draws t: each function is sample_t(key, n, schedule) -> [n] times in [t_min, t_max].
 
-**Stratified** (VDM, arXiv 2107.00630, section I.1): t_i = (u + i / n) mod 1 with one uniform u puts one time in each
-n-th of the interval, which lowers the variance of the loss. The i / n are made from whole numbers: adding up steps of
-1/n can give n + 1 points. **Logit-normal** (SD3, arXiv 2403.03206, section 3.1): t = sigmoid(n), n ~ N(location,
+**Stratified** (VDM, arXiv 2107.00630, section I.1): t_i = (u_0 + i / n) mod 1 with one uniform u_0 puts one time in
+each n-th of the interval, which lowers the variance of the loss. With u_0 = (k + u) / n, k a whole number below n and u
+in [0, 1), this is ((k + i) mod n + u) / n: the strata are counted in whole numbers, as steps of 1/n that are added up
+can give n + 1 points. **Logit-normal** (SD3, arXiv 2403.03206, section 3.1): t = sigmoid(n), n ~ N(location,
 scale^2).
 """
 
@@ -20,7 +21,8 @@ Times = Float[Array, " n"]
 
 
 def _scaled(u: Times, schedule: Schedule) -> Times:
-    return schedule.t_min + (schedule.t_max - schedule.t_min) * u
+    t = schedule.t_min + (schedule.t_max - schedule.t_min) * u
+    return jnp.clip(t, schedule.t_min, schedule.t_max)  # rounding may leave the interval by an ulp
 
 
 def uniform(key: Array, n: int, schedule: Schedule) -> Times:
@@ -29,9 +31,10 @@ def uniform(key: Array, n: int, schedule: Schedule) -> Times:
 
 
 def stratified(key: Array, n: int, schedule: Schedule) -> Times:
-    """One time in each n-th of the interval, from a single uniform number."""
-    u = jax.random.uniform(key, ())
-    return _scaled((u + jnp.arange(n, dtype=jnp.float32) / n) % 1.0, schedule)
+    """One time in each n-th of the interval, equally spaced from a random start; each alone is uniform."""
+    first = jax.random.randint(jax.random.fold_in(key, 0), (), 0, n)
+    u = jax.random.uniform(jax.random.fold_in(key, 1), ())
+    return _scaled(((first + jnp.arange(n)) % n + u) / n, schedule)
 
 
 def logit_normal(key: Array, n: int, schedule: Schedule, location: float = 0.0, scale: float = 1.0) -> Times:

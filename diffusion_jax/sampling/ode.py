@@ -6,8 +6,8 @@ Written in its differentials, the ODE has no derivative that diverges: over a st
     x' = x + (alpha' - alpha) x0_hat + (sigma' - sigma) eps_hat = alpha' x0_hat + sigma' eps_hat,
 
 which is DDIM without noise (arXiv 2010.02502, eq. 12), for every schedule; and **Heun** averages the pair over the
-step's two ends (the trapezoid rule), which is EDM's method (arXiv 2206.00364, algorithm 1) where alpha = 1. At a last
-step to sigma = 0 the pair is not evaluated at its end, as there: that step is Euler's.
+step's two ends (the trapezoid rule), which is EDM's method (arXiv 2206.00364, algorithm 1) where alpha = 1. As in EDM's,
+a last step to sigma = 0 is Euler's: the pair is not evaluated where there is no noise.
 
 `variable="t"` integrates dx/dt instead, with the derivatives of alpha and sigma at the ends of the step, as
 flow-matching code does; for RectifiedFlow both are the same. Where sigma' diverges (VPLinear at 0) it leaves part of
@@ -89,15 +89,19 @@ class Heun:
         else:
             guess = _move(schedule, x, first, t, t_next)
 
+        more = jnp.asarray(schedule.sigma(t_next)) > 0
+        # Under a vmap over grids both branches run: then the one that is thrown away is kept finite.
+        t_end = jnp.where(more, t_next, t)
+
         def corrected(guess: Array) -> Array:
-            second = denoise(guess, t_next)
+            second = denoise(guess, t_end)
             if self.variable == "t":
-                mean_slope = 0.5 * (slope + velocity(schedule, second, t_next))
+                mean_slope = 0.5 * (slope + velocity(schedule, second, t_end))
                 return x + ((t_next - t) * mean_slope).astype(x.dtype)
             mean = Prediction(0.5 * (first.x0 + second.x0), 0.5 * (first.eps + second.eps))
             return _move(schedule, x, mean, t, t_next)
 
-        return jax.lax.cond(jnp.asarray(schedule.sigma(t_next)) > 0, corrected, lambda guess: guess, guess), state
+        return jax.lax.cond(more, corrected, lambda guess: guess, guess), state
 
     def evaluations(self, schedule: Schedule, ts: Array) -> Array:
         """How often the denoiser is called over the grid: twice a step, once in a step to sigma = 0."""
