@@ -7,7 +7,7 @@ from ml_collections import ConfigDict
 
 VARIANTS = {
     "narrow": {"model.embed": 32, "model.vision.width": 32, "model.text.width": 32},
-    "no_augmentation": {"data.shift": 0.0},
+    "no_augmentation": {"data.shift": 0.0, "data.noise": 0.0},
 }
 
 
@@ -19,7 +19,7 @@ def get_config() -> ConfigDict:
     config.steps = 600
     config.batch_size = 256
 
-    config.data = ConfigDict({"name": "digits", "captions": 8, "shift": 1.0})
+    config.data = ConfigDict({"name": "digits", "captions": 8, "shift": 0.5, "noise": 0.2})
 
     config.model = ConfigDict(
         {

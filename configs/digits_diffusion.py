@@ -17,7 +17,7 @@ def get_config() -> ConfigDict:
     config.system = "diffusion"
     config.workdir = "runs/digits/diffusion"
     config.seed = 0
-    config.steps = 1200
+    config.steps = 1000
     config.batch_size = 128
 
     config.data = ConfigDict({"name": "digits", "captions": 8, "shift": 0.0})
@@ -60,6 +60,6 @@ def get_config() -> ConfigDict:
 
     config.mesh = ConfigDict({"data": -1, "fsdp": 1})
     config.log_every = 25
-    config.eval_every = 300
-    config.checkpoint_every = 300
+    config.eval_every = 250
+    config.checkpoint_every = 250
     return config

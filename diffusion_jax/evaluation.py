@@ -38,7 +38,7 @@ from diffusion_jax.systems.diffusion import example_keys
 __all__ = ["Evaluation", "evaluate_clip", "evaluate_diffusion", "load_evaluation", "save_evaluation"]
 
 SCALES = (0.0, 1.0, 2.0, 3.0, 5.0, 8.0)
-SWEEP = (0.0, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0, 8.0)
+SWEEP = (0.0, 0.5, 1.0, 2.0, 3.0, 5.0, 8.0)
 GRID_PROMPTS = (
     "a bold slanted seven",
     "a thin upright one",
@@ -198,6 +198,7 @@ def _negative(s: _Samples, rows: np.ndarray, into: Evaluation) -> None:
         },
     )
     sevens = ["a seven"] * 12
+    into.notes["negative_prompt"] = sevens[0]
     into.arrays["negative_without"] = s.draw(sevens, 3.0, 30_000)
     into.arrays["negative_with"] = s.draw(sevens, 3.0, 30_000, negative=NEGATIVE)
 

@@ -35,10 +35,9 @@ def main() -> int:
 
 def demo(out: Path, seed: int, split: str, fresh: bool) -> int:
     """Train, train, evaluate, report."""
-    from diffusion_jax.cli.page import write_page
-
     from diffusion_jax.cli.accelerator import configure
     from diffusion_jax.cli.commands import measure, say
+    from diffusion_jax.cli.page import write_page
     from diffusion_jax.config import load_config
     from diffusion_jax.evaluation import load_evaluation, save_evaluation
     from diffusion_jax.run import load_run
@@ -69,7 +68,7 @@ def demo(out: Path, seed: int, split: str, fresh: bool) -> int:
     else:
         with clock("evaluation"):
             evaluation = measure(run, split, seed=seed)
-        evaluation.notes["key"] = key
+        evaluation.notes |= {"key": key, "commands": ["make demo" + (f" SEED={seed}" if seed else "")]}
     evaluation.metrics["seconds"] = dict(clock.seconds)
     save_evaluation(report, evaluation)
     say("4/4 report")
@@ -90,6 +89,7 @@ class Clock:
         self.seconds: dict[str, float] = json.loads(file.read_text()) if file.is_file() else {}
 
     def __call__(self, stage: str) -> Clock:
+        """The stage that the next `with` block is."""
         self.stage = stage
         return self
 

@@ -164,7 +164,7 @@ def test_every_network_passes_forward_mode_with_the_plain_norm(key):
     x, t, cond = jax.random.normal(key, (3, 8, 8, 1)), jnp.array([10.0, 500.0, 990.0]), condition()
     plain, saved = dit(norm="plain"), dit()
     params = shake(plain.init(key), key)
-    out, tangent = jax.jvp(lambda x: jnp.sum(plain.apply(params, x, t, cond) ** 2), (x,), (x,))
+    _, tangent = jax.jvp(lambda x: jnp.sum(plain.apply(params, x, t, cond) ** 2), (x,), (x,))
     gradient = jax.grad(lambda x: jnp.sum(saved.apply(params, x, t, cond) ** 2))(x)
     assert float(jnp.vdot(gradient, x)) == pytest.approx(float(tangent), rel=1e-4)
     towers = clip(norm="plain")
