@@ -197,10 +197,13 @@ def _negative(s: _Samples, rows: np.ndarray, into: Evaluation) -> None:
             "digit_accuracy_with": s.reader.accuracy(with_it, labels),
         },
     )
-    sevens = ["a seven"] * 12
-    into.notes["negative_prompt"] = sevens[0]
-    into.arrays["negative_without"] = s.draw(sevens, 3.0, 30_000)
-    into.arrays["negative_with"] = s.draw(sevens, 3.0, 30_000, negative=NEGATIVE)
+    sevens, label = ["a seven"] * 100, np.full(100, 7)
+    pictures = s.draw(sevens, 3.0, 30_000), s.draw(sevens, 3.0, 30_000, negative=NEGATIVE)
+    into.notes["negative_prompt"] = {
+        "prompt": sevens[0],
+        "shares": [float((digits.classify(images, label)["weight"] == thin).mean()) for images in pictures],
+    }
+    into.arrays["negative_without"], into.arrays["negative_with"] = (images[:12] for images in pictures)
 
 
 def _sweep(s: _Samples, rows: np.ndarray, into: Evaluation) -> None:

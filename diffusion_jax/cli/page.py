@@ -125,12 +125,11 @@ def _content(run: Path, evaluation: Evaluation) -> DigitsContent:
         ),
         prompts=PromptGrid(arrays["grid"], notes["grid_prompts"], notes["grid_scales"]),
         negative=NegativePrompt(
-            notes["negative_prompt"],
+            notes["negative_prompt"]["prompt"],
             negative["negative"],
             arrays["negative_without"],
             arrays["negative_with"],
-            negative["thin_without"],
-            negative["thin_with"],
+            *notes["negative_prompt"]["shares"],
         ),
         trajectory=Trajectory(
             notes["trajectory_prompt"],
