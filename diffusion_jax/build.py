@@ -148,7 +148,7 @@ def dit_network(
 ) -> Network:
     """The diffusion transformer of a config's `model` group for this image size and condition."""
     _model_name(spec, "dit")
-    given = {"image_size": image_size, "channels": channels, "pooled": pooled, "context": context}
+    given: dict[str, Any] = {"image_size": image_size, "channels": channels, "pooled": pooled, "context": context}
     options = {key: value for key, value in spec.items() if key != "name"}
     accepts("model 'dit'", DiT, options, given)
     options["dtype"] = compute_dtype(spec["dtype"])

@@ -128,6 +128,7 @@ def evaluate_diffusion(
     rows = np.arange(samples) % len(phrasings)
     captions = [phrasings[row][(i // len(phrasings)) % len(phrasings[row])] for i, row in enumerate(rows)]
     shared = _Samples(run, reader, scans, real, captions, seed)
+    into.notes["samples"] = samples
     for part in (_quality, _diversity, _negative, _sweep, _pictures):
         began = time.perf_counter()
         part(shared, rows, into)
@@ -243,7 +244,8 @@ def _pictures(s: _Samples, rows: np.ndarray, into: Evaluation) -> None:
 def save_evaluation(folder: Path, evaluation: Evaluation) -> None:
     """Writes `metrics.json` and, for the report, `evaluation.npz`."""
     folder.mkdir(parents=True, exist_ok=True)
-    np.savez(folder / "evaluation.npz", notes=np.array(json.dumps(evaluation.notes)), **evaluation.arrays)
+    stored: dict[str, Any] = {"notes": np.array(json.dumps(evaluation.notes)), **evaluation.arrays}
+    np.savez(folder / "evaluation.npz", **stored)
     (folder / "metrics.json").write_text(json.dumps(evaluation.metrics, indent=2) + "\n")
 
 

@@ -49,7 +49,8 @@ class ClipRun:
 
     def encode_image(self, images: np.ndarray) -> np.ndarray:
         """Unit-norm embeddings [n, embed] of images [n, height, width, channels] in [-1, 1]."""
-        return in_batches(lambda x: self._image(self.params, x), images)
+        encode, _ = _encoders(self.network)
+        return in_batches(lambda x: encode(self.params, x), images)
 
     def encode_text(self, texts: Sequence[str]) -> np.ndarray:
         """Unit-norm embeddings [n, embed]; unknown words are left out (`tokenizer.explain` says which)."""
@@ -58,16 +59,16 @@ class ClipRun:
     def condition(self, texts: Sequence[str]) -> dict[str, np.ndarray]:
         """The condition of a diffusion model for each text: {"pooled", "tokens", "length"}, leading axis n."""
         encoded = self.tokenizer.encode(texts)
-        return in_batches(lambda *x: self._text(self.params, *x), encoded["tokens"], encoded["length"])
+        _, encode = _encoders(self.network)
+        return in_batches(lambda *x: encode(self.params, *x), encoded["tokens"], encoded["length"])
 
-    @functools.cached_property
-    def _image(self) -> Any:
-        encode = self.network.method("encode_image")
-        return jax.jit(lambda params, images: unit(encode(params, images).embedding))
 
-    @functools.cached_property
-    def _text(self) -> Any:
-        return jax.jit(functools.partial(text_condition, self.network.method("encode_text")))
+@functools.cache
+def _encoders(network: Network) -> tuple[Any, Any]:
+    """The compiled image and text encoders of a network; weights are arguments, so that other weights do not recompile."""
+    encode_image, encode_text = (network.method(name) for name in ("encode_image", "encode_text"))
+    image = jax.jit(lambda params, images: unit(encode_image(params, images).embedding))
+    return image, jax.jit(functools.partial(text_condition, encode_text))
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

@@ -25,7 +25,7 @@ from diffusion_jax import build
 from diffusion_jax.config import changes, to_dict
 from diffusion_jax.data.captions import CLASS_NAMES, TEMPLATES, with_article
 from diffusion_jax.data.pipeline import batches, caption_table
-from diffusion_jax.data.transforms import random_shift
+from diffusion_jax.data.transforms import add_noise, random_shift
 from diffusion_jax.evals import class_embeddings, classify, topk_accuracy
 from diffusion_jax.evals.pictures import save_grid
 from diffusion_jax.nets import Network
@@ -48,7 +48,7 @@ from diffusion_jax.train.loop import fit
 from diffusion_jax.train.runlog import RunLog
 from diffusion_jax.train.state import TrainState, init_state
 from diffusion_jax.train.step import make_eval_step
-from diffusion_jax.typing import Batch, LossFn, Params, PyTree, UserError, one_of
+from diffusion_jax.typing import Batch, LossFn, PyTree, UserError, one_of
 
 __all__ = ["Task", "train_run", "validate"]
 
@@ -111,9 +111,7 @@ def train_run(config: ConfigDict, *, overwrite: bool = False, progress: bool = T
     if config.system == "diffusion":
         _note_text_encoder(folder, config)
     state = init_state(task.network.init(init_key), tx, ema, frozen=task.frozen, mesh=mesh)
-    with Checkpointer(folder / CHECKPOINTS) as checkpointer, contextlib.closing(
-        RunLog(folder, to_dict(config))
-    ) as log:
+    with Checkpointer(folder / CHECKPOINTS) as checkpointer, contextlib.closing(RunLog(folder, to_dict(config))) as log:
         fit(
             state=state,
             loss_fn=task.loss_fn,
@@ -189,7 +187,7 @@ def clip_task(config: ConfigDict, folder: Path, key: jax.Array) -> Task:
 
     def transform(batch: dict[str, np.ndarray], rng: np.random.Generator) -> dict[str, np.ndarray]:
         picked = rows[batch["index"], rng.integers(rows.shape[1], size=len(batch["index"]))]
-        images = random_shift(batch["image"], rng, config.data.shift)
+        images = add_noise(random_shift(batch["image"], rng, config.data.shift), rng, config.data.noise)
         return {"image": images, "tokens": tokens[picked]}
 
     columns = held_out.columns()
@@ -202,7 +200,7 @@ def clip_task(config: ConfigDict, folder: Path, key: jax.Array) -> Task:
         metrics = eval_step(state, held_batch, key)
         numbers = {"val_loss": float(metrics["loss"]), "val_loss_ema": float(metrics["ema_loss"])}
         for suffix, params in (("", state.params), ("_ema", state.ema)):
-            numbers[f"val_zero_shot{suffix}"] = _zero_shot(probe, params, columns)
+            numbers[f"val_zero_shot{suffix}"] = _zero_shot(dataclasses.replace(probe, params=params), columns)
         return numbers
 
     probe = ClipRun(folder, config, network, {}, tokenizer)
@@ -210,10 +208,7 @@ def clip_task(config: ConfigDict, folder: Path, key: jax.Array) -> Task:
     return Task(network, loss_fn, stream, evaluate, clamp={"logit_scale$": LOGIT_SCALE_RANGE})
 
 
-def _zero_shot(probe: ClipRun, params: Params | None, columns: Mapping[str, np.ndarray]) -> float:
-    run = dataclasses.replace(probe, params=params)
-    for name in ("_image", "_text"):  # the compiled encoders take the weights as an argument: share them
-        run.__dict__[name] = getattr(probe, name)
+def _zero_shot(run: ClipRun, columns: Mapping[str, np.ndarray]) -> float:
     classes = class_embeddings(run.encode_text, CLASS_NAMES, TEMPLATES)
     return topk_accuracy(classify(run.encode_image(columns["image"]), classes), columns["label"])
 

@@ -50,16 +50,16 @@ TARGETS: dict[str, tuple[str, float | None, bool, bool, str]] = {
     ),
     "diffusion.digit_accuracy.guidance_3": (
         "Digit drawn is the digit asked for, guidance 3", 0.97, True, True,
-        "500 samples of held-out captions, DDIM 20 steps, read by the independent reader",
+        "{samples} samples of held-out captions, DDIM 20 steps, read by the independent reader",
     ),
     "diffusion.digit_accuracy.guidance_1": ("The same at guidance 1", 0.90, True, True, "the same captions and seeds"),
     "diffusion.digit_accuracy.guidance_3_steps_8": ("Guidance 3 in 8 steps", None, True, True, "DDIM 8 steps"),
     "diffusion.digit_accuracy.guidance_1_steps_8": ("Guidance 1 in 8 steps", None, True, True, "DDIM 8 steps"),
     "diffusion.frechet": (
         "Frechet distance to real scans", 2.0, False, False,
-        "64 raw pixels in [-1, 1], 500 samples at guidance 1 of held-out captions against the held-out scans",
+        "64 raw pixels in [-1, 1], {samples} samples at guidance 1 of held-out captions against the held-out scans",
     ),
-    "diffusion.frechet_real": ("Frechet distance of real scans", None, False, False, "500 training against held-out scans"),
+    "diffusion.frechet_real": ("Frechet distance of real scans", None, False, False, "{samples} training scans against the held-out"),
     "diffusion.frechet_untrained": ("Frechet distance of the untrained model", None, False, False, "the same before training"),
     "diffusion.diversity": (
         "Diversity at guidance 1", 0.7, True, False,
@@ -84,7 +84,7 @@ def _value(metrics: dict[str, Any], name: str) -> Any:
     return metrics
 
 
-def _rows(metrics: dict[str, Any]) -> list[Metric]:
+def _rows(metrics: dict[str, Any], samples: int) -> list[Metric]:
     rows = []
     for name, (title, target, at_least, percent, how) in TARGETS.items():
         value = _value(metrics, name)
@@ -92,7 +92,11 @@ def _rows(metrics: dict[str, Any]) -> list[Metric]:
         if target is not None and value is not None:
             met = bool(value >= target if at_least else value <= target)
             text = f"{'≥' if at_least else '≤'} {f'{target:.0%}' if percent else f'{target:g}'}"
-        rows.append(Metric(title, "none to begin with" if value is None else value, text, met, how, percent))
+        rows.append(
+            Metric(
+                title, "none to begin with" if value is None else value, text, met, how.format(samples=samples), percent
+            )
+        )
     return rows
 
 
@@ -143,7 +147,7 @@ def _content(run: Path, evaluation: Evaluation) -> DigitsContent:
         during=_training(diffusion_run),
         guidance=notes["sweep"],
         comparison=Comparison(notes["real_captions"], arrays["real"], arrays["generated"]),
-        metrics=_rows(metrics),
+        metrics=_rows(metrics, notes["samples"]),
         making=Making(
             seconds=metrics.get("seconds", {}),
             versions=versions,

@@ -7,7 +7,7 @@ from jaxtyping import Float
 
 from diffusion_jax.typing import UserError
 
-__all__ = ["random_shift"]
+__all__ = ["add_noise", "random_shift"]
 
 Images = Float[np.ndarray, "batch height width channels"]
 
@@ -44,3 +44,13 @@ def _moved(images: np.ndarray, by: np.ndarray, axis: int, background: float) -> 
         axis,
     )
     return np.where(inside, taken, background)
+
+
+def add_noise(images: Images, rng: np.random.Generator, std: float) -> Images:
+    """Gaussian noise of standard deviation `std` on every pixel, clipped to [-1, 1]; `std` = 0 gives the images back."""
+    if std < 0:
+        raise UserError(f"noise of standard deviation {std} is negative; nearest: 0")
+    if std == 0:
+        return images
+    noise = rng.standard_normal(images.shape, dtype=np.float32)
+    return np.clip(images + np.float32(std) * noise, -1.0, 1.0)

@@ -229,7 +229,8 @@ def _training(content: DigitsContent) -> tuple[Block, ...]:
                 content.clip_losses,
                 "CLIP",
                 "How badly CLIP guesses which caption of a batch belongs to which scan. Validation should fall with "
-                "training; where it turns up, the model has begun to learn its scans by heart.",
+                "training; where it turns up, the model has begun to learn its scans by heart. It lies lower throughout: "
+                "there are fewer captions to choose from, and no noise is added to the scans.",
             ),
             (
                 content.diffusion_losses,

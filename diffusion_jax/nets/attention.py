@@ -102,6 +102,8 @@ class Attention(nnx.Module):
         `length` [batch] counts the visible keys: of the context in cross-attention, of x itself otherwise.
         """
         if self.cross:
+            if context is None:
+                raise ValueError("cross-attention needs a context")
             q, (k, v) = self.q_proj(x), jnp.split(self.kv_proj(context), 2, axis=-1)
         else:
             q, k, v = jnp.split(self.in_proj(x), 3, axis=-1)

@@ -89,19 +89,15 @@ class Heun:
         else:
             guess = _move(schedule, x, first, t, t_next)
 
-        more = jnp.asarray(schedule.sigma(t_next)) > 0
-        # Under a vmap over grids both branches run: then the one that is thrown away is kept finite.
-        t_end = jnp.where(more, t_next, t)
-
         def corrected(guess: Array) -> Array:
-            second = denoise(guess, t_end)
+            second = denoise(guess, t_next)
             if self.variable == "t":
-                mean_slope = 0.5 * (slope + velocity(schedule, second, t_end))
+                mean_slope = 0.5 * (slope + velocity(schedule, second, t_next))
                 return x + ((t_next - t) * mean_slope).astype(x.dtype)
             mean = Prediction(0.5 * (first.x0 + second.x0), 0.5 * (first.eps + second.eps))
             return _move(schedule, x, mean, t, t_next)
 
-        return jax.lax.cond(more, corrected, lambda guess: guess, guess), state
+        return jax.lax.cond(schedule.sigma(t_next) > 0, corrected, lambda guess: guess, guess), state
 
     def evaluations(self, schedule: Schedule, ts: Array) -> Array:
         """How often the denoiser is called over the grid: twice a step, once in a step to sigma = 0."""

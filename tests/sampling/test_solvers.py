@@ -189,12 +189,14 @@ def test_the_last_step_to_clean_data_is_finite_also_under_vmap(solver, schedule,
     x = jax.random.normal(key, (3, 1))
     keys = jax.random.split(key, 3)
 
-    def step(t_next):
+    def step(t_next, x=x):
         return solver.step(bound(schedule), schedule, x, jnp.float32(0.3), t_next, keys, ())[0]
 
     ends = jnp.array([0.1, 0.0])
     together = jax.vmap(step)(ends)
     assert jnp.isfinite(together).all()
+    # also backwards, where a NaN in the branch that is not taken would show
+    assert jnp.isfinite(jax.grad(lambda x: jax.vmap(lambda t: step(t, x))(ends).sum())(x)).all()
     for got, end in zip(together, ends, strict=True):
         np.testing.assert_allclose(got, jax.jit(step)(end), rtol=1e-5, atol=1e-6)
     if getattr(solver, "variable", "sigma") == "sigma":
