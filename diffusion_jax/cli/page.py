@@ -59,7 +59,7 @@ TARGETS: dict[str, tuple[str, float | None, bool, bool, str]] = {
         "Frechet distance to real scans", 2.0, False, False,
         "64 raw pixels in [-1, 1], {samples} samples at guidance 1 of held-out captions against the held-out scans",
     ),
-    "diffusion.frechet_real": ("Frechet distance of real scans", None, False, False, "{samples} training scans against the held-out"),
+    "diffusion.frechet_real": ("Frechet distance of real scans", None, False, False, "{samples} training scans, the same way"),
     "diffusion.frechet_untrained": ("Frechet distance of the untrained model", None, False, False, "the same before training"),
     "diffusion.diversity": (
         "Diversity at guidance 1", 0.7, True, False,
