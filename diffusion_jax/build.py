@@ -9,7 +9,7 @@ from __future__ import annotations
 import difflib
 import inspect
 from collections.abc import Callable, Iterable, Mapping
-from typing import Any
+from typing import Any, TypeAlias
 
 import jax
 import jax.numpy as jnp
@@ -44,6 +44,9 @@ __all__ = [
     "source",
     "tokenizer",
 ]
+
+Spec: TypeAlias = Mapping[str, Any] | ConfigDict
+"""A config group; ml_collections does not call its own a Mapping."""
 
 SCHEDULES: dict[str, Callable[..., Any]] = {
     "vp_linear": process.VPLinear,
@@ -82,7 +85,7 @@ def accepts(what: str, make: Callable[..., Any], keys: Iterable[str], given: Ite
             raise UserError(f"{what} takes no {key!r}{hint} (it takes {', '.join(known) or 'nothing'})")
 
 
-def construct(what: str, table: Mapping[str, Callable[..., Any]], spec: Mapping[str, Any], **given: Any) -> Any:
+def construct(what: str, table: Mapping[str, Callable[..., Any]], spec: Spec, **given: Any) -> Any:
     """table[spec["name"]](**rest of spec, **given)."""
     rest = dict(spec)
     name = one_of(what, rest.pop("name"), table)
@@ -90,7 +93,7 @@ def construct(what: str, table: Mapping[str, Callable[..., Any]], spec: Mapping[
     return table[name](**rest, **given)
 
 
-def schedule(spec: Mapping[str, Any]) -> Schedule:
+def schedule(spec: Spec) -> Schedule:
     """The schedule of a config's `schedule` group."""
     return construct("schedule", SCHEDULES, spec)
 
@@ -105,7 +108,7 @@ def grid(name: str, num_steps: int, schedule: Schedule) -> np.ndarray:
     return GRIDS[one_of("grid", name, GRIDS)](num_steps, schedule)
 
 
-def source(spec: Mapping[str, Any], split: str) -> Any:
+def source(spec: Spec, split: str) -> Any:
     """The data of a config's `data` group; `split` is "train", "validation" or "test"."""
     return SOURCES[one_of("data", spec["name"], SOURCES)](split)
 
@@ -125,7 +128,7 @@ def compute_dtype(name: str) -> Any:
     return jnp.dtype(name)
 
 
-def clip_network(spec: Mapping[str, Any], *, image_size: int, channels: int, vocabulary_size: int) -> Network:
+def clip_network(spec: Spec, *, image_size: int, channels: int, vocabulary_size: int) -> Network:
     """The dual encoder of a config's `model` group for this image size and vocabulary."""
     _model_name(spec, "clip")
     accepts("model 'clip'", _clip_options, [key for key in spec if key != "name"])
@@ -143,9 +146,7 @@ def _clip_options(embed: int, vision: Any, text: Any, dtype: str, scan: bool, re
     """The keys of a CLIP config's `model` group."""
 
 
-def dit_network(
-    spec: Mapping[str, Any], *, image_size: int, channels: int, pooled: int | None, context: int | None
-) -> Network:
+def dit_network(spec: Spec, *, image_size: int, channels: int, pooled: int | None, context: int | None) -> Network:
     """The diffusion transformer of a config's `model` group for this image size and condition."""
     _model_name(spec, "dit")
     given: dict[str, Any] = {"image_size": image_size, "channels": channels, "pooled": pooled, "context": context}
@@ -158,18 +159,18 @@ def dit_network(
 NETWORKS = {"clip": clip_network, "dit": dit_network}
 
 
-def _model_name(spec: Mapping[str, Any], wanted: str) -> None:
+def _model_name(spec: Spec, wanted: str) -> None:
     name = one_of("model", spec["name"], NETWORKS)
     if name != wanted:
         raise UserError(f"this system trains a model of name {wanted!r}, not {name!r}")
 
 
-def optimizer(spec: Mapping[str, Any], total_steps: int, **given: Any) -> Any:
+def optimizer(spec: Spec, total_steps: int, **given: Any) -> Any:
     """The optax transformation of a config's `optimizer` group over `total_steps` steps."""
     return construct("optimizer", {"adamw": adamw}, spec, total_steps=total_steps, **given)
 
 
-def ema(spec: Mapping[str, Any]) -> Ema:
+def ema(spec: Spec) -> Ema:
     """The parameter average of a config's `ema` group."""
     return construct("ema", {"ema": Ema}, {"name": "ema", **spec})
 

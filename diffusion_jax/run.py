@@ -13,6 +13,7 @@ import difflib
 import functools
 import hashlib
 import json
+import math
 import os
 from collections.abc import Sequence
 from pathlib import Path
@@ -30,9 +31,18 @@ from diffusion_jax.process import denoiser
 from diffusion_jax.systems.clip import in_batches, text_condition, unit
 from diffusion_jax.systems.diffusion import example_keys, generate
 from diffusion_jax.train.checkpoint import restore_params
-from diffusion_jax.typing import Array, DenoiseFn, Params, PyTree, Schedule, UserError
+from diffusion_jax.typing import Array, DenoiseFn, Params, PyTree, Schedule, Solver, UserError
 
-__all__ = ["ClipRun", "DiffusionRun", "fingerprint", "load_clip", "load_diffusion", "load_run", "read_config"]
+__all__ = [
+    "ClipRun",
+    "DiffusionRun",
+    "fingerprint",
+    "load_clip",
+    "load_diffusion",
+    "load_run",
+    "read_config",
+    "read_text_encoder",
+]
 
 CONFIG, CHECKPOINTS, TEXT_ENCODER = "config.json", "checkpoints", "text_encoder.json"
 
@@ -111,6 +121,29 @@ class DiffusionRun:
         """The condition of the empty prompt, leading axis 1: what training put in place of dropped captions."""
         return self.encode_text([""])
 
+    def sampler(
+        self,
+        *,
+        solver: str | None = None,
+        num_steps: int | None = None,
+        grid: str | None = None,
+        guidance_scale: float | None = None,
+        solver_options: dict[str, Any] | None = None,
+    ) -> tuple[Solver, np.ndarray, float]:
+        """(solver, times [num_steps + 1], guidance scale) of these names; what is None is the config's.
+
+        Raises UserError for an unknown solver, option or grid, for num_steps below 1, and for a scale that is not
+        finite.
+        """
+        default = self.config.sampler
+        scale = default.guidance_scale if guidance_scale is None else guidance_scale
+        if not math.isfinite(scale):
+            raise UserError(f"guidance scale {scale} is not finite; 1 is no guidance, usual are 1 to 8")
+        steps = default.num_steps if num_steps is None else num_steps
+        options = solver_options or {}
+        ts = build.grid(grid or default.grid, steps, self.schedule)
+        return build.solver(solver or default.solver, **options), ts, float(scale)
+
     def generate(
         self,
         prompts: Sequence[str],
@@ -133,11 +166,11 @@ class DiffusionRun:
         """
         if not prompts:
             raise UserError("generate needs at least one prompt")
-        default = self.config.sampler
-        chosen = build.solver(solver or default.solver, **(solver_options or {}))
-        steps = default.num_steps if num_steps is None else num_steps
-        ts = build.grid(grid or default.grid, steps, self.schedule)
-        scale = default.guidance_scale if guidance_scale is None else guidance_scale
+        if batch_size < 1:
+            raise UserError(f"batch_size {batch_size} is not at least 1")
+        chosen, ts, scale = self.sampler(
+            solver=solver, num_steps=num_steps, grid=grid, guidance_scale=guidance_scale, solver_options=solver_options
+        )
         other = None if negative is None else self.encode_text([negative])
         mesh = make_mesh()
         size = -(-min(batch_size, len(prompts)) // mesh.size) * mesh.size
@@ -185,10 +218,28 @@ def read_config(path: str | Path) -> ConfigDict:
     file = Path(path) / CONFIG
     if not file.is_file():
         raise UserError(f"there is no run in {str(path)!r}: {CONFIG} is missing{_nearest_run(Path(path))}")
+    return ConfigDict(_read_json(file))
+
+
+def read_text_encoder(path: Path) -> dict[str, str]:
+    """{"run", "fingerprint"} of the text encoder that the diffusion run in `path` was trained on."""
+    file = path / TEXT_ENCODER
+    if not file.is_file():
+        raise UserError(f"{file} is missing: the run does not say which text encoder it was trained on")
+    note = _read_json(file)
+    if not {"run", "fingerprint"} <= note.keys():
+        raise UserError(f"{file} lacks 'run' or 'fingerprint': it was not written by `diffusion-jax train`")
+    return note
+
+
+def _read_json(file: Path) -> dict[str, Any]:
     try:
-        return ConfigDict(json.loads(file.read_text()))
-    except json.JSONDecodeError as error:
+        value = json.loads(file.read_text())
+    except (OSError, ValueError) as error:
         raise UserError(f"{file} is not readable as JSON: {error}") from error
+    if not isinstance(value, dict):
+        raise UserError(f"{file} holds no JSON object")
+    return value
 
 
 def load_run(path: str | Path, *, which: str = "ema", step: int | None = None) -> ClipRun | DiffusionRun:
@@ -223,9 +274,7 @@ def load_diffusion(path: str | Path, *, which: str = "ema", step: int | None = N
     path = Path(path)
     config = read_config(path)
     _system(path, config, "diffusion")
-    note = json.loads((path / TEXT_ENCODER).read_text()) if (path / TEXT_ENCODER).is_file() else None
-    if note is None:
-        raise UserError(f"{path / TEXT_ENCODER} is missing: the run does not say which text encoder it was trained on")
+    note = read_text_encoder(path)
     clip = load_clip(Path(os.path.normpath(path / note["run"])))
     if fingerprint(clip.params) != note["fingerprint"]:
         raise UserError(f"the text encoder in {clip.path} was trained again after {path}: train the diffusion run anew")

@@ -11,6 +11,7 @@ import contextlib
 import dataclasses
 import functools
 import json
+import math
 import os
 import shutil
 from collections.abc import Callable, Mapping
@@ -27,7 +28,7 @@ from diffusion_jax.data.captions import CLASS_NAMES, TEMPLATES, with_article
 from diffusion_jax.data.pipeline import batches, caption_table
 from diffusion_jax.data.transforms import add_noise, random_shift
 from diffusion_jax.evals import class_embeddings, classify, topk_accuracy
-from diffusion_jax.evals.pictures import save_grid
+from diffusion_jax.evals.pictures import save_grid, write_atomic
 from diffusion_jax.nets import Network
 from diffusion_jax.parallel.mesh import check_batch, make_mesh
 from diffusion_jax.run import (
@@ -40,6 +41,7 @@ from diffusion_jax.run import (
     fingerprint,
     load_clip,
     read_config,
+    read_text_encoder,
 )
 from diffusion_jax.systems.clip import LOGIT_SCALE_RANGE, clip_loss
 from diffusion_jax.systems.diffusion import diffusion_loss
@@ -48,7 +50,7 @@ from diffusion_jax.train.loop import fit
 from diffusion_jax.train.runlog import RunLog
 from diffusion_jax.train.state import TrainState, init_state
 from diffusion_jax.train.step import make_eval_step
-from diffusion_jax.typing import Batch, LossFn, PyTree, UserError, one_of
+from diffusion_jax.typing import Batch, Context, LossFn, PyTree, UserError, one_of
 
 __all__ = ["Task", "train_run", "validate"]
 
@@ -60,8 +62,28 @@ KEYS = {
     "clip": COMMON,
     "diffusion": COMMON | {"text_encoder", "schedule", "prediction", "time", "loss", "sampler"},
 }
-FREE = ("steps", "workdir", "log_every", "eval_every", "checkpoint_every", "sampler.", "mesh.")
-"""Keys that may change when a run is resumed."""
+GROUPS = {
+    "data": ("name", "shift"),
+    "model": ("name", "dtype"),
+    "optimizer": ("name", "learning_rate"),
+    "ema": (),
+    "mesh": (),
+    "schedule": ("name",),
+    "loss": ("space", "weight", "times", "drop"),
+    "sampler": ("solver", "grid", "num_steps", "guidance_scale"),
+}
+"""What each group of a config cannot do without."""
+FREE = (
+    "steps: ",
+    "workdir: ",
+    "text_encoder: ",
+    "log_every: ",
+    "eval_every: ",
+    "checkpoint_every: ",
+    "sampler.",
+    "mesh.",
+)
+"""Keys that may change when a run is resumed; a text encoder is compared by its weights, wherever it lies."""
 
 SAMPLE_PROMPTS = tuple(with_article(f"a {name}") for name in CLASS_NAMES)
 
@@ -76,6 +98,7 @@ class Task:
     evaluate: Callable[[TrainState, int], Mapping[str, Any]]
     frozen: PyTree = None
     clamp: Mapping[str, tuple[float, float]] | None = None
+    text_encoder: ClipRun | None = None
 
 
 def validate(config: ConfigDict) -> None:
@@ -86,9 +109,26 @@ def validate(config: ConfigDict) -> None:
     for key in sorted(KEYS[system] - set(config)):
         raise UserError(f"config key {key!r} is missing; a config of system {system!r} has one")
     for key in ("steps", "batch_size", "log_every", "eval_every", "checkpoint_every"):
-        if not isinstance(config[key], int) or config[key] < 1:
-            raise UserError(f"config key {key!r} is {config[key]!r}; it is a whole number of at least 1")
+        _whole_number(config, key, 1)
+    _whole_number(config, "seed", 0, 2**32 - 1)
+    for group, keys in GROUPS.items():
+        if group in config and not isinstance(config[group], ConfigDict):
+            raise UserError(f"config key {group!r} is {config[group]!r}; it is a group of keys")
+        for key in keys if group in config else ():
+            if key not in config[group]:
+                raise UserError(f"config key '{group}.{key}' is missing; a config of system {system!r} has one")
+    rate = config.optimizer.learning_rate
+    if not (isinstance(rate, int | float) and 0 < rate < math.inf):
+        raise UserError(f"config key 'optimizer.learning_rate' is {rate!r}; it is a number above 0, such as 1e-3")
+    build.accepts("mesh", make_mesh, config.mesh, ("devices",))
     check_batch(config.batch_size, make_mesh(**config.mesh))
+
+
+def _whole_number(config: ConfigDict, key: str, low: int, high: int | None = None) -> None:
+    value = config[key]
+    if not isinstance(value, int) or isinstance(value, bool) or value < low or (high is not None and value > high):
+        limits = f"of at least {low}" if high is None else f"from {low} to {high}"
+        raise UserError(f"config key {key!r} is {value!r}; it is a whole number {limits}")
 
 
 def train_run(config: ConfigDict, *, overwrite: bool = False, progress: bool = True, say: Any = print) -> Path:
@@ -102,15 +142,14 @@ def train_run(config: ConfigDict, *, overwrite: bool = False, progress: bool = T
     folder = Path(config.workdir)
     key = jax.random.key(config.seed)
     init_key, train_key, eval_key = (jax.random.fold_in(key, i) for i in range(3))
-    tx_spec = config.optimizer
     # Building comes before anything is written: a config that cannot be built leaves no folder behind.
     task = TASKS[config.system](config, folder, eval_key)
-    tx = build.optimizer(tx_spec, config.steps, clamp=task.clamp)
+    tx = build.optimizer(config.optimizer, config.steps, clamp=task.clamp)
     ema, mesh = build.ema(config.ema), make_mesh(**config.mesh)
-    _prepare(folder, config, overwrite, say)
-    if config.system == "diffusion":
-        _note_text_encoder(folder, config)
     state = init_state(task.network.init(init_key), tx, ema, frozen=task.frozen, mesh=mesh)
+    ctx = Context(state.step, state.ema, state.frozen, state.aux)
+    jax.eval_shape(task.loss_fn, state.params, ctx, task.batches(0), train_key)
+    _prepare(folder, config, task.text_encoder, overwrite, say)
     with Checkpointer(folder / CHECKPOINTS) as checkpointer, contextlib.closing(RunLog(folder, to_dict(config))) as log:
         fit(
             state=state,
@@ -134,40 +173,70 @@ def train_run(config: ConfigDict, *, overwrite: bool = False, progress: bool = T
     return folder
 
 
-def _prepare(folder: Path, config: ConfigDict, overwrite: bool, say: Any) -> None:
+def _prepare(folder: Path, config: ConfigDict, text_encoder: ClipRun | None, overwrite: bool, say: Any) -> None:
     """Makes the run's folder, or decides what to do with one that is there."""
-    if overwrite and (folder / CONFIG).is_file():
+    here = (folder / CONFIG).is_file()
+    if here and read_config(folder).get("system") not in KEYS:
+        raise UserError(f"{folder / CONFIG} is not that of a run: choose another --config.workdir")
+    if text_encoder is not None and text_encoder.path.resolve().is_relative_to(folder.resolve()):
+        raise UserError(f"{folder} holds the text encoder {text_encoder.path}: choose another --config.workdir")
+    if overwrite and here:
         shutil.rmtree(folder)
-    if (folder / CONFIG).is_file():
-        different = changes(to_dict(read_config(folder)), to_dict(config))
-        fixed = [line for line in different if not line.startswith(FREE)]
-        if fixed:
-            raise UserError(
-                f"{folder} holds a run of another config ({'; '.join(fixed)}): choose --config.workdir=..., or "
-                "--overwrite to begin anew"
-            )
-        if different:
-            say(f"{config.system}: going on with changes: {'; '.join(different)}")
-    elif folder.is_dir() and any(folder.iterdir()):
+        here = False
+    note = None if text_encoder is None else _text_encoder_note(folder, text_encoder)
+    if here:
+        _check_same(folder, config, note, say)
+    elif folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise UserError(f"{folder} is not empty and holds no run: choose another --config.workdir")
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        if not (folder / CONFIG).is_file():
-            (folder / CONFIG).write_text(json.dumps(to_dict(config), indent=2) + "\n")
-    except OSError as error:
-        raise UserError(f"cannot make the run folder {folder}: {error.strerror}") from error
+    if not here:
+        write_atomic(folder / CONFIG, _json(to_dict(config)))
+    if note is not None:
+        write_atomic(folder / TEXT_ENCODER, _json(note))
 
 
-def _note_text_encoder(folder: Path, config: ConfigDict) -> None:
-    clip = load_clip(config.text_encoder)
-    note = {"run": os.path.relpath(clip.path, folder), "fingerprint": fingerprint(clip.params)}
-    file = folder / TEXT_ENCODER
-    if file.is_file() and json.loads(file.read_text())["fingerprint"] != note["fingerprint"]:
+def _check_same(folder: Path, config: ConfigDict, note: dict[str, str] | None, say: Any) -> None:
+    different = changes(to_dict(read_config(folder)), to_dict(config))
+    fixed = [line for line in different if not line.startswith(FREE)]
+    if fixed:
         raise UserError(
-            f"{folder} was trained on another text encoder than {clip.path} holds now: choose another "
-            "--config.workdir, or --overwrite to begin anew"
+            f"{folder} holds a run of another config ({'; '.join(fixed)}): choose --config.workdir=..., or "
+            "--overwrite to begin anew"
         )
-    file.write_text(json.dumps(note, indent=2) + "\n")
+    if note is not None and (folder / TEXT_ENCODER).is_file():
+        before = read_text_encoder(folder)
+        if before["fingerprint"] != note["fingerprint"]:
+            raise UserError(
+                f"{folder} was trained on another text encoder than {config.text_encoder} holds now: choose another "
+                "--config.workdir, or --overwrite to begin anew"
+            )
+    if different:
+        say(f"{config.system}: going on with changes: {'; '.join(different)}")
+
+
+def _text_encoder_note(folder: Path, clip: ClipRun) -> dict[str, str]:
+    return {"run": os.path.relpath(clip.path, folder), "fingerprint": fingerprint(clip.params)}
+
+
+def _json(value: Mapping[str, Any]) -> bytes:
+    return (json.dumps(value, indent=2) + "\n").encode()
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class _Captioned:
+    """A source's two splits; its training captions, each once (`unique`), and the rows [n, captions] of each example's."""
+
+    train: Any
+    held_out: Any
+    unique: tuple[str, ...]
+    rows: np.ndarray
+    held_captions: tuple[str, ...]
+
+
+@functools.cache
+def _captioned(name: str) -> _Captioned:
+    """The data of a name, whose captions are gathered once a process: runs that follow one another share them."""
+    train, held_out = (build.source({"name": name}, split) for split in ("train", "validation"))
+    return _Captioned(train, held_out, *caption_table(train), tuple(item["captions"][0] for item in held_out))
 
 
 def _process_slice() -> dict[str, int]:
@@ -177,21 +246,20 @@ def _process_slice() -> dict[str, int]:
 def clip_task(config: ConfigDict, folder: Path, key: jax.Array) -> Task:
     """CLIP on captioned images: a random caption of each, images shifted a little, zero-shot accuracy on validation."""
     tokenizer = build.tokenizer(config.model.text.context_length)
-    train, held_out = (build.source(config.data, split) for split in ("train", "validation"))
-    unique, rows = caption_table(train)
-    tokens = tokenizer.encode(unique)["tokens"]
-    shape = train[0]["image"].shape
+    data = _captioned(config.data.name)
+    tokens = tokenizer.encode(data.unique)["tokens"]
+    shape = data.train[0]["image"].shape
     network = build.clip_network(
         config.model, image_size=shape[0], channels=shape[2], vocabulary_size=tokenizer.vocabulary_size
     )
 
     def transform(batch: dict[str, np.ndarray], rng: np.random.Generator) -> dict[str, np.ndarray]:
-        picked = rows[batch["index"], rng.integers(rows.shape[1], size=len(batch["index"]))]
+        picked = data.rows[batch["index"], rng.integers(data.rows.shape[1], size=len(batch["index"]))]
         images = add_noise(random_shift(batch["image"], rng, config.data.shift), rng, config.data.noise)
         return {"image": images, "tokens": tokens[picked]}
 
-    columns = held_out.columns()
-    held_tokens = tokenizer.encode([item["captions"][0] for item in held_out])["tokens"]
+    columns = data.held_out.columns()
+    held_tokens = tokenizer.encode(data.held_captions)["tokens"]
     loss_fn = clip_loss(network.apply)
     eval_step = jax.jit(make_eval_step(loss_fn))
     held_batch = {"image": columns["image"], "tokens": held_tokens}
@@ -204,7 +272,7 @@ def clip_task(config: ConfigDict, folder: Path, key: jax.Array) -> Task:
         return numbers
 
     probe = ClipRun(folder, config, network, {}, tokenizer)
-    stream = batches(train, config.batch_size, config.seed, transform, **_process_slice())
+    stream = batches(data.train, config.batch_size, config.seed, transform, **_process_slice())
     return Task(network, loss_fn, stream, evaluate, clamp={"logit_scale$": LOGIT_SCALE_RANGE})
 
 
@@ -216,10 +284,9 @@ def _zero_shot(run: ClipRun, columns: Mapping[str, np.ndarray]) -> float:
 def diffusion_task(config: ConfigDict, folder: Path, key: jax.Array) -> Task:
     """Text-conditioned diffusion on a frozen CLIP text tower, whose embeddings of all captions are made once, here."""
     clip = load_clip(config.text_encoder)
-    train, held_out = (build.source(config.data, split) for split in ("train", "validation"))
-    unique, rows = caption_table(train)
-    table = clip.condition(unique)
-    shape = train[0]["image"].shape
+    data = _captioned(config.data.name)
+    table = clip.condition(data.unique)
+    shape = data.train[0]["image"].shape
     network = diffusion_network(config, clip, shape)
     schedule = build.schedule(config.schedule)
     run = DiffusionRun(folder, config, network, {}, schedule, clip, shape)
@@ -233,16 +300,20 @@ def diffusion_task(config: ConfigDict, folder: Path, key: jax.Array) -> Task:
         weight=build.WEIGHTS[one_of("loss.weight", config.loss.weight, build.WEIGHTS)],
         sample_t=build.TIMES[one_of("loss.times", config.loss.times, build.TIMES)],
     )
-    run.denoiser({})  # a prediction that the schedule cannot represent is refused here
+    # What is only used later is refused here: a prediction that the schedule cannot represent, an unknown sampler.
+    run.denoiser({})
+    run.sampler()
+    if not 0.0 <= config.loss.drop <= 1.0:
+        near = min(max(config.loss.drop, 0.0), 1.0)
+        raise UserError(f"config key 'loss.drop' is {config.loss.drop!r}; it is a share in [0, 1]; nearest: {near}")
 
     def transform(batch: dict[str, np.ndarray], rng: np.random.Generator) -> dict[str, Any]:
-        picked = rows[batch["index"], rng.integers(rows.shape[1], size=len(batch["index"]))]
+        picked = data.rows[batch["index"], rng.integers(data.rows.shape[1], size=len(batch["index"]))]
         images = random_shift(batch["image"], rng, config.data.shift)
         return {"image": images, "cond": jax.tree.map(lambda leaf: leaf[picked], table)}
 
     # Four noise levels an example steady the held-out loss; nothing is dropped there.
-    captions = [item["captions"][0] for item in held_out]
-    held_batch = {"image": held_out.columns()["image"], "cond": clip.condition(captions)}
+    held_batch = {"image": data.held_out.columns()["image"], "cond": clip.condition(data.held_captions)}
     held_batch = jax.tree.map(lambda leaf: np.concatenate([leaf] * 4), held_batch)
     eval_step = jax.jit(make_eval_step(loss()))
 
@@ -253,8 +324,8 @@ def diffusion_task(config: ConfigDict, folder: Path, key: jax.Array) -> Task:
         _save_samples(folder / "samples", done, raw, averaged)
         return {"val_loss": float(metrics["loss"]), "val_loss_ema": float(metrics["ema_loss"])}
 
-    stream = batches(train, config.batch_size, config.seed, transform, **_process_slice())
-    return Task(network, loss(drop=config.loss.drop), stream, evaluate, frozen={"null": run.null})
+    stream = batches(data.train, config.batch_size, config.seed, transform, **_process_slice())
+    return Task(network, loss(drop=config.loss.drop), stream, evaluate, frozen={"null": run.null}, text_encoder=clip)
 
 
 def _save_samples(folder: Path, step: int, raw: np.ndarray, averaged: np.ndarray) -> None:

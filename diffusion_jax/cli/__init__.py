@@ -6,34 +6,70 @@ Exit codes: 0 done, 1 a defect of ours (with a traceback), 2 something the user 
 from __future__ import annotations
 
 import argparse
+import difflib
 import errno
 import sys
 from collections.abc import Callable, Sequence
+from typing import Any
 
-from diffusion_jax.typing import UserError
+from diffusion_jax.typing import UserError, one_of
 
 __all__ = ["guarded", "main", "parser"]
+
+COMMANDS = ("train", "sample", "evaluate", "report")
+
+
+class _Help(argparse.RawDescriptionHelpFormatter, argparse.ArgumentDefaultsHelpFormatter):
+    """Shows the defaults that there are, and examples line by line."""
+
+    def _get_help_string(self, action: argparse.Action) -> str | None:
+        return action.help if action.default is None or action.default is False else super()._get_help_string(action)
 
 
 class _Parser(argparse.ArgumentParser):
     """One line for bad arguments, like every other error."""
 
+    def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:  # type: ignore[override]
+        """As argparse's, but a misspelt option is named before the required one that is missing for it."""
+        if self._subparsers is None:
+            for argument in args or ():
+                name = argument.partition("=")[0]
+                known = list(self._option_string_actions)
+                override = "--config" in known and name.startswith("--config.")
+                if len(name) > 2 and name.startswith("--") and not override and not _begins(name, known):
+                    near = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
+                    hint = f"; did you mean {near[0]!r}?" if near else ""
+                    raise UserError(f"argument {argument!r} is not known{hint} (see {self.prog} --help)")
+        return super().parse_known_args(args, namespace)
+
     def error(self, message: str) -> None:  # type: ignore[override]
         raise UserError(f"{message} (see {self.prog} --help)")
 
 
+def _begins(name: str, known: list[str]) -> bool:
+    """Options may be abbreviated."""
+    return any(option.startswith(name) for option in known)
+
+
 def parser() -> argparse.ArgumentParser:
     """The commands and their arguments."""
-    top = _Parser(prog="diffusion-jax", description="Train, sample and measure CLIP and diffusion models in JAX.")
+    top = _Parser(
+        prog="diffusion-jax",
+        formatter_class=_Help,
+        description="Train, sample and measure CLIP and diffusion models in JAX.",
+        epilog="example: diffusion-jax sample --run runs/digits --prompt 'a bold seven' --out seven.png\n"
+        "         diffusion-jax COMMAND --help shows the examples of a command",
+    )
     commands = top.add_subparsers(dest="command", metavar="COMMAND", required=True, parser_class=_Parser)
-    show = argparse.ArgumentDefaultsHelpFormatter
 
     train = commands.add_parser(
         "train",
         help="train or resume the run of a config",
+        formatter_class=_Help,
         description="Train the run of a config file, or resume it. Config keys are overridden by --config.KEY=VALUE.",
-        epilog="example: diffusion-jax train --config configs/digits_clip.py --config.steps=500 "
-        "--config.optimizer.learning_rate=1e-3; a file's named variant: --config configs/digits_diffusion.py:flow",
+        epilog="examples: diffusion-jax train --config configs/digits_clip.py\n"
+        "          diffusion-jax train --config configs/digits_clip.py --config.steps=500 --config.workdir=runs/short\n"
+        "          diffusion-jax train --config configs/digits_diffusion.py:flow   (a variant that the file names)",
     )
     train.add_argument("--config", required=True, metavar="FILE[:VARIANT]", help="a config file, as in configs/")
     train.add_argument("--overwrite", action="store_true", help="delete the run that is in the folder and begin anew")
@@ -42,9 +78,12 @@ def parser() -> argparse.ArgumentParser:
     sample = commands.add_parser(
         "sample",
         help="draw images from a run",
-        formatter_class=show,
-        description="Draw images for a prompt into a PNG grid whose metadata holds the settings, or for a file of prompts "
+        formatter_class=_Help,
+        description="Draw images for a prompt into a PNG grid whose metadata holds the settings, or for a file of prompts\n"
         "(one a line) into a folder of .npz shards that can be resumed.",
+        epilog="examples: diffusion-jax sample --run runs/digits --prompt 'a bold seven' --out seven.png\n"
+        "          diffusion-jax sample --run runs/digits --prompt 'a two' --negative 'a slanted two' --out two.png\n"
+        "          diffusion-jax sample --run runs/digits --prompts prompts.txt --num-images 5000 --out samples",
     )
     sample.add_argument("--run", required=True, metavar="DIR", help="the run's folder, such as runs/digits")
     which = sample.add_mutually_exclusive_group(required=True)
@@ -68,8 +107,9 @@ def parser() -> argparse.ArgumentParser:
     evaluate = commands.add_parser(
         "evaluate",
         help="measure a run",
-        formatter_class=show,
+        formatter_class=_Help,
         description="Measure a run on held-out scans and write report/metrics.json.",
+        epilog="example: diffusion-jax evaluate --run runs/digits --split validation --samples 500",
     )
     evaluate.add_argument("--run", required=True, metavar="DIR", help="the run's folder, such as runs/digits")
     evaluate.add_argument(
@@ -82,7 +122,9 @@ def parser() -> argparse.ArgumentParser:
     report = commands.add_parser(
         "report",
         help="write the page of an evaluated run",
+        formatter_class=_Help,
         description="Write index.html, one file with its pictures inside, from what `evaluate` wrote.",
+        epilog="example: diffusion-jax report --run runs/digits",
     )
     report.add_argument("--run", required=True, metavar="DIR", help="the run's folder, such as runs/digits")
     return top
@@ -94,8 +136,11 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _command(argv: Sequence[str] | None) -> int:
-    arguments, rest = parser().parse_known_args(argv)
-    if rest and (arguments.command != "train" or not rest[0].startswith("--config.")):
+    given = list(sys.argv[1:] if argv is None else argv)
+    if given and not given[0].startswith("-"):
+        one_of("command", given[0], COMMANDS)
+    arguments, rest = parser().parse_known_args(given)
+    if rest and arguments.command != "train":
         raise UserError(f"argument {rest[0]!r} is not known (see diffusion-jax {arguments.command} --help)")
     from diffusion_jax.cli import commands
 
@@ -107,7 +152,7 @@ def guarded(action: Callable[[], int]) -> int:
     try:
         return action()
     except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(f"error: {' '.join(str(error).splitlines())}", file=sys.stderr)
         return 2
     except OSError as error:
         if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EROFS):

@@ -8,6 +8,8 @@ from pathlib import Path
 
 import jax
 
+from diffusion_jax.typing import UserError
+
 __all__ = ["configure", "idle_accelerator"]
 
 
@@ -30,7 +32,11 @@ def configure(say: Callable[[str], None]) -> None:
     """Turns on the persistent compilation cache and says where the command runs."""
     cache = os.environ.get("JAX_COMPILATION_CACHE_DIR", str(Path.home() / ".cache" / "diffusion_jax" / "compiled"))
     jax.config.update("jax_compilation_cache_dir", cache)
-    devices = jax.devices()
+    try:
+        devices = jax.devices()
+    except RuntimeError as error:
+        # JAX_PLATFORMS asks for a backend that is not installed or finds no device.
+        raise UserError(f"JAX finds no device: {str(error).splitlines()[0]}") from error
     say(f"JAX {jax.__version__} on {len(devices)} x {devices[0].device_kind}")
     line = idle_accelerator()
     if line is not None:

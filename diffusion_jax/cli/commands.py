@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import sys
 import time
 from pathlib import Path
@@ -47,11 +48,14 @@ def sample(arguments: argparse.Namespace, rest: list[str]) -> int:
     for name in ("num_images", "batch_size", "shard_size", "scale"):
         if getattr(arguments, name) < 1:
             raise UserError(f"--{name.replace('_', '-')} {getattr(arguments, name)} is not at least 1")
+    if not 0 <= arguments.seed < 2**32:
+        raise UserError(f"--seed {arguments.seed} is not from 0 to {2**32 - 1}")
     if arguments.prompt is not None and out.suffix.lower() != ".png":
         raise UserError(f"--out {arguments.out!r} is not a .png file; did you mean {out.with_suffix('.png').name!r}?")
     if arguments.prompt is not None and out.exists() and not arguments.overwrite:
         raise UserError(f"{out} exists; choose another --out, or --overwrite to replace it")
     prompts = [arguments.prompt] if arguments.prompts is None else _read_prompts(arguments.prompts)
+    _check_writable(out)
     configure(say)
     run = _diffusion(arguments.run, arguments.weights)
     for notice in run.clip.tokenizer.explain([*prompts, *([arguments.negative] if arguments.negative else [])]):
@@ -66,6 +70,7 @@ def sample(arguments: argparse.Namespace, rest: list[str]) -> int:
         "solver_options": {} if arguments.eta is None else {"eta": arguments.eta},
         "seed": arguments.seed,
     }
+    run.sampler(**{key: settings[key] for key in settings if key not in ("negative", "seed")})
     if arguments.prompts is not None:
         from diffusion_jax.cli.shards import write_shards
 
@@ -74,10 +79,18 @@ def sample(arguments: argparse.Namespace, rest: list[str]) -> int:
     images = run.generate([arguments.prompt] * arguments.num_images, batch_size=arguments.batch_size, **settings)
     note = {"prompt": arguments.prompt, "run": arguments.run, "weights": arguments.weights}
     note |= {key: str(value) for key, value in settings.items() if value not in (None, {})}
-    out.parent.mkdir(parents=True, exist_ok=True)
     save_grid(out, images, min(8, len(images)), arguments.scale, note)
     say(f"{len(images)} images in {time.perf_counter() - began:.1f} s: {out}")
     return 0
+
+
+def _check_writable(out: Path) -> None:
+    """UserError before any image is drawn when `out` could not be written."""
+    folder = next(parent for parent in out.absolute().parents if parent.exists())
+    if not folder.is_dir():
+        raise UserError(f"--out {str(out)!r} cannot be made: {folder} is not a folder")
+    if not os.access(folder, os.W_OK | os.X_OK):
+        raise UserError(f"--out {str(out)!r} cannot be made: {folder} is not writable")
 
 
 def _read_prompts(name: str) -> list[str]:
@@ -85,7 +98,11 @@ def _read_prompts(name: str) -> list[str]:
     if not path.is_file():
         near = sorted(p.name for p in path.parent.glob("*.txt")) if path.parent.is_dir() else []
         raise UserError(f"prompt file {name!r} does not exist" + (f"; there is {near[0]!r}" if near else ""))
-    prompts = [line.strip() for line in path.read_text().splitlines() if line.strip()]
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except UnicodeDecodeError as error:
+        raise UserError(f"prompt file {name!r} is not UTF-8 text, a prompt a line") from error
+    prompts = [line.strip() for line in lines if line.strip()]
     if not prompts:
         raise UserError(f"prompt file {name!r} holds no prompt")
     return prompts

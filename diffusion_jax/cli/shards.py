@@ -8,9 +8,11 @@ function of the seed and i alone; with several processes each writes every proce
 from __future__ import annotations
 
 import argparse
+import io
 import json
-import os
 import shutil
+import zipfile
+import zlib
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -20,8 +22,8 @@ import numpy as np
 from tqdm import tqdm
 
 from diffusion_jax.config import changes
-from diffusion_jax.evals.pictures import to_uint8
-from diffusion_jax.run import DiffusionRun, fingerprint
+from diffusion_jax.evals.pictures import to_uint8, write_atomic
+from diffusion_jax.run import DiffusionRun
 from diffusion_jax.typing import UserError
 
 __all__ = ["write_shards"]
@@ -38,7 +40,7 @@ def write_shards(
     out, total, size = Path(arguments.out), arguments.num_images, arguments.shard_size
     note = settings | {
         "shard_size": size,
-        "weights": fingerprint(run.params),
+        "weights": run.fingerprint,
         "prompts": list(prompts),
     }
     _claim(out, note, arguments.overwrite)
@@ -47,7 +49,7 @@ def write_shards(
     names = {k: out / f"images-{k:06d}.npz" for k in mine}
     # The last shard of an earlier, smaller generation may be shorter than it is now.
     counts = {k: min(size, total - k * size) for k in mine}
-    todo = [k for k in mine if not (names[k].is_file() and _count(names[k]) >= counts[k])]
+    todo = [k for k in mine if _count(names[k], say) < counts[k]]
     if len(todo) < len(mine):
         say(f"{len(mine) - len(todo)} of {len(mine)} shards are there already")
     with tqdm(total=sum(counts[k] for k in todo), unit="image", disable=not todo) as bar:
@@ -60,9 +62,9 @@ def write_shards(
                 start = int(index[begin])
                 parts.append(run.generate(chunk, start=start, batch_size=arguments.batch_size, **settings))
                 bar.update(len(chunk))
-            part = names[k].with_suffix(".part.npz")
-            np.savez_compressed(part, images=to_uint8(np.concatenate(parts)), prompts=np.array(texts), index=index)
-            os.replace(part, names[k])
+            shard = io.BytesIO()
+            np.savez_compressed(shard, images=to_uint8(np.concatenate(parts)), prompts=np.array(texts), index=index)
+            write_atomic(names[k], shard.getvalue())
     say(f"{total} images in {len(shards)} shards: {out}")
     return 0
 
@@ -72,7 +74,11 @@ def _claim(out: Path, note: dict[str, Any], overwrite: bool) -> None:
     if overwrite and file.is_file():
         shutil.rmtree(out)
     if file.is_file():
-        different = changes(json.loads(file.read_text()), note)
+        try:
+            before = json.loads(file.read_text())
+        except ValueError as error:
+            raise UserError(f"{file} is not readable as JSON: choose another --out, or --overwrite") from error
+        different = changes(before, note)
         if different:
             raise UserError(
                 f"{out} holds images of other settings ({'; '.join(different)}): choose another --out, or --overwrite"
@@ -80,10 +86,16 @@ def _claim(out: Path, note: dict[str, Any], overwrite: bool) -> None:
         return
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise UserError(f"{out} exists and holds no generation: choose another --out")
-    out.mkdir(parents=True, exist_ok=True)
-    file.write_text(json.dumps(note, indent=2) + "\n")
+    write_atomic(file, (json.dumps(note, indent=2) + "\n").encode())
 
 
-def _count(path: Path) -> int:
-    with np.load(path) as shard:
-        return len(shard["index"])
+def _count(path: Path, say: Callable[[str], None]) -> int:
+    """How many images a shard holds; none when it is missing or, which is said, damaged."""
+    if not path.is_file():
+        return 0
+    try:
+        with np.load(path) as shard:
+            return len(shard["images"])
+    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error):
+        say(f"{path} is damaged and is made again")
+        return 0

@@ -120,7 +120,7 @@ def _thresholds() -> dict[str, np.ndarray]:
     }
 
 
-def classify(images: Images, labels: Int[np.ndarray, " images"]) -> dict[str, Int[np.ndarray, " images"]]:
+def classify(images: Images, labels: Int[np.ndarray, " labels"]) -> dict[str, Int[np.ndarray, " images"]]:
     """`weight` (index into WEIGHTS) and `slant` (into SLANTS) of each image as a drawing of the digit `labels` says.
 
     Raises UserError when there is not one label an image.

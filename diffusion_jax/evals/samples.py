@@ -20,7 +20,7 @@ __all__ = ["frechet_distance", "mean_pairwise_distance", "nearest_distance"]
 Rows = Float[np.ndarray, "rows features"]
 
 
-def frechet_distance(first: Rows, second: Rows) -> float:
+def frechet_distance(first: Float[np.ndarray, "m features"], second: Float[np.ndarray, "n others"]) -> float:
     """The Frechet distance between the Gaussians fitted to two sets of rows (unbiased covariances), in float64.
 
     Raises UserError when a set has fewer than two rows or the feature sizes differ.
@@ -39,7 +39,7 @@ def frechet_distance(first: Rows, second: Rows) -> float:
     return float(gap @ gap + trace)
 
 
-def _distances(first: Rows, second: Rows) -> np.ndarray:
+def _distances(first: Float[np.ndarray, "m features"], second: Float[np.ndarray, "n features"]) -> np.ndarray:
     a, b = first.astype(np.float64), second.astype(np.float64)
     squared = (a * a).sum(1)[:, None] + (b * b).sum(1)[None] - 2.0 * a @ b.T
     return np.sqrt(np.maximum(squared, 0.0))
@@ -55,6 +55,6 @@ def mean_pairwise_distance(rows: Rows) -> float:
     return float(distances.sum() / (count * (count - 1)))
 
 
-def nearest_distance(rows: Rows, reference: Rows) -> Float[np.ndarray, " rows"]:
+def nearest_distance(rows: Rows, reference: Float[np.ndarray, "others features"]) -> Float[np.ndarray, " rows"]:
     """The Euclidean distance of each row to the closest row of `reference`."""
     return _distances(rows, reference).min(axis=1)

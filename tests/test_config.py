@@ -1,0 +1,120 @@
+"""Config files: overrides, variants, and errors that name the nearest valid thing."""
+
+import json
+from pathlib import Path
+
+import pytest
+from ml_collections import ConfigDict
+
+from diffusion_jax import build
+from diffusion_jax.config import apply_overrides, changes, flatten, load_config, parse_overrides, to_dict
+from diffusion_jax.training import validate
+from diffusion_jax.typing import UserError
+
+ROOT = Path(__file__).parent.parent
+FILES = sorted((ROOT / "configs").glob("*.py"))
+
+
+def config():
+    return ConfigDict(
+        {"steps": 10, "rate": 0.5, "on": True, "name": "a", "sizes": (1, 2), "none": None, "in": {"x": 1}}
+    )
+
+
+@pytest.mark.parametrize(
+    ("key", "text", "value"),
+    [
+        ("steps", "500", 500),
+        ("rate", "1", 1.0),
+        ("rate", "3e-4", 3e-4),
+        ("on", "false", False),
+        ("on", "True", True),
+        ("name", "12", "12"),
+        ("sizes", "(3, 4, 5)", (3, 4, 5)),
+        ("sizes", "[3]", (3,)),
+        ("none", "7", 7),
+        ("none", "word", "word"),
+        ("in.x", "2", 2),
+    ],
+)
+def test_an_override_is_read_as_the_type_of_its_key(key, text, value):
+    found = flatten(apply_overrides(config(), {key: text}))[key]
+    assert found == value and type(found) is type(value)
+
+
+@pytest.mark.parametrize(
+    ("key", "text", "message"),
+    [
+        ("stesp", "1", "'stesp' does not exist; did you mean 'steps'"),
+        ("x", "1", "did you mean 'in.x'"),
+        ("in", "1", "is a group; set one of in.x"),
+        ("steps", "1.5", "'steps' takes a value of type int, like 10; '1.5' is not one"),
+        ("steps", "true", "type int"),
+        ("rate", "fast", "type float"),
+        ("on", "1", "type bool"),
+        ("sizes", "3", "type tuple"),
+    ],
+)
+def test_a_wrong_override_is_one_line(key, text, message):
+    with pytest.raises(UserError, match=message) as error:
+        apply_overrides(config(), {key: text})
+    assert "\n" not in str(error.value)
+
+
+def test_overrides_are_parsed_in_both_forms():
+    assert parse_overrides(["--config.a=1", "--config.b.c", "x=y", "--config.d="]) == {"a": "1", "b.c": "x=y", "d": ""}
+    for arguments, message in [(["--a=1"], "'--a=1' is not known"), (["--config.a", "--config.b=1"], "no value")]:
+        with pytest.raises(UserError, match=message):
+            parse_overrides(arguments)
+
+
+def test_changes_name_both_values():
+    old, new = {"a": 1, "b": {"c": (1, 2)}, "gone": 0}, {"a": 2, "b": {"c": [1, 2]}, "new": "x"}
+    assert changes(old, new) == ["a: 1 -> 2", "gone: 0 -> (absent)", "new: (absent) -> x"]
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda p: p.stem)
+def test_every_config_and_variant_is_valid_and_survives_json(path):
+    import importlib.util
+
+    spec = importlib.util.spec_from_file_location(path.stem, path)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    for variant in ("", *(f":{name}" for name in module.VARIANTS)):
+        loaded = load_config(f"{path}{variant}", {"batch_size": "64"})
+        validate(loaded)
+        again = json.loads(json.dumps(to_dict(loaded)))
+        assert changes(to_dict(loaded), again) == []
+        build.optimizer(loaded.optimizer, loaded.steps)
+        build.ema(loaded.ema)
+        if loaded.system == "diffusion":
+            schedule = build.schedule(loaded.schedule)
+            build.grid(loaded.sampler.grid, 4, schedule)
+            build.solver(loaded.sampler.solver)
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: build.schedule({"name": "cosin"}), "did you mean 'cosine'"),
+        (lambda: build.schedule({"name": "cosine", "tmax": 0.5}), "takes no 'tmax'; did you mean 't_max'"),
+        (lambda: build.solver("ddim", etta=1.0), "takes no 'etta'; did you mean 'eta'"),
+        (lambda: build.grid("logsrn", 3, build.schedule({"name": "cosine"})), "did you mean 'logsnr'"),
+        (lambda: build.source({"name": "digits"}, "tset"), "did you mean 'test'"),
+        (lambda: build.compute_dtype("float8"), "'float8'"),
+    ],
+)
+def test_the_tables_name_the_nearest(make, message):
+    with pytest.raises(UserError, match=message):
+        make()
+
+
+def test_files_that_are_not_configs_are_one_line(tmp_path):
+    for text, message in [
+        ("x = (", "cannot be read: SyntaxError"),
+        ("import nowhere_at_all", "ModuleNotFound"),
+        ("", "no get_config"),
+    ]:
+        (tmp_path / "c.py").write_text(text)
+        with pytest.raises(UserError, match=message):
+            load_config(str(tmp_path / "c.py"))
