@@ -163,7 +163,7 @@ def fit(
     start = int(state.step)
     bar = Progress(name, start, steps, batch_size, shown=progress and jax.process_index() == 0)
     try:
-        if resumed is not None:
+        if resumed is not None and jax.process_index() == 0:
             where = checkpointer.directory if checkpointer is not None else ""
             verb = "already done" if start >= steps else "resumed"
             bar.say(f"{name}: {verb} at step {start} of {steps}, from {where}")

@@ -12,7 +12,7 @@ __all__ = ["Progress"]
 
 
 class Progress:
-    """Shows step, loss, images a second and the time left. `shown=False` makes it silent.
+    """Shows step, loss, images a second and the time left. `shown=False` leaves the bar out.
 
     The speed counts the time between `resume` and `pause` alone: compilation, evaluation and saving are left out.
     """
@@ -84,9 +84,7 @@ class Progress:
             print(f"{self.name}: " + ", ".join([f"step {step}/{self.steps}", *text]), file=self.stream, flush=True)
 
     def say(self, text: str) -> None:
-        """One line of its own, above the bar where there is one."""
-        if not self.shown:
-            return
+        """One line of its own, above the bar where there is one; said with `shown=False` too."""
         if self._bar is not None:
             self._bar.write(text, file=self.stream)
         else:

@@ -140,11 +140,11 @@ def test_progress_on_a_terminal_is_a_bar():
     assert "a line\n" in stream.getvalue()
 
 
-def test_progress_can_be_silent():
+def test_without_a_bar_only_what_is_said_is_said():
     stream = io.StringIO()
     bar = Progress("clip", 0, 10, 1, shown=False, stream=stream)
     assert not bar.due()
     bar.show(1, 1.0)
     bar.say("text")
     bar.close()
-    assert stream.getvalue() == ""
+    assert stream.getvalue() == "text\n"

@@ -1,0 +1,22 @@
+"""One pair of small runs a session, and copies of it for tests that change them."""
+
+import shutil
+import sys
+from pathlib import Path
+
+import pytest
+
+sys.path.insert(0, str(Path(__file__).parent))
+import smallruns as tiny
+
+
+@pytest.fixture(scope="session")
+def run(tmp_path_factory):
+    """A trained pair of runs that tests read and do not change."""
+    return tiny.make(tmp_path_factory.mktemp("runs") / "tiny")
+
+
+@pytest.fixture
+def own_run(run, tmp_path):
+    """The same as a copy of the test's own."""
+    return Path(shutil.copytree(run, tmp_path / "own"))

@@ -1,0 +1,64 @@
+"""A CLIP and a diffusion run small enough to train within a test: few steps, one layer, width 16."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from diffusion_jax.cli import main
+
+ROOT = Path(__file__).parent.parent.parent
+CLIP = str(ROOT / "configs" / "digits_clip.py")
+DIFFUSION = str(ROOT / "configs" / "digits_diffusion.py")
+
+SMALL = {
+    "batch_size": 16,
+    "steps": 6,
+    "log_every": 2,
+    "eval_every": 6,
+    "checkpoint_every": 2,
+    "optimizer.warmup_steps": 2,
+}
+SMALL_CLIP = SMALL | {
+    "model.embed": 8,
+    "model.vision.width": 16,
+    "model.vision.layers": 1,
+    "model.text.width": 16,
+    "model.text.layers": 1,
+}
+SMALL_DIFFUSION = SMALL | {"model.width": 16, "model.layers": 1, "sampler.num_steps": 4}
+
+
+def flags(options: dict[str, object]) -> list[str]:
+    """`--config.KEY=VALUE` of each option; `__` stands for the dot in a keyword."""
+    return [f"--config.{key.replace('__', '.')}={value}" for key, value in options.items()]
+
+
+def clip_arguments(folder: Path, **options: object) -> list[str]:
+    """`train` of the small CLIP run in folder / "clip"."""
+    chosen = SMALL_CLIP | {"workdir": folder / "clip"} | options
+    return ["train", "--no-progress", "--config", CLIP, *flags(chosen)]
+
+
+def diffusion_arguments(folder: Path, **options: object) -> list[str]:
+    """`train` of the small diffusion run in folder / "diffusion", on folder / "clip"."""
+    chosen = SMALL_DIFFUSION | {"workdir": folder / "diffusion", "text_encoder": folder / "clip"} | options
+    return ["train", "--no-progress", "--config", DIFFUSION, *flags(chosen)]
+
+
+def make(folder: Path) -> Path:
+    """Trains both in `folder`."""
+    assert main(clip_arguments(folder)) == 0
+    assert main(diffusion_arguments(folder)) == 0
+    return folder
+
+
+def fails(capsys: Any, arguments: list[str], *said: str) -> None:
+    """The command ends with 2 and one error line that holds what is `said`, and no traceback."""
+    assert main(arguments) == 2
+    err = capsys.readouterr().err
+    lines = [line for line in err.splitlines() if line.startswith("error: ")]
+    assert len(lines) == 1, err
+    assert err.splitlines()[-1] == lines[0]
+    for text in said:
+        assert text in lines[0], lines[0]
