@@ -188,6 +188,10 @@ def _prepare(folder: Path, config: ConfigDict, text_encoder: ClipRun | None, ove
         _check_same(folder, config, note, say)
     elif folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise UserError(f"{folder} is not empty and holds no run: choose another --config.workdir")
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"cannot make the run folder {folder}: {error.strerror}") from error
     if not here:
         write_atomic(folder / CONFIG, _json(to_dict(config)))
     if note is not None:

@@ -94,7 +94,7 @@ def _count(path: Path, say: Callable[[str], None]) -> int:
     if not path.is_file():
         return 0
     try:
-        with np.load(path) as shard:
+        with path.open("rb") as file, np.load(file) as shard:
             return len(shard["images"])
     except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error):
         say(f"{path} is damaged and is made again")
