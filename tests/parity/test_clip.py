@@ -44,7 +44,7 @@ def norm(state, name):
 
 def block(state, name):
     parts = [linear(state, f"{name}.self_attn.{p}_proj") for p in "qkv"]
-    fused = {key: np.concatenate([part[key] for part in parts], axis=-1) for key in ("kernel", "bias")}
+    fused = {key: jnp.concatenate([part[key] for part in parts], axis=-1) for key in ("kernel", "bias")}
     return {
         "ln_1": norm(state, f"{name}.layer_norm1"),
         "attn": {"in_proj": fused, "out_proj": linear(state, f"{name}.self_attn.out_proj")},
@@ -61,7 +61,7 @@ def stacked(state, name):
 
 
 def ours(peer):
-    state = {name: value.numpy() for name, value in peer.state_dict().items()}
+    state = {name: jnp.asarray(value.numpy()) for name, value in peer.state_dict().items()}
     text, vision = "text_model", "vision_model"
     patches = state[f"{vision}.embeddings.patch_embedding.weight"]  # [out, in, rows, columns]
     return {
