@@ -19,7 +19,7 @@ def get_config() -> ConfigDict:
     config.steps = 600
     config.batch_size = 256
 
-    config.data = ConfigDict({"name": "digits", "captions": 8, "shift": 0.5, "noise": 0.4})
+    config.data = ConfigDict({"name": "digits", "shift": 0.5, "noise": 0.4})
 
     config.model = ConfigDict(
         {

@@ -20,7 +20,7 @@ def get_config() -> ConfigDict:
     config.steps = 1000
     config.batch_size = 128
 
-    config.data = ConfigDict({"name": "digits", "captions": 8, "shift": 0.0})
+    config.data = ConfigDict({"name": "digits", "shift": 0.0})
     config.text_encoder = "runs/digits/clip"
 
     config.model = ConfigDict(

@@ -86,12 +86,10 @@ def captions(digit: int, weight: str, slant: str, index: int, count: int = 8) ->
 
 
 def _say(kind: tuple[str, ...], digit: int, weight: str, slant: str, rng: np.random.Generator) -> str:
-    def pick(options: tuple[str, ...]) -> str:
-        return options[int(rng.integers(len(options)))]
-
     name = CLASS_NAMES[digit] if rng.random() < 0.7 else str(digit)
-    words = {"w": pick(WEIGHT_WORDS[weight]), "s": pick(SLANT_WORDS[slant]), "p": pick(SLANT_PHRASES[slant])}
-    return with_article(pick(kind).format(d=name, **words))
+    options = (WEIGHT_WORDS[weight], SLANT_WORDS[slant], SLANT_PHRASES[slant], kind)
+    *words, template = (of[int(rng.integers(len(of)))] for of in options)
+    return with_article(template.format(d=name, **dict(zip("wsp", words, strict=True))))
 
 
 def with_article(text: str) -> str:

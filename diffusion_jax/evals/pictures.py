@@ -14,6 +14,7 @@ a band-limited kernel gives the stroke back, where repeating pixels would show s
 
 from __future__ import annotations
 
+import contextlib
 import io
 import math
 import os
@@ -145,7 +146,8 @@ def write_atomic(path: Path, content: bytes) -> Path:
         part.write_bytes(content)
         os.replace(part, path)
     except OSError as error:
-        part.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            part.unlink()
         raise UserError(f"cannot write {path}: {error.strerror or error}") from error
     return path
 
