@@ -236,7 +236,8 @@ def _training(content: DigitsContent) -> tuple[Block, ...]:
                 content.diffusion_losses,
                 "Diffusion model",
                 "How far the model’s guess is from the truth, at random amounts of noise. The floor is not zero: noise "
-                "hides what no one can know. The averaged weights (EMA) draw the samples, and should end lowest.",
+                "hides what no one can know. The averaged weights (EMA) draw the samples; they lie lower until "
+                "the learning rate has fallen.",
             ),
         )
         if rows
@@ -253,7 +254,7 @@ def _training(content: DigitsContent) -> tuple[Block, ...]:
                 alt=f"Samples at {len(content.during)} steps of training, from raw and from averaged weights.",
                 caption=(
                     "The same noise and prompts at every step: read down to see digits emerge. The averaged "
-                    "weights (EMA) lag at first and are steadier at the end."
+                    "weights (EMA) are what the samples of this page are drawn with."
                 ),
                 widest=56,
             )
