@@ -74,15 +74,22 @@ PREDICTIONS = ("x0", "eps", "v", "score", "velocity")
 
 
 def accepts(what: str, make: Callable[..., Any], keys: Iterable[str], given: Iterable[str] = ()) -> None:
-    """UserError when `make` takes no keyword of one of these names (those in `given` are not the user's to set)."""
+    """UserError when `make` takes no keyword of one of these names, or cannot do without one that is not among them.
+
+    Those in `given` are not the user's to set.
+    """
+    keys = list(keys)
     # The signature of an nnx class itself is that of its metaclass's call.
     signature = inspect.signature(make.__init__ if inspect.isclass(make) else make)
-    known = [p for p in signature.parameters if p not in {"self", "rngs", *given}]
+    known = {name: p for name, p in signature.parameters.items() if name not in {"self", "rngs", *given}}
     for key in keys:
         if key not in known:
             near = difflib.get_close_matches(key, known, n=1, cutoff=0.4)
             hint = f"; did you mean {near[0]!r}?" if near else ""
             raise UserError(f"{what} takes no {key!r}{hint} (it takes {', '.join(known) or 'nothing'})")
+    for name, parameter in known.items():
+        if parameter.default is parameter.empty and name not in keys:
+            raise UserError(f"{what} is without {name!r}, which it needs")
 
 
 def construct(what: str, table: Mapping[str, Callable[..., Any]], spec: Spec, **given: Any) -> Any:
@@ -142,8 +149,10 @@ def clip_network(spec: Spec, *, image_size: int, channels: int, vocabulary_size:
     return Network(lambda rngs: CLIP(rngs, embed=spec["embed"], vision=vision, text=text))
 
 
-def _clip_options(embed: int, vision: Any, text: Any, dtype: str, scan: bool, remat: str, norm: str) -> None:
-    """The keys of a CLIP config's `model` group."""
+def _clip_options(
+    embed: int, vision: Any, text: Any, dtype: str, scan: bool = False, remat: str | None = None, norm: str = "saved"
+) -> None:
+    """The keys of a CLIP config's `model` group; those with a default may be absent."""
 
 
 def dit_network(spec: Spec, *, image_size: int, channels: int, pooled: int | None, context: int | None) -> Network:
@@ -173,9 +182,3 @@ def optimizer(spec: Spec, total_steps: int, **given: Any) -> Any:
 def ema(spec: Spec) -> Ema:
     """The parameter average of a config's `ema` group."""
     return construct("ema", {"ema": Ema}, {"name": "ema", **spec})
-
-
-def check_keys(config: ConfigDict, template: ConfigDict) -> None:
-    """UserError for a top-level key of `config` that a config of its system does not have."""
-    for key in config:
-        one_of("config key", key, template)

@@ -117,7 +117,7 @@ def _parse(key: str, text: str, current: Any) -> Any:
         return text
     try:
         value = ast.literal_eval(text)
-    except (ValueError, SyntaxError):
+    except (ValueError, SyntaxError, TypeError, RecursionError, MemoryError):  # all that literal_eval may raise
         value = {"true": True, "false": False, "none": None}.get(text.lower(), text)
     if current is None or (value is None and not isinstance(current, bool | int | float)):
         return value

@@ -123,10 +123,12 @@ def _thresholds() -> dict[str, np.ndarray]:
 def classify(images: Images, labels: Int[np.ndarray, " labels"]) -> dict[str, Int[np.ndarray, " images"]]:
     """`weight` (index into WEIGHTS) and `slant` (into SLANTS) of each image as a drawing of the digit `labels` says.
 
-    Raises UserError when there is not one label an image.
+    Raises UserError when there is not one label an image, and for a label that is not in 0 .. 9.
     """
     if len(images) != len(labels):
         raise UserError(f"{len(images)} images have {len(labels)} labels: each needs one")
+    for label in labels[(labels < 0) | (labels > 9)]:
+        raise UserError(f"label {label} is not in 0 .. 9; nearest: {min(max(label, 0), 9)}")
     found, limits = measure(images), _thresholds()
     classes = {}
     for name, measured in (("weight", "ink"), ("slant", "slant")):

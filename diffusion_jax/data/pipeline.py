@@ -32,8 +32,8 @@ def batches(
 
     A source that has `columns()` is gathered at once; others are read item by item and what is not a number is left
     aside. `transform(batch, rng)` sees the whole global batch with a generator made from (seed, step), and the
-    process's rows are cut from its result. Raises UserError for an empty source, and for a batch size that the
-    processes do not divide.
+    process's rows are cut from its result. Raises UserError for an empty source, for a batch size that the
+    processes do not divide, and for a process that is not one of them.
     """
     import grain
 
@@ -42,6 +42,8 @@ def batches(
     if batch_size < 1 or batch_size % process_count:
         near = max(1, round(batch_size / process_count)) * process_count
         raise UserError(f"batch_size {batch_size} is not divided by the {process_count} processes; nearest: {near}")
+    if not 0 <= process_index < process_count:
+        raise UserError(f"process_index {process_index} is not in 0 .. {process_count - 1}")
     order = grain.MapDataset.range(len(source)).seed(seed).shuffle().repeat()
     columns = source.columns() if hasattr(source, "columns") else None
     local = batch_size // process_count

@@ -34,6 +34,11 @@ class WordTokenizer:
             raise UserError(f"context_length {self.context_length} is not at least 2, for the start and the end token")
         if len(set(self.vocabulary)) != len(self.vocabulary):
             raise UserError("the vocabulary holds a word twice")
+        for word in self.vocabulary:
+            if self.words(word) != [word]:
+                raise UserError(
+                    f"{word!r} in the vocabulary is never found in a text, which is read as {self.words(word)}"
+                )
 
     @functools.cached_property
     def _ids(self) -> dict[str, int]:
@@ -63,8 +68,7 @@ class WordTokenizer:
 
         A text that is too long keeps its beginning, and its last id is the end token. "" becomes start, end.
         """
-        if isinstance(texts, str):
-            raise UserError(f"encode takes a list of texts, not the text {texts!r}; write [{texts!r}]")
+        _check_list(texts)
         tokens = np.zeros((len(texts), self.context_length), np.int32)
         length = np.zeros(len(texts), np.int32)
         for row, text in enumerate(texts):
@@ -84,6 +88,7 @@ class WordTokenizer:
 
     def explain(self, texts: Sequence[str]) -> list[str]:
         """A line for each word that is left out, with the nearest known one, and for each text that is cut."""
+        _check_list(texts)
         lines = []
         for text in dict.fromkeys(texts):
             for word in self.unknown(text):
@@ -98,3 +103,8 @@ class WordTokenizer:
                     f"prompt {text!r}: of {len(known)} known words only the first {room} fit; {over} are left out"
                 )
         return lines
+
+
+def _check_list(texts: Sequence[str]) -> None:
+    if isinstance(texts, str):
+        raise UserError(f"the tokenizer takes a list of texts, not the text {texts!r}; write [{texts!r}]")

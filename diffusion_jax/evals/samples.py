@@ -1,8 +1,9 @@
 """How good and how various a set of samples is, by distances between arrays of features or pixels.
 
 **Frechet distance** between two sets, each seen as a Gaussian (arXiv 1706.08500, eq. 6):
-d = |m_1 - m_2|^2 + tr(C_1 + C_2 - 2 (C_1 C_2)^(1/2)). The trace of the root is the sum of the square roots of the
-eigenvalues of C_1^(1/2) C_2 C_1^(1/2), which is symmetric, so that no complex root appears.
+d = |m_1 - m_2|^2 + tr(C_1 + C_2 - 2 (C_1 C_2)^(1/2)). With C_i = R_i^T R_i, R_i the triangular factor of the centred
+rows over sqrt(n_i - 1), the eigenvalues of C_1 C_2 are the squares of the singular values of R_1 R_2^T, so that the trace
+of the root is the sum of these. No root is taken of a rounding error, which matters where covariances are singular.
 
 **Diversity** is the mean distance between two different samples. **Nearest** is each sample's distance to the closest
 row of a reference set: small distances to the training set are copies.
@@ -29,14 +30,18 @@ def frechet_distance(first: Float[np.ndarray, "m features"], second: Float[np.nd
         raise UserError(f"Frechet distance of {first.shape[1]} features against {second.shape[1]}: they must be equal")
     if min(len(first), len(second)) < 2:
         raise UserError(f"Frechet distance needs two rows in each set; given {len(first)} and {len(second)}")
-    a, b = first.astype(np.float64), second.astype(np.float64)
-    gap = a.mean(axis=0) - b.mean(axis=0)
-    cov_a, cov_b = (np.atleast_2d(np.cov(rows, rowvar=False)) for rows in (a, b))
-    values, vectors = np.linalg.eigh(cov_a)
-    root = (vectors * np.sqrt(np.maximum(values, 0.0))) @ vectors.T
-    cross = np.linalg.eigvalsh(root @ cov_b @ root)
-    trace = np.trace(cov_a) + np.trace(cov_b) - 2.0 * np.sqrt(np.maximum(cross, 0.0)).sum()
-    return float(gap @ gap + trace)
+    (mean_a, root_a), (mean_b, root_b) = _gaussian(first), _gaussian(second)
+    gap = mean_a - mean_b
+    cross = np.linalg.svd(root_a @ root_b.T, compute_uv=False).sum()
+    trace = (root_a**2).sum() + (root_b**2).sum() - 2.0 * cross
+    return float(gap @ gap + max(trace, 0.0))  # the trace is never negative but by rounding
+
+
+def _gaussian(rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The mean of rows, and R with R^T R their unbiased covariance, in float64."""
+    rows = rows.astype(np.float64)
+    mean = rows.mean(axis=0)
+    return mean, np.linalg.qr(rows - mean, mode="r") / np.sqrt(len(rows) - 1)
 
 
 def _distances(first: Float[np.ndarray, "m features"], second: Float[np.ndarray, "n features"]) -> np.ndarray:

@@ -11,7 +11,7 @@ import numpy as np
 from jaxtyping import Array
 
 from diffusion_jax.contrastive import infonce, logits
-from diffusion_jax.typing import Batch, Context, LossFn, Params
+from diffusion_jax.typing import Batch, Context, LossFn, Params, UserError
 
 __all__ = ["LOGIT_SCALE_RANGE", "clip_loss", "in_batches", "text_condition", "unit"]
 
@@ -59,8 +59,13 @@ def text_condition(encode_text: Callable[..., Any], params: Params, tokens: Arra
 
 
 def in_batches(fn: Callable[..., Any], *columns: Sequence[Any] | np.ndarray, size: int = 256) -> Any:
-    """fn over rows of `columns`, `size` at a time, joined on the host; the last batch is padded so that fn compiles once."""
+    """fn over rows of `columns`, `size` at a time, joined on the host; the last batch is padded so that fn compiles once.
+
+    Raises UserError when there are no rows, and when the columns differ in length.
+    """
     rows = len(columns[0])
+    if rows == 0 or any(len(column) != rows for column in columns):
+        raise UserError(f"columns of {[len(column) for column in columns]} rows: they must be equal, and one at least")
     size = max(1, min(size, rows))
     parts = []
     for start in range(0, rows, size):
