@@ -14,18 +14,26 @@ import jax.numpy as jnp
 from jax.typing import ArrayLike
 from jaxtyping import Array
 
+from diffusion_jax.process.precondition import c_in, from_network
 from diffusion_jax.process.prediction import FLOOR, KINDS, to_prediction
 from diffusion_jax.typing import Params, Prediction, PyTree, Schedule, UserError, one_of, pytree_dataclass, static
 
-__all__ = ["TIME_INPUTS", "Denoiser", "FromX0", "denoiser", "from_x0"]
+__all__ = ["TIME_INPUTS", "Denoiser", "FromX0", "denoiser", "from_x0", "table_length"]
 
 TIME_INPUTS: dict[str, Callable[[Schedule, Array], Array]] = {
     "t": lambda schedule, t: t,
     "t1000": lambda schedule, t: 1000.0 * t,
     "logsnr": lambda schedule, t: schedule.logsnr(t),
     "c_noise": lambda schedule, t: -0.125 * schedule.logsnr(t),
+    "index": lambda schedule, t: jnp.clip(jnp.round(t * table_length(schedule)) - 1.0, 0.0, None),
 }
-"""What the network sees of the time; c_noise is EDM's ln(sigma / alpha) / 4 (arXiv 2206.00364, table 1)."""
+"""What the network sees of the time; c_noise is EDM's ln(sigma / alpha) / 4 (arXiv 2206.00364, table 1), index the
+nearest step of a table of betas, from 0."""
+
+
+def table_length(schedule: Schedule) -> int:
+    """The number of steps of a discrete schedule's table, shifted or not; 1000 for those without a table."""
+    return int(getattr(getattr(schedule, "base", schedule), "num_steps", 1000))
 
 
 @pytree_dataclass
@@ -39,13 +47,31 @@ class Denoiser:
     prediction: str = static()
     time: str = static()
     train: bool = static()
+    sigma_data: float = static(default=0.5)
+    learned_variance: bool = static(default=False)
 
     def __call__(self, xt: Array, t: ArrayLike, cond: PyTree = None) -> Prediction:
-        """The pair (x0, eps) at xt [batch, ...] and time t, a scalar or [batch]; float32 at least."""
+        """The pair (x0, eps) at xt [batch, ...] and time t, a scalar or [batch]; float32 at least.
+
+        Raises UserError for an output of another shape, and for a time outside [0, 1].
+        """
         t = jnp.broadcast_to(jnp.asarray(t), xt.shape[:1])
         seen = TIME_INPUTS[self.time](self.schedule, t)
-        output = self.apply(self.params, xt, seen, cond, key=self.key, train=self.train)
-        return to_prediction(self.prediction, output, xt, t, self.schedule)
+        edm = self.prediction == "edm"
+        x = xt * c_in(self.schedule, xt, t, self.sigma_data).astype(xt.dtype) if edm else xt
+        output = self.apply(self.params, x, seen, cond, key=self.key, train=self.train)
+        variance = None
+        if self.learned_variance:
+            wanted = (*xt.shape[:-1], 2 * xt.shape[-1])
+            if output.shape != wanted:
+                raise UserError(f"a network of learned variance gives {wanted}, not {output.shape}")
+            output, variance = jnp.split(output, 2, axis=-1)
+            variance = variance.astype(jnp.promote_types(xt.dtype, jnp.float32))
+        if edm:
+            pair = from_network(output, xt, t, self.schedule, self.sigma_data)
+        else:
+            pair = to_prediction(self.prediction, output, xt, t, self.schedule)
+        return Prediction(pair.x0, pair.eps, variance)
 
 
 def denoiser(
@@ -57,20 +83,28 @@ def denoiser(
     *,
     key: Array | None = None,
     train: bool = False,
+    sigma_data: float = 0.5,
+    learned_variance: bool = False,
 ) -> Denoiser:
-    """The DenoiseFn of a network. `prediction` is one of x0, eps, v, score, velocity; `time` one of TIME_INPUTS.
+    """The DenoiseFn of a network. `prediction` is one of x0, eps, v, score, velocity, edm; `time` one of TIME_INPUTS.
+
+    "edm" is EDM's preconditioning around a network of data with standard deviation `sigma_data`, under any schedule.
+    With `learned_variance` the network gives twice the channels: the prediction, and the place of log variance in its
+    range in [-1, 1] (arXiv 2102.09672, eq. 15), for DDPM(variance="learned_range").
 
     Raises UserError for another name, and for a prediction that the schedule cannot represent: where alpha(t_max) is
     0, eps and the score say nothing of x0.
     """
-    one_of("prediction", prediction, KINDS)
+    one_of("prediction", prediction, (*KINDS, "edm"))
     one_of("time", time, TIME_INPUTS)
+    if not sigma_data > 0:
+        raise UserError(f"sigma_data {sigma_data} is not above 0")
     if prediction in ("eps", "score") and _vanishes_at_the_end(schedule):
         raise UserError(
             f"prediction {prediction!r} cannot represent t = {schedule.t_max} under {type(schedule).__name__}, "
             "where alpha is 0: take t_max=0.99, or prediction 'v'"
         )
-    return Denoiser(params, schedule, key, apply, prediction, time, train)
+    return Denoiser(params, schedule, key, apply, prediction, time, train, sigma_data, learned_variance)
 
 
 def _vanishes_at_the_end(schedule: Schedule) -> bool:

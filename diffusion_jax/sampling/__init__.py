@@ -1,20 +1,47 @@
 """Sampling: solvers, grids, guidance and the one driver. It sees a DenoiseFn and a Schedule, never a network."""
 
-from diffusion_jax.sampling.grids import logsnr_uniform, uniform
+from diffusion_jax.sampling.adaptive import AdaptiveODE
+from diffusion_jax.sampling.churn import EDMStochastic, Restart
+from diffusion_jax.sampling.consistency import ConsistencyMultistep
+from diffusion_jax.sampling.exponential import DPMSolver, DPMSolverPP, ExponentialEuler
+from diffusion_jax.sampling.grids import discrete, karras, logsnr_uniform, quadratic, uniform
 from diffusion_jax.sampling.guidance import classifier_free
+from diffusion_jax.sampling.langevin import EulerMaruyama, PredictorCorrector
+from diffusion_jax.sampling.multistep import DEIS, IPNDM, LMS, PNDM
 from diffusion_jax.sampling.ode import Euler, Heun
+from diffusion_jax.sampling.sa import SASolver
 from diffusion_jax.sampling.sample import Trace, initial_noise, sample, trace
-from diffusion_jax.sampling.stochastic import DDIM, DDPM
+from diffusion_jax.sampling.stochastic import DDIM, DDPM, EulerAncestral
+from diffusion_jax.sampling.unipc import UniPC
 
 __all__ = [
     "DDIM",
     "DDPM",
+    "DEIS",
+    "IPNDM",
+    "LMS",
+    "PNDM",
+    "AdaptiveODE",
+    "ConsistencyMultistep",
+    "DPMSolver",
+    "DPMSolverPP",
+    "EDMStochastic",
     "Euler",
+    "EulerAncestral",
+    "EulerMaruyama",
+    "ExponentialEuler",
     "Heun",
+    "PredictorCorrector",
+    "Restart",
+    "SASolver",
     "Trace",
+    "UniPC",
     "classifier_free",
+    "discrete",
     "initial_noise",
+    "karras",
     "logsnr_uniform",
+    "quadratic",
     "sample",
     "trace",
     "uniform",

@@ -1,7 +1,8 @@
 """The times at which a sampler stops, from noise down to data: float64 on the host, [num_steps + 1], strictly falling.
 
 All coefficients of a solver come from the schedule at these times, so a grid costs nothing and is made exactly. A grid
-begins at the schedule's t_max and ends at t = 0, where sigma is 0: the network is asked at every time but the last.
+begins at the schedule's t_max and ends at t = 0, which is clean data: the network is asked at every time but the last
+(and once more there under a schedule that leaves noise at 0, see `sample`).
 """
 
 from __future__ import annotations
@@ -14,9 +15,10 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array
 
-from diffusion_jax.typing import Schedule, UserError
+from diffusion_jax.process.denoiser import table_length
+from diffusion_jax.typing import Schedule, UserError, one_of
 
-__all__ = ["check_grid", "logsnr_uniform", "uniform"]
+__all__ = ["SPACINGS", "check_grid", "discrete", "karras", "logsnr_uniform", "quadratic", "uniform"]
 
 SLACK = 1e-6
 """How far rounding to float32 may take a time past the schedule's ends."""
@@ -77,6 +79,84 @@ def logsnr_uniform(
     times = _exact(schedule.t_from_logsnr, np.linspace(first, last, num_steps))
     times[0] = schedule.t_max
     return np.append(np.maximum(times, schedule.t_min), _end(schedule))
+
+
+def quadratic(num_steps: int, schedule: Schedule) -> np.ndarray:
+    """Times t_max (i / num_steps)^2, i falling to 0: small steps near the data (DDIM, arXiv 2010.02502, appendix D.2).
+
+    Raises UserError unless num_steps is a whole number of at least 1.
+    """
+    _check_steps(num_steps)
+    times = np.linspace(1.0, 0.0, num_steps + 1) ** 2 * float(schedule.t_max)
+    times[:-1] = np.maximum(times[:-1], schedule.t_min)
+    times[-1] = _end(schedule)
+    return _distinct(times, num_steps)
+
+
+def karras(
+    num_steps: int,
+    schedule: Schedule,
+    rho: float = 7.0,
+    sigma_min: float = 0.002,
+    sigma_max: float = 80.0,
+) -> np.ndarray:
+    """EDM's spacing: equal steps of (sigma / alpha)^(1 / rho), and a last step to t = 0 (arXiv 2206.00364, eq. 5).
+
+    `sigma_min` and `sigma_max` bound sigma / alpha within what the schedule has; the first time is t_max itself. Raises
+    UserError unless num_steps is a whole number of at least 1, rho > 0 and 0 < sigma_min < sigma_max.
+    """
+    _check_steps(num_steps)
+    if not rho > 0:
+        raise UserError(f"rho {rho} of a Karras grid is not above 0; the published value is 7")
+    if not 0 < sigma_min < sigma_max:
+        raise UserError(f"sigma_min {sigma_min} and sigma_max {sigma_max} must satisfy 0 < sigma_min < sigma_max")
+    first, last = np.exp(-0.5 * _exact(schedule.logsnr, np.array([schedule.t_max, schedule.t_min])))
+    first, last = min(float(first), sigma_max), max(float(last), sigma_min)
+    if first <= last:
+        raise UserError(
+            f"sigma_min {sigma_min:g} is not below the sigma / alpha that the grid begins with, {first:.3g}"
+        )
+    ends = first ** (1 / rho), last ** (1 / rho)
+    sigmas = np.linspace(*ends, num_steps) ** rho
+    times = _exact(schedule.t_from_logsnr, -2.0 * np.log(sigmas))
+    times[0] = schedule.t_max
+    return _distinct(np.append(np.maximum(times, schedule.t_min), _end(schedule)), num_steps)
+
+
+SPACINGS = ("leading", "trailing", "linspace")
+
+
+def discrete(num_steps: int, schedule: Schedule, spacing: str = "trailing", offset: int = 0) -> np.ndarray:
+    """`num_steps` of the T steps of a table of betas, as times (i + 1) / T, then t = 0 (arXiv 2305.08891, table 2).
+
+    "trailing" begins at the last step T - 1, "leading" at step offset + (num_steps - 1) floor(T / num_steps), below the
+    noisiest, and "linspace" has both ends of the table. T is the schedule's `num_steps`, 1000 for one without a table.
+    Raises UserError for another spacing, unless 1 <= num_steps <= T, and for an offset that leaves the table.
+    """
+    _check_steps(num_steps)
+    one_of("spacing", spacing, SPACINGS)
+    total = table_length(schedule)
+    if num_steps > total:
+        raise UserError(f"num_steps {num_steps} is more than the {total} steps of the table; nearest: {total}")
+    if offset and spacing != "leading":
+        raise UserError(f"offset {offset} goes with the spacing 'leading', not {spacing!r}")
+    if spacing == "leading":
+        steps = np.arange(num_steps)[::-1] * (total // num_steps) + offset
+    elif spacing == "trailing":
+        # In whole numbers: steps of total / num_steps that are added up can give one step too many.
+        steps = np.round((num_steps - np.arange(num_steps)) * total / num_steps).astype(int) - 1
+    else:
+        steps = np.round(np.linspace(0, total - 1, num_steps)[::-1]).astype(int)
+    if not 0 <= steps[-1] <= steps[0] < total:
+        raise UserError(f"offset {offset} takes the grid to step {steps[0]} of a table of {total}")
+    return np.append((steps + 1) / total, _end(schedule))
+
+
+def _distinct(times: np.ndarray, num_steps: int) -> np.ndarray:
+    """The times, or a UserError when the schedule's first time t_min swallows some of them."""
+    if not (np.diff(times) < 0).all():
+        raise UserError(f"num_steps {num_steps} is more than this grid has room for above t_min")
+    return times
 
 
 def check_grid(ts: np.ndarray, schedule: Schedule) -> None:

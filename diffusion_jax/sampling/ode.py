@@ -17,7 +17,6 @@ the noise at a last step to t = 0.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -25,11 +24,11 @@ import jax.numpy as jnp
 from jaxtyping import Array
 
 from diffusion_jax.process.sde import coefficients, velocity
+from diffusion_jax.sampling.steps import Denoise
 from diffusion_jax.typing import Prediction, Schedule, one_of
 
 __all__ = ["Euler", "Heun"]
 
-Denoise = Callable[[Array, Array], Prediction]
 VARIABLES = ("sigma", "t")
 
 

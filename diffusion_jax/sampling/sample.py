@@ -4,6 +4,12 @@ Randomness is per example: a single key is folded with each example's index in t
 example; the result is folded with the step. So a sample depends on neither the batch size nor the number of devices.
 The denoiser, its weights, scales and conditions are arguments of the compiled function: changing them does not
 recompile. A denoiser that is a plain function, or a schedule that is no pytree, is structure: another one compiles anew.
+
+t = 0 is clean data under every schedule. Where noise is left at t = 0 (VE, a learned gamma), a grid that ends there ends
+by one more evaluation, whose x0 is the sample.
+
+Beside `init` and `step` a solver may have: `over(num_steps)`, the solver for a grid of that length; `check(schedule,
+first)`, which refuses a grid; and either `evaluations(schedule, ts)` or `counted(state)`, how often it called the denoiser.
 """
 
 from __future__ import annotations
@@ -17,7 +23,7 @@ import numpy as np
 from jaxtyping import Array
 
 from diffusion_jax.sampling.grids import check_grid
-from diffusion_jax.sampling.stochastic import noise_like
+from diffusion_jax.sampling.steps import noise_like
 from diffusion_jax.typing import (
     DenoiseFn,
     Prediction,
@@ -39,8 +45,8 @@ class Trace:
     """A sample and how it came about, over a grid of n steps.
 
     `xs` [n + 1, batch, ...] are the states at the grid's times, the first is x1 and the last x0; `x0_hats` [n, batch,
-    ...] are the clean data as the denoiser saw them first in each step; `nfe` counts the evaluations of the denoiser,
-    an int32 scalar.
+    ...] are the clean data as the denoiser sees them from each state but the last; `nfe` counts the evaluations that made
+    x0, an int32 scalar, or [batch] under an adaptive solver.
     """
 
     x0: Any
@@ -90,17 +96,46 @@ def initial_noise(key: Array, shape: tuple[int, ...], schedule: Schedule | None 
     return noise if schedule is None else schedule.sigma(jnp.float32(schedule.t_max)) * noise
 
 
-def _check(schedule: Schedule, x1: Array, ts: Any, cond: PyTree) -> None:
-    if not isinstance(ts, jax.core.Tracer):
+def _known(*trees: Any) -> bool:
+    """Whether these are numbers already, rather than placeholders under `jax.jit`."""
+    return not any(isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves(trees))
+
+
+def _check(schedule: Schedule, solver: Solver, x1: Array, ts: Any, cond: PyTree) -> None:
+    if _known(schedule, ts):
         check_grid(np.asarray(ts, np.float64), schedule)
-    if not isinstance(x1, jax.core.Tracer) and not bool(jnp.all(jnp.isfinite(x1))):
-        raise UserError("x1 holds a value that is not finite")
+        if hasattr(solver, "check"):
+            with jax.ensure_compile_time_eval():
+                solver.check(schedule, float(np.asarray(ts)[0]))
+    if not isinstance(x1, jax.core.Tracer):
+        bad = np.argwhere(~np.isfinite(np.asarray(x1)))
+        if len(bad):
+            value = np.asarray(x1)[tuple(bad[0])]
+            raise UserError(f"x1 holds a value that is not finite: x1{bad[0].tolist()} is {value}")
     for path, leaf in jax.tree_util.tree_leaves_with_path(cond):
         if jnp.shape(leaf)[:1] != x1.shape[:1]:
             raise UserError(
                 f"cond{jax.tree_util.keystr(path)} has shape {jnp.shape(leaf)} for a batch of {x1.shape[0]}: "
                 "its first axis is the batch"
             )
+
+
+def _ends_in_noise(schedule: Schedule, ts: Any) -> bool | None:
+    """Whether the grid goes down to t = 0 and finds noise there; None where that is not known before it runs."""
+    if not _known(schedule, ts):
+        return None
+    with jax.ensure_compile_time_eval():
+        return bool(np.asarray(ts)[-1] == 0 and schedule.sigma(jnp.float32(0)) > 0)
+
+
+def _run(made: Any, denoise: Any, schedule: Any, solver: Any, x1: Array, ts: Any, key: Array, cond: Any) -> Any:
+    _check(schedule, solver, x1, ts, cond)
+    keys = _example_keys(key, x1.shape[0])
+    ends_in_noise = _ends_in_noise(schedule, ts)
+    ts = jnp.asarray(ts)
+    if hasattr(solver, "over"):
+        solver = solver.over(len(ts) - 1)
+    return made(_hold(denoise), _hold(schedule), solver, x1, ts, keys, cond, ends_in_noise)
 
 
 def sample(
@@ -118,9 +153,7 @@ def sample(
     x1, float32 at least. Raises UserError for a grid that does not fall or leaves [t_min, t_max] (a last time of 0 is
     allowed where sigma(0) = 0), for x1 that is not finite, and for shapes that do not fit.
     """
-    _check(schedule, x1, ts, cond)
-    keys = _example_keys(key, x1.shape[0])
-    return _sample(_hold(denoise), _hold(schedule), solver, x1, jnp.asarray(ts), keys, cond)
+    return _run(_sample, denoise, schedule, solver, x1, ts, key, cond)
 
 
 def trace(
@@ -133,50 +166,78 @@ def trace(
     cond: PyTree = None,
 ) -> Trace:
     """`sample` with its whole path; the same arguments, and the same x0."""
-    _check(schedule, x1, ts, cond)
-    keys = _example_keys(key, x1.shape[0])
-    return _trace(_hold(denoise), _hold(schedule), solver, x1, jnp.asarray(ts), keys, cond)
+    return _run(_trace, denoise, schedule, solver, x1, ts, key, cond)
 
 
 def _scan(
-    denoise: Any, schedule: Schedule, solver: Solver, x1: Array, ts: Array, keys: Array, cond: PyTree, keep: bool
-) -> tuple[Array, Any]:
+    denoise: Any,
+    schedule: Schedule,
+    solver: Solver,
+    x1: Array,
+    ts: Array,
+    keys: Array,
+    cond: PyTree,
+    ends_in_noise: bool | None,
+    keep: bool,
+) -> tuple[Array, Any, Any]:
+    """(x0, the solver's last state, the path when `keep`)."""
     x1 = x1.astype(jnp.promote_types(x1.dtype, jnp.float32))
     ts = ts.astype(x1.dtype)
 
+    def bound(x: Array, t: Array) -> Prediction:
+        return denoise(x, t, cond)
+
     def body(carry: tuple[Array, Any], inputs: tuple[Array, Array, Array]) -> tuple[tuple[Array, Any], Any]:
         (x, state), (index, t, t_next) = carry, inputs
-        seen: list[Array] = []
-
-        def bound(x: Array, t: Array) -> Prediction:
-            prediction = denoise(x, t, cond)
-            seen.append(prediction.x0)
-            return prediction
-
+        seen = bound(x, t) if keep else None
+        # A solver that begins at (x, t) itself, as most do, is given what was seen there.
+        asked = (lambda y, s: seen if y is x and s is t else bound(y, s)) if keep else bound
         step_keys = _fold(keys, _STEPS + index)
-        x, state = solver.step(bound, schedule, x, t, t_next, step_keys, state)
-        x = x.astype(x1.dtype)
-        return (x, state), (x, seen[0]) if keep else None
+        moved, state = solver.step(asked, schedule, x, t, t_next, step_keys, state)
+        moved = moved.astype(x1.dtype)
+        return (moved, state), (moved, seen.x0) if seen is not None else None
 
     steps = (jnp.arange(len(ts) - 1), ts[:-1], ts[1:])
-    (x0, _), path = jax.lax.scan(body, (x1, solver.init(x1)), steps)
-    return x0, path
+    (x0, state), path = jax.lax.scan(body, (x1, solver.init(x1)), steps)
+
+    def finish(x: Array) -> Array:
+        return bound(x, ts[-1]).x0.astype(x.dtype)
+
+    if ends_in_noise:
+        x0 = finish(x0)
+    elif ends_in_noise is None:
+        noise_left = (ts[-1] == 0) & (schedule.sigma(jnp.zeros((), x1.dtype)) > 0)
+        x0 = jax.lax.cond(noise_left, finish, lambda x: x, x0)
+    if keep:
+        path = (path[0].at[-1].set(x0), path[1])
+    return x0, state, path
 
 
-@functools.partial(jax.jit, static_argnames="solver")
-def _sample(denoise: Any, schedule: Any, solver: Any, x1: Array, ts: Array, keys: Array, cond: Any) -> Array:
-    return _scan(_held(denoise), _held(schedule), solver, x1, ts, keys, cond, keep=False)[0]
+@functools.partial(jax.jit, static_argnames=("solver", "ends_in_noise"))
+def _sample(
+    denoise: Any, schedule: Any, solver: Any, x1: Array, ts: Array, keys: Array, cond: Any, ends_in_noise: bool | None
+) -> Array:
+    return _scan(_held(denoise), _held(schedule), solver, x1, ts, keys, cond, ends_in_noise, keep=False)[0]
 
 
-@functools.partial(jax.jit, static_argnames="solver")
-def _trace(denoise: Any, schedule: Any, solver: Any, x1: Array, ts: Array, keys: Array, cond: Any) -> Trace:
+@functools.partial(jax.jit, static_argnames=("solver", "ends_in_noise"))
+def _trace(
+    denoise: Any, schedule: Any, solver: Any, x1: Array, ts: Array, keys: Array, cond: Any, ends_in_noise: bool | None
+) -> Trace:
     denoise, schedule = _held(denoise), _held(schedule)
-    x0, (xs, x0_hats) = _scan(denoise, schedule, solver, x1, ts, keys, cond, keep=True)
-    return Trace(x0, jnp.concatenate([x1[None].astype(xs.dtype), xs]), x0_hats, _count(solver, schedule, ts))
+    x0, state, (xs, x0_hats) = _scan(denoise, schedule, solver, x1, ts, keys, cond, ends_in_noise, keep=True)
+    nfe = _count(solver, schedule, ts, state)
+    if ends_in_noise is None:
+        nfe = nfe + ((ts[-1] == 0) & (schedule.sigma(jnp.zeros((), ts.dtype)) > 0)).astype(jnp.int32)
+    elif ends_in_noise:
+        nfe = nfe + 1
+    return Trace(x0, jnp.concatenate([x1[None].astype(xs.dtype), xs]), x0_hats, nfe)
 
 
-def _count(solver: Any, schedule: Any, ts: Array) -> Array:
-    """The evaluations over a grid: what the solver says by `evaluations(schedule, ts)`, or one a step."""
+def _count(solver: Any, schedule: Any, ts: Array, state: Any) -> Array:
+    """The evaluations over a grid, as the solver says, or one a step."""
+    if hasattr(solver, "counted"):
+        return solver.counted(state)
     if hasattr(solver, "evaluations"):
-        return solver.evaluations(schedule, ts)
+        return jnp.asarray(solver.evaluations(schedule, ts), jnp.int32)
     return jnp.int32(len(ts) - 1)

@@ -1,0 +1,125 @@
+"""The probability-flow ODE with error control, by diffrax (Kidger, 2021), each example with steps of its own.
+
+In the angle phi = arctan(sigma / alpha) and y = x / sqrt(alpha^2 + sigma^2) the ODE is
+
+    dy / dphi = cos(phi) eps_hat - sin(phi) x0_hat,
+
+for every schedule: the pair is constant along a straight trajectory, y = cos(phi) x0 + sin(phi) eps. Nothing diverges at
+either end, neither at alpha = 0 nor at sigma = 0, where the rates of alpha and sigma in t may. Tolerances are those of y,
+whose entries have the size of the data or of the noise. The network is called once for the whole batch, each example at
+its own time; those that are done wait for the rest.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import diffrax
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array
+
+from diffusion_jax.process.sde import coefficients, expand
+from diffusion_jax.sampling.steps import Denoise
+from diffusion_jax.typing import Schedule, UserError, one_of
+
+__all__ = ["AdaptiveODE"]
+
+METHODS = {
+    "heun": (diffrax.Heun, 2),
+    "bosh3": (diffrax.Bosh3, 3),
+    "tsit5": (diffrax.Tsit5, 6),
+    "dopri5": (diffrax.Dopri5, 6),
+    "dopri8": (diffrax.Dopri8, 13),
+}
+"""diffrax's embedded Runge-Kutta methods, and the evaluations of an attempted step."""
+
+FIRST_STAGE_IS_LAST = {"bosh3", "tsit5", "dopri5", "dopri8"}
+
+
+@dataclasses.dataclass(frozen=True)
+class AdaptiveODE:
+    """Each interval of the grid is solved to the tolerances; a grid of two times is one solve, and the usual choice.
+
+    `method` is "heun", "bosh3", "tsit5", "dopri5" or "dopri8". The state counts the evaluations of each example [batch].
+    Where an example needs more than `max_steps` in an interval its sample is infinite.
+    """
+
+    rtol: float = 1e-5
+    atol: float = 1e-5
+    method: str = "tsit5"
+    max_steps: int = 1000
+
+    def __post_init__(self) -> None:
+        one_of("method", self.method, METHODS)
+        if not (self.rtol > 0 and self.atol > 0):
+            raise UserError(f"rtol {self.rtol} and atol {self.atol} must be above 0")
+        if not self.max_steps >= 1:
+            raise UserError(f"max_steps {self.max_steps} is below 1")
+
+    def init(self, x: Array) -> Array:
+        """No evaluation yet, int32 [batch]."""
+        return jnp.zeros(x.shape[:1], jnp.int32)
+
+    def step(
+        self, denoise: Denoise, schedule: Schedule, x: Array, t: Array, t_next: Array, key: Array, state: Array
+    ) -> tuple[Array, Array]:
+        """x [batch, ...] at t -> x at t_next < t; draws nothing."""
+        (alpha, sigma), (alpha_next, sigma_next) = (coefficients(schedule, s, x) for s in (t, t_next))
+        start, end = (jnp.arctan2(schedule.sigma(s), schedule.alpha(s)) for s in (t, t_next))
+        method, stages = METHODS[self.method]
+
+        def slopes(phi: Array, y: Array) -> Array:
+            cos, sin = jnp.cos(phi), jnp.sin(phi)
+            ratio = jnp.log(jnp.maximum(cos, 1e-30)) - jnp.log(jnp.maximum(sin, 1e-30))
+            times = schedule.t_from_logsnr(jnp.clip(2.0 * ratio, -20.0, 20.0))
+            times = jnp.clip(times, schedule.t_min, schedule.t_max).astype(y.dtype)
+            norm = jnp.sqrt(schedule.alpha(times) ** 2 + schedule.sigma(times) ** 2)
+            pair = denoise(expand(norm, y) * y, times)
+            return expand(cos, y) * pair.eps - expand(sin, y) * pair.x0
+
+        # Weights and conditions that are traced outside become arguments, which diffrax's loops can carry.
+        converted = eqx.filter_closure_convert(slopes, jnp.broadcast_to(start, x.shape[:1]), x)
+        arrays, rest = eqx.partition(converted, eqx.is_array)
+
+        @jax.custom_batching.custom_vmap
+        def field(arrays: Any, phi: Array, y: Array) -> Array:
+            # Traced for its shape alone: under vmap, where it always is, JAX takes the rule below.
+            return jnp.full_like(y, jnp.inf)
+
+        @field.def_vmap
+        def together(size: int, batched: Any, arrays: Any, phi: Array, y: Array) -> tuple[Array, bool]:
+            phi = phi if batched[1] else jnp.broadcast_to(phi, (size,))
+            y = y if batched[2] else jnp.broadcast_to(y, (size, *y.shape))
+            return eqx.combine(arrays, rest)(phi, y), True
+
+        def solve(y: Array) -> tuple[Array, Array]:
+            solution = diffrax.diffeqsolve(
+                diffrax.ODETerm(lambda phi, y, arrays: field(arrays, phi, y)),
+                method(),
+                t0=start,
+                t1=end,
+                dt0=None,
+                y0=y,
+                args=arrays,
+                stepsize_controller=diffrax.PIDController(rtol=self.rtol, atol=self.atol),
+                adjoint=diffrax.ForwardMode(),
+                max_steps=self.max_steps,
+                throw=False,
+            )
+            done = solution.result == diffrax.RESULTS.successful
+            return jnp.where(done, solution.ys[0], jnp.inf), solution.stats["num_steps"]
+
+        y, attempts = jax.vmap(solve)(x / jnp.sqrt(alpha**2 + sigma**2))
+        return y * jnp.sqrt(alpha_next**2 + sigma_next**2), state + self._evaluations(attempts, stages)
+
+    def _evaluations(self, attempts: Array, stages: int) -> Array:
+        """Two to choose the first step; a method whose last stage is the next one's first makes one more at the start."""
+        first = 3 if self.method in FIRST_STAGE_IS_LAST else 2
+        return first + stages * attempts.astype(jnp.int32)
+
+    def counted(self, state: Array) -> Array:
+        """The evaluations of each example so far, int32 [batch]."""
+        return state
