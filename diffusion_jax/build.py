@@ -7,6 +7,7 @@ or a key that does not exist is a `UserError` with the nearest one, before anyth
 from __future__ import annotations
 
 import difflib
+import functools
 import inspect
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, TypeAlias
@@ -20,6 +21,8 @@ from diffusion_jax import process, sampling
 from diffusion_jax.data import digits
 from diffusion_jax.data.tokenizer import WordTokenizer
 from diffusion_jax.nets import CLIP, DiT, Network, TextTransformer, VisionTransformer
+from diffusion_jax.process import weighting
+from diffusion_jax.process.importance import Importance
 from diffusion_jax.train.ema import Ema
 from diffusion_jax.train.optim import adamw
 from diffusion_jax.typing import Schedule, Solver, UserError, one_of
@@ -38,6 +41,7 @@ __all__ = [
     "dit_network",
     "ema",
     "grid",
+    "loss",
     "optimizer",
     "schedule",
     "solver",
@@ -50,25 +54,63 @@ Spec: TypeAlias = Mapping[str, Any] | ConfigDict
 
 SCHEDULES: dict[str, Callable[..., Any]] = {
     "vp_linear": process.VPLinear,
+    "sub_vp": process.SubVP,
     "cosine": process.Cosine,
+    "ve": process.VE,
+    "edm": process.EDM,
     "rectified_flow": process.RectifiedFlow,
+    "discrete": process.Discrete,
 }
 SOLVERS: dict[str, Callable[..., Any]] = {
     "ddpm": sampling.DDPM,
     "ddim": sampling.DDIM,
     "euler": sampling.Euler,
     "heun": sampling.Heun,
+    "euler_ancestral": sampling.EulerAncestral,
+    "edm_stochastic": sampling.EDMStochastic,
+    "restart": sampling.Restart,
+    "euler_maruyama": sampling.EulerMaruyama,
+    "predictor_corrector": sampling.PredictorCorrector,
+    "exponential_euler": sampling.ExponentialEuler,
+    "dpm_solver": sampling.DPMSolver,
+    "dpm_solver_pp": sampling.DPMSolverPP,
+    "unipc": sampling.UniPC,
+    "deis": sampling.DEIS,
+    "ipndm": sampling.IPNDM,
+    "pndm": sampling.PNDM,
+    "lms": sampling.LMS,
+    "sa_solver": sampling.SASolver,
+    "consistency": sampling.ConsistencyMultistep,
+    "adaptive_ode": sampling.AdaptiveODE,
 }
 GRIDS: dict[str, Callable[..., np.ndarray]] = {
     "uniform": sampling.uniform,
     "logsnr": sampling.logsnr_uniform,
+    "karras": sampling.karras,
+    "quadratic": sampling.quadratic,
+    "discrete": sampling.discrete,
 }
 TIMES: dict[str, Callable[..., Any]] = {
     "uniform": process.times.uniform,
     "stratified": process.times.stratified,
     "logit_normal": process.times.logit_normal,
+    "log_normal": process.times.log_normal,
+    "mode": process.times.mode,
+    "cosmap": process.times.cosmap,
+    "importance": Importance,
 }
-WEIGHTS: dict[str, Callable[..., Any]] = {"simple": process.simple}
+WEIGHTS: dict[str, Callable[..., weighting.Weighting]] = {
+    "simple": weighting.simple,
+    "eps_simple": weighting.eps_simple,
+    "flow_matching": weighting.flow_matching,
+    "vlb": weighting.vlb,
+    "vlb_discrete": weighting.vlb_discrete,
+    "likelihood": weighting.likelihood,
+    "edm": weighting.edm,
+    "min_snr": weighting.min_snr,
+    "p2": weighting.p2,
+    "sigmoid": weighting.sigmoid,
+}
 SOURCES: dict[str, Callable[..., Any]] = {"digits": digits.load_digits}
 PREDICTIONS = ("x0", "eps", "v", "score", "velocity")
 
@@ -103,6 +145,40 @@ def construct(what: str, table: Mapping[str, Callable[..., Any]], spec: Spec, **
 def schedule(spec: Spec) -> Schedule:
     """The schedule of a config's `schedule` group."""
     return construct("schedule", SCHEDULES, spec)
+
+
+def loss(spec: Spec) -> dict[str, Any]:
+    """The `space`, `weight` and `sample_t` of a config's `loss` group, for `systems.diffusion_loss`.
+
+    The optional groups `weight_options` and `times_options` hold the keyword arguments of the weighting and the times.
+    """
+    accepts("loss", _loss_options, spec)
+    weight, times = one_of("loss.weight", spec["weight"], WEIGHTS), one_of("loss.times", spec["times"], TIMES)
+    chosen = {}
+    for key in ("weight_options", "times_options"):
+        chosen[key] = spec.get(key, {})
+        if not isinstance(chosen[key], Mapping | ConfigDict):
+            raise UserError(f"config key 'loss.{key}' is {chosen[key]!r}; it is a group of keys")
+    sampler, options = TIMES[times], chosen["times_options"]
+    stateful = inspect.isclass(sampler)
+    accepts(f"loss.times {times!r}", sampler, options, () if stateful else ("key", "n", "schedule"))
+    return {
+        "space": one_of("loss.space", spec["space"], PREDICTIONS),
+        "weight": construct("loss.weight", WEIGHTS, {"name": weight, **chosen["weight_options"]}),
+        "sample_t": sampler(**options) if stateful else functools.partial(sampler, **options),
+    }
+
+
+def _loss_options(
+    space: str,
+    weight: str,
+    times: str,
+    drop: float,
+    weight_options: Any = None,
+    times_options: Any = None,
+    uncertainty: bool = False,
+) -> None:
+    """The keys of a diffusion config's `loss` group; those with a default may be absent."""
 
 
 def solver(name: str, **options: Any) -> Solver:

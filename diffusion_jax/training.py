@@ -31,6 +31,9 @@ from diffusion_jax.evals import class_embeddings, classify, topk_accuracy
 from diffusion_jax.evals.pictures import save_grid, write_atomic
 from diffusion_jax.nets import Network
 from diffusion_jax.parallel.mesh import check_batch, make_mesh
+from diffusion_jax.process import uncertainty
+from diffusion_jax.process.importance import Importance
+from diffusion_jax.process.times import stratified
 from diffusion_jax.run import (
     CHECKPOINTS,
     CONFIG,
@@ -44,13 +47,13 @@ from diffusion_jax.run import (
     read_text_encoder,
 )
 from diffusion_jax.systems.clip import LOGIT_SCALE_RANGE, clip_loss
-from diffusion_jax.systems.diffusion import diffusion_loss
+from diffusion_jax.systems.diffusion import UNCERTAINTY, diffusion_loss
 from diffusion_jax.train.checkpoint import Checkpointer
 from diffusion_jax.train.loop import fit
 from diffusion_jax.train.runlog import RunLog
 from diffusion_jax.train.state import TrainState, init_state
 from diffusion_jax.train.step import make_eval_step
-from diffusion_jax.typing import Batch, Context, LossFn, PyTree, UserError, one_of
+from diffusion_jax.typing import Batch, Context, LossFn, Params, PyTree, UserError, one_of
 
 __all__ = ["Task", "train_run", "validate"]
 
@@ -99,6 +102,8 @@ class Task:
     frozen: PyTree = None
     clamp: Mapping[str, tuple[float, float]] | None = None
     text_encoder: ClipRun | None = None
+    aux: PyTree = None  # the first state of the loss itself
+    beside: Params = dataclasses.field(default_factory=dict)  # what trains beside the network
 
 
 def validate(config: ConfigDict) -> None:
@@ -146,7 +151,8 @@ def train_run(config: ConfigDict, *, overwrite: bool = False, progress: bool = T
     task = TASKS[config.system](config, folder, eval_key)
     tx = build.optimizer(config.optimizer, config.steps, clamp=task.clamp)
     ema, mesh = build.ema(config.ema), make_mesh(**config.mesh)
-    state = init_state(task.network.init(init_key), tx, ema, frozen=task.frozen, mesh=mesh)
+    params = task.network.init(init_key) | task.beside
+    state = init_state(params, tx, ema, frozen=task.frozen, aux=task.aux, mesh=mesh)
     ctx = Context(state.step, state.ema, state.frozen, state.aux)
     jax.eval_shape(task.loss_fn, state.params, ctx, task.batches(0), train_key)
     _prepare(folder, config, task.text_encoder, overwrite, say)
@@ -294,15 +300,14 @@ def diffusion_task(config: ConfigDict, folder: Path, key: jax.Array) -> Task:
     network = diffusion_network(config, clip, shape)
     schedule = build.schedule(config.schedule)
     run = DiffusionRun(folder, config, network, {}, schedule, clip, shape)
+    terms = build.loss(config.loss)
     loss = functools.partial(
         diffusion_loss,
         network.apply,
         schedule,
         prediction=one_of("prediction", config.prediction, build.PREDICTIONS),
         time=config.time,
-        space=one_of("loss.space", config.loss.space, build.PREDICTIONS),
-        weight=build.WEIGHTS[one_of("loss.weight", config.loss.weight, build.WEIGHTS)],
-        sample_t=build.TIMES[one_of("loss.times", config.loss.times, build.TIMES)],
+        **terms,
     )
     # What is only used later is refused here: a prediction that the schedule cannot represent, an unknown sampler.
     run.denoiser({})
@@ -310,6 +315,9 @@ def diffusion_task(config: ConfigDict, folder: Path, key: jax.Array) -> Task:
     if not 0.0 <= config.loss.drop <= 1.0:
         near = min(max(config.loss.drop, 0.0), 1.0)
         raise UserError(f"config key 'loss.drop' is {config.loss.drop!r}; it is a share in [0, 1]; nearest: {near}")
+    uncertain = config.loss.get("uncertainty", False)
+    if not isinstance(uncertain, bool):
+        raise UserError(f"config key 'loss.uncertainty' is {uncertain!r}; it is True or False")
 
     def transform(batch: dict[str, np.ndarray], rng: np.random.Generator) -> dict[str, Any]:
         picked = data.rows[batch["index"], rng.integers(data.rows.shape[1], size=len(batch["index"]))]
@@ -319,7 +327,10 @@ def diffusion_task(config: ConfigDict, folder: Path, key: jax.Array) -> Task:
     # Four noise levels an example steady the held-out loss; nothing is dropped there.
     held_batch = {"image": data.held_out.columns()["image"], "cond": clip.condition(data.held_captions)}
     held_batch = jax.tree.map(lambda leaf: np.concatenate([leaf] * 4), held_batch)
-    eval_step = jax.jit(make_eval_step(loss()))
+    # The same times at every step, whatever training has come to draw; and no learned uncertainty.
+    importance = isinstance(terms["sample_t"], Importance)
+    held_loss = loss(sample_t=stratified) if importance else loss()
+    eval_step = jax.jit(make_eval_step(held_loss))
 
     def evaluate(state: TrainState, done: int) -> dict[str, float]:
         metrics = eval_step(state, held_batch, key)
@@ -329,7 +340,16 @@ def diffusion_task(config: ConfigDict, folder: Path, key: jax.Array) -> Task:
         return {"val_loss": float(metrics["loss"]), "val_loss_ema": float(metrics["ema_loss"])}
 
     stream = batches(data.train, config.batch_size, config.seed, transform, **_process_slice())
-    return Task(network, loss(drop=config.loss.drop), stream, evaluate, frozen={"null": run.null}, text_encoder=clip)
+    return Task(
+        network,
+        loss(drop=config.loss.drop, uncertainty=uncertain),
+        stream,
+        evaluate,
+        frozen={"null": run.null},
+        text_encoder=clip,
+        aux=terms["sample_t"].init() if importance else None,
+        beside={UNCERTAINTY: uncertainty.init()} if uncertain else {},
+    )
 
 
 def _save_samples(folder: Path, step: int, raw: np.ndarray, averaged: np.ndarray) -> None:

@@ -16,6 +16,7 @@ from jaxtyping import Array
 
 from diffusion_jax.process.precondition import c_in, from_network
 from diffusion_jax.process.prediction import FLOOR, KINDS, to_prediction
+from diffusion_jax.process.sde import rates
 from diffusion_jax.typing import Params, Prediction, PyTree, Schedule, UserError, one_of, pytree_dataclass, static
 
 __all__ = ["TIME_INPUTS", "Denoiser", "FromX0", "denoiser", "from_x0", "table_length"]
@@ -93,7 +94,7 @@ def denoiser(
     range in [-1, 1] (arXiv 2102.09672, eq. 15), for DDPM(variance="learned_range").
 
     Raises UserError for another name, and for a prediction that the schedule cannot represent: where alpha(t_max) is
-    0, eps and the score say nothing of x0.
+    0, eps and the score say nothing of x0, nor does the velocity where alpha' is 0 as well.
     """
     one_of("prediction", prediction, (*KINDS, "edm"))
     one_of("time", time, TIME_INPUTS)
@@ -104,6 +105,11 @@ def denoiser(
             f"prediction {prediction!r} cannot represent t = {schedule.t_max} under {type(schedule).__name__}, "
             "where alpha is 0: take t_max=0.99, or prediction 'v'"
         )
+    if prediction == "velocity" and _stands_still_at_the_end(schedule):
+        raise UserError(
+            f"prediction 'velocity' cannot represent t = {schedule.t_max} under {type(schedule).__name__}, where alpha' and "
+            "sigma' are both 0: take prediction 'v'"
+        )
     return Denoiser(params, schedule, key, apply, prediction, time, train, sigma_data, learned_variance)
 
 
@@ -112,6 +118,14 @@ def _vanishes_at_the_end(schedule: Schedule) -> bool:
         alpha = schedule.alpha(jnp.float32(schedule.t_max))
         # A schedule whose own parameters are being traced (a learned one) has no value to look at.
         return not isinstance(alpha, jax.core.Tracer) and bool(alpha <= FLOOR)
+
+
+def _stands_still_at_the_end(schedule: Schedule) -> bool:
+    with jax.ensure_compile_time_eval():
+        alpha_rate, sigma_rate = rates(schedule, jnp.float32(schedule.t_max))
+        if isinstance(alpha_rate, jax.core.Tracer):
+            return False
+        return bool(jnp.abs(alpha_rate) + jnp.abs(sigma_rate) < FLOOR)
 
 
 @pytree_dataclass

@@ -16,8 +16,8 @@ from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
-from jax.typing import ArrayLike
 import numpy as np
+from jax.typing import ArrayLike
 from jaxtyping import Array, Float
 
 from diffusion_jax.typing import Prediction, Schedule, UserError

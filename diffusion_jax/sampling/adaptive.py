@@ -116,9 +116,8 @@ class AdaptiveODE:
         return y * jnp.sqrt(alpha_next**2 + sigma_next**2), state + self._evaluations(attempts, stages)
 
     def _evaluations(self, attempts: Array, stages: int) -> Array:
-        """Two to choose the first step; a method whose last stage is the next one's first makes one more at the start."""
-        first = 3 if self.method in FIRST_STAGE_IS_LAST else 2
-        return first + stages * attempts.astype(jnp.int32)
+        """A method whose last stage is the next step's first makes one more, at the start."""
+        return (self.method in FIRST_STAGE_IS_LAST) + stages * attempts.astype(jnp.int32)
 
     def counted(self, state: Array) -> Array:
         """The evaluations of each example so far, int32 [batch]."""

@@ -76,9 +76,7 @@ def logsnr_uniform(
     first, last = max(float(first), logsnr_min), min(float(last), logsnr_max)
     if first >= last:
         raise UserError(f"logsnr_max {logsnr_max:g} is not above the logsnr that the grid begins with, {first:.3g}")
-    times = _exact(schedule.t_from_logsnr, np.linspace(first, last, num_steps))
-    times[0] = schedule.t_max
-    return np.append(np.maximum(times, schedule.t_min), _end(schedule))
+    return _closed(lambda count: np.linspace(first, last, count), num_steps, schedule)
 
 
 def quadratic(num_steps: int, schedule: Schedule) -> np.ndarray:
@@ -117,10 +115,7 @@ def karras(
             f"sigma_min {sigma_min:g} is not below the sigma / alpha that the grid begins with, {first:.3g}"
         )
     ends = first ** (1 / rho), last ** (1 / rho)
-    sigmas = np.linspace(*ends, num_steps) ** rho
-    times = _exact(schedule.t_from_logsnr, -2.0 * np.log(sigmas))
-    times[0] = schedule.t_max
-    return _distinct(np.append(np.maximum(times, schedule.t_min), _end(schedule)), num_steps)
+    return _closed(lambda count: -2.0 * rho * np.log(np.linspace(*ends, count)), num_steps, schedule)
 
 
 SPACINGS = ("leading", "trailing", "linspace")
@@ -150,6 +145,19 @@ def discrete(num_steps: int, schedule: Schedule, spacing: str = "trailing", offs
     if not 0 <= steps[-1] <= steps[0] < total:
         raise UserError(f"offset {offset} takes the grid to step {steps[0]} of a table of {total}")
     return np.append((steps + 1) / total, _end(schedule))
+
+
+def _closed(levels: Callable[[int], np.ndarray], num_steps: int, schedule: Schedule) -> np.ndarray:
+    """The times of levels(count) of logsnr, from t_max to the end: a last step to it, unless the levels reach it themselves."""
+    end = _end(schedule)
+    times = _exact(schedule.t_from_logsnr, levels(num_steps))
+    if times[-1] <= end + SLACK and end == schedule.t_min:
+        times = _exact(schedule.t_from_logsnr, levels(num_steps + 1))
+        times[-1] = end
+    else:
+        times = np.append(np.maximum(times, schedule.t_min), end)
+    times[0] = schedule.t_max
+    return _distinct(times, num_steps)
 
 
 def _distinct(times: np.ndarray, num_steps: int) -> np.ndarray:

@@ -7,7 +7,8 @@ Cosine and RectifiedFlow begin at t_max < 1. A last step to sigma = 0 gives x0 a
 **PredictorCorrector** (arXiv 2011.13456, algorithms 2 to 5): after each step of any solver, `steps` steps of Langevin's
 dynamics at the new time, x + eps s + sqrt(2 eps) z, whose stationary law is p_t up to O(eps). The step size is that of
 a signal-to-noise ratio r: eps = 2 (r |z| / |s|)^2 ("norm", as published but of each example alone, so that a sample
-does not depend on its batch), or 2 (r sigma)^2 ("sigma"), its value for pure noise.
+does not depend on its batch; for data of many dimensions, as the ratio of two norms of few entries has no bound), or 2 (r
+sigma)^2 ("sigma", the default), what the ratio of norms is for pure noise of many dimensions.
 """
 
 from __future__ import annotations
@@ -65,12 +66,12 @@ class EulerMaruyama:
 
 @dataclasses.dataclass(frozen=True)
 class PredictorCorrector:
-    """`predictor`'s step, then `steps` of Langevin's at the new time with ratio `snr`; `size` is "norm" or "sigma"."""
+    """`predictor`'s step, then `steps` of Langevin's at the new time with ratio `snr`; `size` is "sigma" or "norm"."""
 
     predictor: Any = EulerMaruyama()
     steps: int = 1
     snr: float = 0.16
-    size: str = "norm"
+    size: str = "sigma"
 
     def __post_init__(self) -> None:
         if not isinstance(self.predictor, Solver):

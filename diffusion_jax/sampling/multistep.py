@@ -176,7 +176,10 @@ class PNDM:
     def step(
         self, denoise: Denoise, schedule: Schedule, x: Array, t: Array, t_next: Array, key: Array, state: History
     ) -> tuple[Array, History]:
-        """x [batch, ...] at t -> x at t_next < t; draws nothing. The Runge-Kutta steps end early at sigma = 0."""
+        """x [batch, ...] at t -> x at t_next < t; draws nothing.
+
+        A step from alpha = 0 or to sigma = 0 is not begun by Runge-Kutta.
+        """
         pair = denoise(x, t)
         state = state.pushed(pair.eps, t)
         starting = state.count < 4 if self.start == "prk" else state.count < 2
@@ -196,13 +199,13 @@ class PNDM:
         def later(pair: Prediction) -> Array:
             return _corrected(schedule, pair, state, t, t_next, _equal(schedule, t, t_next, 4))
 
-        start = starting & (schedule.sigma(t_next) > 0)
-        return jax.lax.cond(start, first, later, pair), state
+        return jax.lax.cond(starting & finite(schedule, t, t_next), first, later, pair), state
 
     def evaluations(self, schedule: Schedule, ts: Array) -> Array:
         """How often the denoiser is called over the grid."""
         steps, extra = (3, 3) if self.start == "prk" else (1, 1)
-        begun = jnp.sum(schedule.sigma(ts[1:][:steps]) > 0, dtype=jnp.int32)
+        ends = ts[:-1][:steps], ts[1:][:steps]
+        begun = jnp.sum(jax.vmap(lambda t, s: finite(schedule, t, s))(*ends), dtype=jnp.int32)
         return len(ts) - 1 + extra * begun
 
 

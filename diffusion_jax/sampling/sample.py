@@ -185,13 +185,17 @@ def _scan(
     ts = ts.astype(x1.dtype)
 
     def bound(x: Array, t: Array) -> Prediction:
-        return denoise(x, t, cond)
+        # A network of lower precision does not lower that of the state.
+        return jax.tree.map(lambda leaf: leaf.astype(jnp.promote_types(leaf.dtype, x1.dtype)), denoise(x, t, cond))
 
     def body(carry: tuple[Array, Any], inputs: tuple[Array, Array, Array]) -> tuple[tuple[Array, Any], Any]:
         (x, state), (index, t, t_next) = carry, inputs
         seen = bound(x, t) if keep else None
-        # A solver that begins at (x, t) itself, as most do, is given what was seen there.
-        asked = (lambda y, s: seen if y is x and s is t else bound(y, s)) if keep else bound
+
+        def asked(y: Array, s: Array) -> Prediction:
+            # A solver that begins at (x, t) itself, as most do, is given what was seen there.
+            return seen if seen is not None and y is x and s is t else bound(y, s)
+
         step_keys = _fold(keys, _STEPS + index)
         moved, state = solver.step(asked, schedule, x, t, t_next, step_keys, state)
         moved = moved.astype(x1.dtype)

@@ -15,11 +15,17 @@ import numpy as np
 from jaxtyping import Array, PyTree
 
 from diffusion_jax.process.denoiser import denoiser
+from diffusion_jax.process.importance import Importance
 from diffusion_jax.process.loss import denoising_loss
+from diffusion_jax.process.uncertainty import log_variance, uncertain
+from diffusion_jax.process.weighting import Weight
 from diffusion_jax.sampling import classifier_free, initial_noise, sample
-from diffusion_jax.typing import Batch, Context, DenoiseFn, LossFn, Params, Schedule, Solver
+from diffusion_jax.typing import Batch, Context, DenoiseFn, LossFn, Params, Schedule, Solver, UserError
 
-__all__ = ["diffusion_loss", "drop_condition", "example_keys", "generate"]
+__all__ = ["UNCERTAINTY", "diffusion_loss", "drop_condition", "example_keys", "generate"]
+
+UNCERTAINTY = "uncertainty"
+"""Where the parameters of a learned uncertainty stand, beside the network's own, which takes no notice of them."""
 
 
 def drop_condition(cond: PyTree, null: PyTree, drop: float, key: Array) -> PyTree:
@@ -41,14 +47,19 @@ def diffusion_loss(
     prediction: str = "v",
     time: str = "t1000",
     space: str = "v",
-    weight: Callable[[Array], Array],
-    sample_t: Callable[..., Array],
+    weight: Weight,
+    sample_t: Callable[..., Array] | Importance,
     drop: float = 0.0,
+    uncertainty: bool = False,
 ) -> LossFn:
     """The denoising loss of a batch {"image": [batch, ...], "cond": pytree or absent}, for `train.fit`.
 
     With `drop` > 0 the null condition is read from `ctx.frozen["null"]` (leading axis 1). `prediction` is what the
-    network gives, `space` where the error is measured, `weight` a function of logsnr.
+    network gives, `space` where the error is measured, `weight` a Weighting or a function of logsnr.
+
+    With an `Importance` for `sample_t` the times follow `ctx.aux`, its state, first `sample_t.init()`; the loss returns
+    the successor. With `uncertainty` the loss is L / e^u + u with u from `params["uncertainty"]`, first
+    `process.uncertainty.init()`, and L itself is the metric "denoising_loss". Raises UserError where either is missing.
     """
 
     def loss_fn(params: Params, ctx: Context, batch: Batch, key: Array) -> tuple[Array, dict[str, Array], Any]:
@@ -56,11 +67,31 @@ def diffusion_loss(
         cond = batch.get("cond")
         if cond is not None and drop > 0:
             cond = drop_condition(cond, ctx.frozen["null"], drop, key_drop)
-        denoise = denoiser(apply, params, schedule, prediction=prediction, time=time, key=key_net, train=True)
+        network = {name: value for name, value in params.items() if not (uncertainty and name == UNCERTAINTY)}
+        denoise = denoiser(apply, network, schedule, prediction=prediction, time=time, key=key_net, train=True)
+        key_t, size = jax.random.fold_in(key_loss, 0), batch["image"].shape[0]
+        share = None
+        if isinstance(sample_t, Importance):
+            if ctx.aux is None:
+                raise UserError(
+                    "times drawn by importance need their state: ctx.aux is Importance(...).init() at first"
+                )
+            t, share = sample_t.sample(ctx.aux, key_t, size, schedule)
+        else:
+            t = sample_t(key_t, size, schedule)
         loss = denoising_loss(
-            denoise, schedule, batch["image"], cond, key_loss, sample_t=sample_t, weight=weight, space=space
+            denoise, schedule, batch["image"], cond, key_loss, sample_t=lambda *_: t, weight=weight, space=space
         )
-        return loss, {}, ctx.aux
+        aux = sample_t.update(ctx.aux, t, loss, schedule) if isinstance(sample_t, Importance) else ctx.aux
+        metrics = {}
+        if uncertainty:
+            if UNCERTAINTY not in params:
+                raise UserError(
+                    "a learned uncertainty needs params['uncertainty'], at first process.uncertainty.init()"
+                )
+            metrics["denoising_loss"] = loss if share is None else loss * share
+            loss = uncertain(loss, log_variance(params[UNCERTAINTY], schedule.logsnr(t)))
+        return loss if share is None else loss * share, metrics, aux
 
     return loss_fn
 
