@@ -18,6 +18,7 @@ step keeps its value. The network cannot predict eps there.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -76,7 +77,7 @@ class Discrete:
 
     def __init__(
         self,
-        betas: str | ArrayLike = "linear",
+        betas: str | Sequence[float] | ArrayLike = "linear",
         num_steps: int | None = None,
         beta_start: float | None = None,
         beta_end: float | None = None,
@@ -145,7 +146,7 @@ class Discrete:
         # (i + 1) / T in floats times T may miss the whole number by an ulp, and a step of the table by some 1e-4 of it.
         place = jnp.where(jnp.abs(place - nearest) < 4 * jnp.finfo(t.dtype).eps * self.num_steps, nearest, place)
         # The rate must not see the rounding: it is that of the line.
-        place = place + (t * self.num_steps - jax.lax.stop_gradient(t * self.num_steps))
+        place = jax.lax.stop_gradient(place) + (t * self.num_steps - jax.lax.stop_gradient(t * self.num_steps))
         low = jnp.clip(jnp.floor(jax.lax.stop_gradient(place)).astype(jnp.int32), 0, self.num_steps - 1)
         return table[low] + (place - low) * (table[low + 1] - table[low])
 

@@ -23,7 +23,7 @@ __all__ = ["c_in", "from_network", "network_target"]
 Images = Float[Array, "batch *shape"]
 
 
-def c_in(schedule: Schedule, xt: Images, t: ArrayLike, sigma_data: float = 0.5) -> Images:
+def c_in(schedule: Schedule, xt: Images, t: ArrayLike, sigma_data: float = 0.5) -> Array:
     """1 / sqrt(V), in the shape that multiplies xt [batch, ...]; t a scalar or [batch]."""
     alpha, sigma = coefficients(schedule, t, xt)
     return 1.0 / jnp.sqrt((alpha * sigma_data) ** 2 + sigma**2)

@@ -94,8 +94,10 @@ class SASolver:
     ) -> Array:
         """sum_j b_j (m_j - m_0) over the past, and with `new` over the prediction at t_next too."""
         level = half_logsnr(schedule, t_next)
-        points, weights = legendre(QUADRATURE, jnp.zeros_like(level), change(schedule, t, t_next))
         end = change(schedule, t, t_next)
+        # Before the first step there is nothing to correct; this length keeps the nodes of that branch apart.
+        end = jnp.where(end > 0, end, 0.5)
+        points, weights = legendre(QUADRATURE, jnp.zeros_like(level), end)
         speed = 1.0 + self.tau**2
         kernel = speed * jnp.exp(-speed * (end - points)) * weights
         alpha, _ = coefficients(schedule, t_next, like)
