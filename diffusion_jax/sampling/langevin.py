@@ -44,7 +44,7 @@ class EulerMaruyama:
         if self.eta > 0 and float(np.asarray(schedule.alpha(jnp.float32(first)))) <= FLOOR:
             raise UserError(
                 f"EulerMaruyama cannot begin at t = {first:g} under {type(schedule).__name__}, where alpha is 0 and g "
-                "diverges: take t_max=0.99"
+                "diverges: take ExponentialEuler(eta=1.0), or t_max=0.99"
             )
 
     def init(self, x: Array) -> Any:

@@ -127,3 +127,11 @@ def test_load_run_from_python(own_run):
     assert load_run(own_run / "clip").config.system == "clip"
     moved = own_run.rename(own_run.parent / "moved")  # both together: the text encoder is found beside it
     assert fingerprint(load_run(moved).params) == fingerprint(run.params)
+
+
+def test_importance_of_times_and_another_weighting_train_by_the_config(own_run, capsys):
+    """The state of the importance lives in the train state: it is kept by the checkpoint and read on going on."""
+    chosen = {"loss.times": "importance", "loss.weight": "min_snr", "workdir": own_run / "weighted"}
+    assert main(tiny.diffusion_arguments(own_run, **chosen)) == 0
+    assert main(tiny.diffusion_arguments(own_run, **chosen, steps=8)) == 0
+    tiny.fails(capsys, tiny.diffusion_arguments(own_run, **{"loss.weight": "minsnr"}), "did you mean 'min_snr'")

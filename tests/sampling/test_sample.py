@@ -9,12 +9,34 @@ import pytest
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 from diffusion_jax.process import Cosine, RectifiedFlow, VPLinear, denoiser, exact
-from diffusion_jax.sampling import DDIM, DDPM, Euler, Heun, classifier_free, initial_noise, sample, trace, uniform
+from diffusion_jax.sampling import (
+    DDIM,
+    DDPM,
+    DPMSolverPP,
+    Euler,
+    Heun,
+    SASolver,
+    UniPC,
+    classifier_free,
+    initial_noise,
+    sample,
+    trace,
+    uniform,
+)
 from diffusion_jax.typing import Prediction, UserError
 
 SCHEDULE = VPLinear()
 SHAPE = (4, 3)
-SOLVERS = [DDIM(), DDIM(0.5), DDPM("beta"), Euler("t"), Heun()]
+SOLVERS = [
+    DDIM(),
+    DDIM(0.5),
+    DDPM("beta"),
+    Euler("t"),
+    Heun(),
+    UniPC(3),
+    DPMSolverPP(2, sde=True),
+    SASolver(),
+]
 
 
 def network(params, x, time, cond, *, key=None, train=False):
