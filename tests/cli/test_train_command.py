@@ -129,6 +129,7 @@ def test_load_run_from_python(own_run):
     assert fingerprint(load_run(moved).params) == fingerprint(run.params)
 
 
+@pytest.mark.slow
 def test_importance_of_times_and_another_weighting_train_by_the_config(own_run, capsys):
     """The state of the importance lives in the train state: it is kept by the checkpoint and read on going on."""
     chosen = {"loss.times": "importance", "loss.weight": "min_snr", "workdir": own_run / "weighted"}

@@ -282,7 +282,11 @@ def test_adaptive_error_follows_its_tolerance():
     ],
     ids=repr,
 )
-@pytest.mark.parametrize("schedule", [VPLinear(), RectifiedFlow(), VE()], ids=lambda s: type(s).__name__)
+@pytest.mark.parametrize(
+    "schedule",
+    [RectifiedFlow(), pytest.param(VPLinear(), marks=pytest.mark.slow), pytest.param(VE(), marks=pytest.mark.slow)],
+    ids=lambda s: type(s).__name__,
+)
 def test_solvers_that_are_one_method_agree_exactly(one, other, schedule):
     ts = np.array([schedule.t_max, 0.7, 0.35, 0.1, 0.02, 0.0])
     x1 = initial_noise(jax.random.key(1), (6, 1), schedule)
