@@ -2,11 +2,14 @@
 
 from diffusion_jax.sampling.adaptive import AdaptiveODE
 from diffusion_jax.sampling.churn import EDMStochastic, Restart
+from diffusion_jax.sampling.compose import compose
 from diffusion_jax.sampling.consistency import ConsistencyMultistep
 from diffusion_jax.sampling.exponential import DPMSolver, DPMSolverPP, ExponentialEuler
+from diffusion_jax.sampling.gradients import classifier_guidance, clip_guidance
 from diffusion_jax.sampling.grids import discrete, karras, logsnr_uniform, quadratic, uniform
-from diffusion_jax.sampling.guidance import classifier_free
+from diffusion_jax.sampling.guidance import apg, autoguidance, cfg_plus_plus, cfg_zero, classifier_free, rescale
 from diffusion_jax.sampling.langevin import EulerMaruyama, PredictorCorrector
+from diffusion_jax.sampling.limits import clip_x0, dynamic_threshold, interval
 from diffusion_jax.sampling.multistep import DEIS, IPNDM, LMS, PNDM
 from diffusion_jax.sampling.ode import Euler, Heun
 from diffusion_jax.sampling.sa import SASolver
@@ -36,12 +39,23 @@ __all__ = [
     "SASolver",
     "Trace",
     "UniPC",
+    "apg",
+    "autoguidance",
+    "cfg_plus_plus",
+    "cfg_zero",
     "classifier_free",
+    "classifier_guidance",
+    "clip_guidance",
+    "clip_x0",
+    "compose",
     "discrete",
+    "dynamic_threshold",
     "initial_noise",
+    "interval",
     "karras",
     "logsnr_uniform",
     "quadratic",
+    "rescale",
     "sample",
     "trace",
     "uniform",

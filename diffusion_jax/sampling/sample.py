@@ -3,13 +3,16 @@
 Randomness is per example: a single key is folded with each example's index in the batch, or the caller gives a key an
 example; the result is folded with the step. So a sample depends on neither the batch size nor the number of devices.
 The denoiser, its weights, scales and conditions are arguments of the compiled function: changing them does not
-recompile. A denoiser that is a plain function, or a schedule that is no pytree, is structure: another one compiles anew.
+recompile. A denoiser that is a plain function, or a schedule or solver that is no pytree, is structure: another one
+compiles anew.
 
 t = 0 is clean data under every schedule. Where noise is left at t = 0 (VE, a learned gamma), a grid that ends there ends
 by one more evaluation, whose x0 is the sample.
 
 Beside `init` and `step` a solver may have: `over(num_steps)`, the solver for a grid of that length; `check(schedule,
-first)`, which refuses a grid; and either `evaluations(schedule, ts)` or `counted(state)`, how often it called the denoiser.
+first)`, which refuses a grid; `check_batch(x1)`, which refuses a batch; `finish(x0)`, applied to the sample at the very
+end; and either `evaluations(schedule, ts)` or `counted(state)`, how often it called the denoiser. A denoiser with a memory
+(`sampling.steered`: guidance with momentum) has it carried from the beginning of each step to the next.
 """
 
 from __future__ import annotations
@@ -23,6 +26,7 @@ import numpy as np
 from jaxtyping import Array
 
 from diffusion_jax.sampling.grids import check_grid
+from diffusion_jax.sampling.steered import memory_of, remembering
 from diffusion_jax.sampling.steps import noise_like
 from diffusion_jax.typing import (
     DenoiseFn,
@@ -112,6 +116,8 @@ def _check(schedule: Schedule, solver: Solver, x1: Array, ts: Any, cond: PyTree)
         if len(bad):
             value = np.asarray(x1)[tuple(bad[0])]
             raise UserError(f"x1 holds a value that is not finite: x1{bad[0].tolist()} is {value}")
+    if hasattr(solver, "check_batch"):
+        solver.check_batch(x1)
     for path, leaf in jax.tree_util.tree_leaves_with_path(cond):
         if jnp.shape(leaf)[:1] != x1.shape[:1]:
             raise UserError(
@@ -135,7 +141,7 @@ def _run(made: Any, denoise: Any, schedule: Any, solver: Any, x1: Array, ts: Any
     ts = jnp.asarray(ts)
     if hasattr(solver, "over"):
         solver = solver.over(len(ts) - 1)
-    return made(_hold(denoise), _hold(schedule), solver, x1, ts, keys, cond, ends_in_noise)
+    return made(_hold(denoise), _hold(schedule), _hold(solver), x1, ts, keys, cond, ends_in_noise)
 
 
 def sample(
@@ -184,51 +190,57 @@ def _scan(
     x1 = x1.astype(jnp.promote_types(x1.dtype, jnp.float32))
     ts = ts.astype(x1.dtype)
 
-    def bound(x: Array, t: Array) -> Prediction:
+    def bound(x: Array, t: Array, memory: Any) -> tuple[Prediction, Any]:
+        pair, memory = remembering(denoise, x, t, cond, memory)
         # A network of lower precision does not lower that of the state.
-        return jax.tree.map(lambda leaf: leaf.astype(jnp.promote_types(leaf.dtype, x1.dtype)), denoise(x, t, cond))
+        return jax.tree.map(lambda leaf: leaf.astype(jnp.promote_types(leaf.dtype, x1.dtype)), pair), memory
 
-    def body(carry: tuple[Array, Any], inputs: tuple[Array, Array, Array]) -> tuple[tuple[Array, Any], Any]:
-        (x, state), (index, t, t_next) = carry, inputs
-        seen = bound(x, t) if keep else None
+    def body(carry: tuple[Array, Any, Any], inputs: tuple[Array, Array, Array]) -> tuple[tuple[Array, Any, Any], Any]:
+        (x, state, memory), (index, t, t_next) = carry, inputs
+        seen, after = bound(x, t, memory) if looks else (None, memory)
 
         def asked(y: Array, s: Array) -> Prediction:
             # A solver that begins at (x, t) itself, as most do, is given what was seen there.
-            return seen if seen is not None and y is x and s is t else bound(y, s)
+            return seen if seen is not None and y is x and s is t else bound(y, s, memory)[0]
 
         step_keys = _fold(keys, _STEPS + index)
         moved, state = solver.step(asked, schedule, x, t, t_next, step_keys, state)
         moved = moved.astype(x1.dtype)
-        return (moved, state), (moved, seen.x0) if seen is not None else None
+        return (moved, state, after), (moved, seen.x0) if keep and seen is not None else None
 
+    # A memory advances once a step, by what is seen at its beginning, whatever the solver's stages and loops.
+    memory = memory_of(denoise, x1)
+    looks = keep or bool(jax.tree.leaves(memory))
     steps = (jnp.arange(len(ts) - 1), ts[:-1], ts[1:])
-    (x0, state), path = jax.lax.scan(body, (x1, solver.init(x1)), steps)
+    (x0, state, memory), path = jax.lax.scan(body, (x1, solver.init(x1), memory), steps)
 
     def finish(x: Array) -> Array:
-        return bound(x, ts[-1]).x0.astype(x.dtype)
+        return bound(x, ts[-1], memory)[0].x0.astype(x.dtype)
 
     if ends_in_noise:
         x0 = finish(x0)
     elif ends_in_noise is None:
         noise_left = (ts[-1] == 0) & (schedule.sigma(jnp.zeros((), x1.dtype)) > 0)
         x0 = jax.lax.cond(noise_left, finish, lambda x: x, x0)
+    if hasattr(solver, "finish"):
+        x0 = solver.finish(x0)
     if keep:
         path = (path[0].at[-1].set(x0), path[1])
     return x0, state, path
 
 
-@functools.partial(jax.jit, static_argnames=("solver", "ends_in_noise"))
+@functools.partial(jax.jit, static_argnames=("ends_in_noise",))
 def _sample(
     denoise: Any, schedule: Any, solver: Any, x1: Array, ts: Array, keys: Array, cond: Any, ends_in_noise: bool | None
 ) -> Array:
-    return _scan(_held(denoise), _held(schedule), solver, x1, ts, keys, cond, ends_in_noise, keep=False)[0]
+    return _scan(_held(denoise), _held(schedule), _held(solver), x1, ts, keys, cond, ends_in_noise, keep=False)[0]
 
 
-@functools.partial(jax.jit, static_argnames=("solver", "ends_in_noise"))
+@functools.partial(jax.jit, static_argnames=("ends_in_noise",))
 def _trace(
     denoise: Any, schedule: Any, solver: Any, x1: Array, ts: Array, keys: Array, cond: Any, ends_in_noise: bool | None
 ) -> Trace:
-    denoise, schedule = _held(denoise), _held(schedule)
+    denoise, schedule, solver = _held(denoise), _held(schedule), _held(solver)
     x0, state, (xs, x0_hats) = _scan(denoise, schedule, solver, x1, ts, keys, cond, ends_in_noise, keep=True)
     nfe = _count(solver, schedule, ts, state)
     if ends_in_noise is None:

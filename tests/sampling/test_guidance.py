@@ -55,9 +55,9 @@ def test_guidance_is_the_identity_where_the_conditions_are_equal(parts):
 @pytest.mark.parametrize("scale", [-0.5, 0.5, 3.0, 7.5])
 def test_it_is_the_formula_and_keeps_the_pair_consistent(parts, scale):
     """Scales below 1 and below 0 count as well."""
-    model, x, cond, null, _ = parts
-    got = classifier_free(model, null, scale)(x, T, cond)
-    c, u = model(x, T, cond), model(x, T, repeat(null))
+    model, x, cond, null, negative = parts
+    got = classifier_free(model, null, scale, negative)(x, T, cond)
+    c, u = model(x, T, cond), model(x, T, repeat(negative))
     close(got, jax.tree.map(lambda a, b: b + scale * (a - b), c, u))
     schedule = Cosine()
     np.testing.assert_allclose(schedule.alpha(T) * got.x0 + schedule.sigma(T) * got.eps, x, rtol=1e-4, atol=1e-5)
