@@ -15,7 +15,7 @@ import hashlib
 import json
 import math
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +23,7 @@ import jax
 import numpy as np
 from ml_collections import ConfigDict
 
-from diffusion_jax import build
+from diffusion_jax import build, steering
 from diffusion_jax.data.tokenizer import WordTokenizer
 from diffusion_jax.nets import Network
 from diffusion_jax.parallel.mesh import make_mesh, put_batch, replicated
@@ -144,12 +144,37 @@ class DiffusionRun:
         ts = build.grid(grid or default.grid, steps, self.schedule)
         return build.solver(solver or default.solver, **options), ts, float(scale)
 
+    def guided(
+        self,
+        *,
+        guidance_scale: float | Array | None = None,
+        negative: str | None = None,
+        guidance: Mapping[str, Any] | str | None = None,
+        denoise: DenoiseFn | None = None,
+    ) -> DenoiseFn:
+        """The denoiser under guidance, for `sample`, `sampling.edit` and the like; what is None is the config's.
+
+        `guidance` is a name or a group of `steering`: {"name": "apg", "eta": 0.2, "interval": (0.3, 5)}. Raises
+        UserError for an unknown name or option, and for a negative scale without a negative prompt.
+        """
+        scale = self.config.sampler.guidance_scale if guidance_scale is None else guidance_scale
+        return steering.guided(
+            self.config.sampler.get("guidance") if guidance is None else guidance,
+            denoise or self.denoise,
+            self.null,
+            scale,
+            None if negative is None else self.encode_text([negative]),
+            schedule=self.schedule,
+            prediction=self.config.prediction,
+        )
+
     def generate(
         self,
         prompts: Sequence[str],
         *,
         negative: str | None = None,
         guidance_scale: float | None = None,
+        guidance: Mapping[str, Any] | str | None = None,
         solver: str | None = None,
         num_steps: int | None = None,
         grid: str | None = None,
@@ -162,7 +187,8 @@ class DiffusionRun:
         """One image a prompt, [n, height, width, channels] in [-1, 1]; what is None is the config's.
 
         Image i is a function of the seed and of `start` + i, whatever the batch size and the number of devices. A
-        negative prompt takes the unconditional prediction's place. Raises UserError for an unknown solver or grid.
+        negative prompt takes the unconditional prediction's place; `guidance` as in `guided`. Raises UserError for an
+        unknown solver, grid or guidance.
         """
         if not prompts:
             raise UserError("generate needs at least one prompt")
@@ -171,10 +197,10 @@ class DiffusionRun:
         chosen, ts, scale = self.sampler(
             solver=solver, num_steps=num_steps, grid=grid, guidance_scale=guidance_scale, solver_options=solver_options
         )
-        other = None if negative is None else self.encode_text([negative])
         mesh = make_mesh()
         size = -(-min(batch_size, len(prompts)) // mesh.size) * mesh.size
         model = jax.device_put(denoise or self.denoise, replicated(mesh))
+        guided = self.guided(guidance_scale=scale, negative=negative, guidance=guidance, denoise=model)
         unique = list(dict.fromkeys(prompts))
         rows = np.array([unique.index(p) for p in prompts]) if len(unique) > 1 else np.zeros(len(prompts), int)
         table = self.encode_text(unique)
@@ -185,19 +211,7 @@ class DiffusionRun:
             padded = np.concatenate([chosen_rows, np.repeat(chosen_rows[-1:], size - count)])
             cond = put_batch(jax.tree.map(lambda leaf: leaf[padded], table), mesh)
             keys: Array = put_batch({"keys": example_keys(seed, start + part.start, size)}, mesh)["keys"]
-            images = generate(
-                model,
-                self.schedule,
-                chosen,
-                ts,
-                keys,
-                self.shape,
-                cond=cond,
-                null=self.null,
-                guidance_scale=scale,
-                negative=other,
-            )
-            return np.asarray(images)[:count]
+            return np.asarray(generate(guided, self.schedule, chosen, ts, keys, self.shape, cond))[:count]
 
         starts = range(0, len(prompts), size)
         return np.concatenate([one(slice(begin, min(begin + size, len(prompts)))) for begin in starts])

@@ -122,6 +122,8 @@ def validate(config: ConfigDict) -> None:
         for key in keys if group in config else ():
             if key not in config[group]:
                 raise UserError(f"config key '{group}.{key}' is missing; a config of system {system!r} has one")
+    if "sampler" in config and config.sampler.get("guidance") is not None:
+        steering.check(config.sampler.guidance)
     rate = config.optimizer.learning_rate
     if not (isinstance(rate, int | float) and 0 < rate < math.inf):
         raise UserError(f"config key 'optimizer.learning_rate' is {rate!r}; it is a number above 0, such as 1e-3")

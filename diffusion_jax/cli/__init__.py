@@ -83,6 +83,7 @@ def parser() -> argparse.ArgumentParser:
         "(one a line) into a folder of .npz shards that can be resumed.",
         epilog="examples: diffusion-jax sample --run runs/digits --prompt 'a bold seven' --out seven.png\n"
         "          diffusion-jax sample --run runs/digits --prompt 'a two' --negative 'a slanted two' --out two.png\n"
+        "          diffusion-jax sample --run runs/digits --prompt two --guidance apg --guidance-option eta=0.2 --out a.png\n"
         "          diffusion-jax sample --run runs/digits --prompts prompts.txt --num-images 5000 --out samples",
     )
     sample.add_argument("--run", required=True, metavar="DIR", help="the run's folder, such as runs/digits")
@@ -91,7 +92,17 @@ def parser() -> argparse.ArgumentParser:
     which.add_argument("--prompts", metavar="FILE", help="a file with a prompt a line; they are taken in turn")
     sample.add_argument("--negative", metavar="PROMPT", help="what to keep away from")
     sample.add_argument("--guidance-scale", type=float, metavar="W", help="1 is no guidance (default: the config's)")
-    sample.add_argument("--solver", metavar="NAME", help="ddim, ddpm, euler or heun (default: the config's)")
+    sample.add_argument("--guidance", metavar="NAME", help="classifier_free, apg, cfg_plus_plus or cfg_zero")
+    sample.add_argument(
+        "--guidance-option",
+        metavar="KEY=VALUE",
+        action="append",
+        default=[],
+        help="an option or limit of the guidance, such as eta=0.2, rescale=0.7, threshold=0.99 or interval=0.3,5",
+    )
+    sample.add_argument(
+        "--solver", metavar="NAME", help="ddim, dpm_solver_pp, unipc, heun, ... (default: the config's)"
+    )
     sample.add_argument("--eta", type=float, help="DDIM's noise, from 0 (none) to 1 (as DDPM)")
     sample.add_argument("--grid", metavar="NAME", help="uniform or logsnr (default: the config's)")
     sample.add_argument("--num-steps", type=int, metavar="N", help="solver steps (default: the config's)")

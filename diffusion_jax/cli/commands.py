@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import ast
 import json
 import os
 import sys
@@ -15,6 +16,7 @@ from diffusion_jax.config import load_config, parse_overrides
 from diffusion_jax.evals.pictures import save_grid
 from diffusion_jax.evaluation import Evaluation, evaluate_clip, evaluate_diffusion, save_evaluation
 from diffusion_jax.run import ClipRun, DiffusionRun, load_run
+from diffusion_jax.steering import check
 from diffusion_jax.training import train_run
 from diffusion_jax.typing import UserError
 
@@ -71,6 +73,10 @@ def sample(arguments: argparse.Namespace, rest: list[str]) -> int:
         "seed": arguments.seed,
     }
     run.sampler(**{key: settings[key] for key in settings if key not in ("negative", "seed")})
+    guidance = _guidance(arguments, default)
+    run.guided(guidance_scale=settings["guidance_scale"], negative=arguments.negative, guidance=guidance)
+    if guidance is not None:
+        settings["guidance"] = guidance
     if arguments.prompts is not None:
         from diffusion_jax.cli.shards import write_shards
 
@@ -82,6 +88,22 @@ def sample(arguments: argparse.Namespace, rest: list[str]) -> int:
     save_grid(out, images, min(8, len(images)), arguments.scale, note)
     say(f"{len(images)} images in {time.perf_counter() - began:.1f} s: {out}")
     return 0
+
+
+def _guidance(arguments: argparse.Namespace, default: Any) -> dict[str, Any] | None:
+    """The guidance group of `--guidance` and `--guidance-option`, over the config's; None where neither says anything."""
+    group = dict(default.get("guidance") or {}) if arguments.guidance is None else {"name": arguments.guidance}
+    for option in arguments.guidance_option:
+        key, equals, text = option.partition("=")
+        try:
+            value = ast.literal_eval(text)
+        except (ValueError, SyntaxError):
+            value = None
+        numbers = value if isinstance(value, tuple) else (value,)
+        if not equals or any(isinstance(n, bool) or not isinstance(n, int | float) for n in numbers):
+            raise UserError(f"--guidance-option {option!r} is not KEY=NUMBER, such as eta=0.2 or interval=0.3,5")
+        group[key] = list(value) if isinstance(value, tuple) else value
+    return check(group) if group else None
 
 
 def _check_writable(out: Path) -> None:

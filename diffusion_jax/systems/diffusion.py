@@ -1,4 +1,4 @@
-"""A diffusion model as something to train and to sample from: its loss for the loop, and guided generation.
+"""A diffusion model as something to train and to sample from: its loss for the loop, and generation.
 
 Training with classifier-free guidance in mind (arXiv 2207.12598, algorithm 1): in a share `drop` of the examples the
 condition is replaced by the null condition, so that one network learns the conditional and the unconditional field.
@@ -19,7 +19,7 @@ from diffusion_jax.process.importance import Importance
 from diffusion_jax.process.loss import denoising_loss
 from diffusion_jax.process.uncertainty import log_variance, uncertain
 from diffusion_jax.process.weighting import Weight
-from diffusion_jax.sampling import classifier_free, initial_noise, sample
+from diffusion_jax.sampling import initial_noise, sample
 from diffusion_jax.typing import Batch, Context, DenoiseFn, LossFn, Params, Schedule, Solver, UserError
 
 __all__ = ["UNCERTAINTY", "diffusion_loss", "drop_condition", "example_keys", "generate"]
@@ -108,18 +108,11 @@ def generate(
     ts: np.ndarray,
     keys: Array,
     shape: tuple[int, ...],
-    *,
-    cond: PyTree,
-    null: PyTree,
-    guidance_scale: float | Array = 1.0,
-    negative: PyTree | None = None,
+    cond: PyTree = None,
 ) -> Array:
-    """Samples [batch, *shape]: noise drawn from each example's key, then the one driver, guided.
+    """Samples [batch, *shape]: noise drawn from each example's key, then the one driver.
 
-    keys [batch]; cond leading axis batch; null and negative leading axis 1 or batch; guidance_scale scalar or [batch].
-    Without guidance (`guidance_scale` exactly 1 and no negative) the network is called once a step instead of twice.
+    `denoise` is guided already, or not; keys [batch]; cond leading axis batch.
     """
     x1 = initial_noise(keys, (keys.shape[0], *shape), schedule)
-    plain = negative is None and isinstance(guidance_scale, int | float) and guidance_scale == 1
-    guided = denoise if plain else classifier_free(denoise, null, guidance_scale, negative=negative)
-    return sample(guided, schedule, solver, x1, ts, keys, cond)
+    return sample(denoise, schedule, solver, x1, ts, keys, cond)

@@ -9,7 +9,7 @@ from diffusion_jax.nets.clip import CLIPOutput
 from diffusion_jax.nets.vit import TowerOutput
 from diffusion_jax.parallel.mesh import make_mesh, put_batch
 from diffusion_jax.process import Cosine, denoiser, simple, times
-from diffusion_jax.sampling import DDIM, DDPM, uniform
+from diffusion_jax.sampling import DDIM, DDPM, classifier_free, uniform
 from diffusion_jax.systems.clip import clip_loss, in_batches, text_condition
 from diffusion_jax.systems.diffusion import diffusion_loss, drop_condition, example_keys, generate
 from diffusion_jax.typing import Context
@@ -51,10 +51,8 @@ def draw(count, start=0, scale=2.0, negative=None, solver=None, place=lambda tre
     keys = example_keys(3, start, count)
     cond = {"shift": jnp.linspace(-1, 1, 3)[None] * jnp.ones((count, 1))}
     placed = place({"keys": keys, "cond": cond})
-    return generate(
-        model, schedule, solver or DDPM(), uniform(6), placed["keys"], (3,), cond=placed["cond"], null=NULL,
-        guidance_scale=scale, negative=negative,
-    )  # fmt: skip
+    guided = model if scale is None else classifier_free(model, NULL, scale, negative)
+    return generate(guided, schedule, solver or DDPM(), uniform(6), placed["keys"], (3,), placed["cond"])
 
 
 def test_a_sample_is_a_function_of_its_index():
@@ -72,7 +70,7 @@ def test_eight_devices_draw_the_same_samples():
 
 
 def test_guidance_one_is_the_plain_model_and_a_negative_prompt_takes_nulls_place():
-    plain = draw(4, scale=1.0, solver=DDIM())
+    plain = draw(4, scale=None, solver=DDIM())
     np.testing.assert_allclose(draw(4, scale=jnp.float32(1.0), solver=DDIM()), plain, atol=1e-5)
     np.testing.assert_allclose(draw(4, scale=3.0, negative=NULL), draw(4, scale=3.0), atol=1e-6)
     away = draw(4, scale=3.0, negative={"shift": jnp.full((1, 3), 0.4)}, solver=DDIM())

@@ -1,0 +1,107 @@
+"""Guidance by name, for configs and the command line: `guided({"name": "apg", "eta": 0.2, "interval": (0.3, 5)}, ...)`.
+
+Beside the rule's own options a group may hold limits, which are applied in this order: `rescale` (the share phi),
+`threshold` (a percentile of |x0|, dynamic thresholding to [-1, 1]) or `clip` (x0 to [-clip, clip]), and `interval` (low and
+high sigma / alpha, outside of which nothing of it acts).
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import numpy as np
+from jax.typing import ArrayLike
+from ml_collections import ConfigDict
+
+from diffusion_jax import sampling
+from diffusion_jax.build import Spec, accepts
+from diffusion_jax.typing import DenoiseFn, PyTree, Schedule, UserError, one_of
+
+__all__ = ["GUIDANCE", "LIMITS", "check", "guided", "is_plain", "spec_of"]
+
+GUIDANCE: dict[str, Callable[..., Any]] = {
+    "classifier_free": sampling.classifier_free,
+    "apg": sampling.apg,
+    "cfg_plus_plus": sampling.cfg_plus_plus,
+    "cfg_zero": sampling.cfg_zero,
+}
+LIMITS = ("rescale", "threshold", "clip", "interval")
+GIVEN = ("denoise", "null", "guidance_scale", "negative", "schedule")
+
+
+def spec_of(spec: Spec | str | None) -> dict[str, Any]:
+    """A name alone, or nothing (classifier-free guidance), as a group. Raises UserError for something else."""
+    if spec is None or isinstance(spec, str):
+        return {"name": spec or "classifier_free"}
+    if not isinstance(spec, Mapping | ConfigDict):
+        raise UserError(f"guidance is {spec!r}; it is a name or a group with a name")
+    return {"name": "classifier_free", **spec}
+
+
+def check(spec: Spec | str | None) -> dict[str, Any]:
+    """The group of a guidance. UserError for an unknown name or option, and for limits that cannot be."""
+    group = spec_of(spec)
+    name = one_of("guidance", group["name"], GUIDANCE)
+    own = [key for key in group if key not in ("name", *LIMITS)]
+    allowed = _with_limits(GUIDANCE[name])
+    accepts(f"guidance {name!r}", allowed, own, GIVEN)
+    ends = group.get("interval")
+    if ends is not None and (isinstance(ends, str) or np.shape(ends) != (2,)):
+        raise UserError(f"interval {ends!r} is not a low and a high noise level, such as (0.3, 5)")
+    if group.get("threshold") is not None and group.get("clip") is not None:
+        raise UserError("threshold and clip are two ways to limit x0: give one of them")
+    return group
+
+
+def _with_limits(make: Callable[..., Any]) -> Callable[..., Any]:
+    """Something whose signature is `make`'s and the limits', for messages that name all there is."""
+
+    def options() -> None: ...
+
+    limits = [inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=None) for name in LIMITS]
+    options.__signature__ = inspect.Signature([*inspect.signature(make).parameters.values(), *limits])  # type: ignore[attr-defined]
+    return options
+
+
+def is_plain(spec: Spec | str | None, guidance_scale: ArrayLike, negative: PyTree | None) -> bool:
+    """Whether this comes down to the conditional prediction, which is one evaluation instead of two."""
+    group = spec_of(spec)
+    return bool(
+        group["name"] == "classifier_free"
+        and negative is None
+        and isinstance(guidance_scale, int | float)
+        and guidance_scale == 1
+        and all(group.get(name) is None for name in LIMITS)
+    )
+
+
+def guided(
+    spec: Spec | str | None,
+    denoise: DenoiseFn,
+    null: PyTree,
+    guidance_scale: ArrayLike = 1.0,
+    negative: PyTree | None = None,
+    *,
+    schedule: Schedule,
+    prediction: str,
+) -> DenoiseFn:
+    """`denoise` guided as `spec` says; `prediction` is what its network was trained to give. Raises UserError as `check`."""
+    group = check(spec)
+    if is_plain(group, guidance_scale, negative):
+        return denoise
+    make = GUIDANCE[group["name"]]
+    options = {key: value for key, value in group.items() if key not in ("name", *LIMITS)}
+    if "schedule" in inspect.signature(make).parameters:
+        options["schedule"] = schedule
+    made: Any = make(denoise, null, guidance_scale, negative, **options)
+    if group.get("rescale") is not None:
+        made = sampling.rescale(made, schedule, prediction, group["rescale"])
+    if group.get("threshold") is not None:
+        made = sampling.dynamic_threshold(made, schedule, group["threshold"])
+    if group.get("clip") is not None:
+        made = sampling.clip_x0(made, schedule, -group["clip"], group["clip"])
+    if group.get("interval") is not None:
+        made = sampling.interval(made, denoise, schedule, *(float(end) for end in group["interval"]))
+    return made
