@@ -76,6 +76,15 @@ def test_every_solver_draws(run, tmp_path, extra):
         (("--num-steps", "0"), ("0", "at least 1")),
         (("--num-images", "0"), ("--num-images 0",)),
         (("--guidance-scale", "nan"), ("guidance", "nan")),
+        (("--guidance-scale", "-1"), ("guidance_scale -1", "without a negative prompt")),
+        (("--guidance", "apgg"), ("'apgg'", "did you mean 'apg'")),
+        (("--guidance", "apg", "--guidance-option", "etaa=1"), ("'etaa'", "did you mean 'eta'")),
+        (("--guidance", "cfg_plus_plus"), ("CFG++ 3", "from 0 to 1")),
+        (("--guidance-option", "interval=5,0.3"), ("[5, 0.3]", "upside down", "[0.3, 5]")),
+        (("--guidance-option", "interval=5"), ("interval 5", "low and a high")),
+        (("--guidance-option", "interval"), ("'interval'", "KEY=NUMBER")),
+        (("--guidance-option", "rescale=x"), ("'rescale=x'", "KEY=NUMBER")),
+        (("--guidance-option", "clip=1", "--guidance-option", "threshold=0.9"), ("threshold and clip",)),
         (("--run", "nowhere"), ("'nowhere'",)),
     ],
 )
@@ -83,6 +92,24 @@ def test_bad_options_are_one_line(run, tmp_path, capsys, extra, words):
     assert draw(run, tmp_path / "x.png", *extra) == 2
     one_line(capsys, *words)
     assert not (tmp_path / "x.png").exists()
+
+
+@pytest.mark.parametrize(
+    ("extra", "same"),
+    [
+        (("--guidance", "classifier_free"), True),
+        (("--guidance", "apg", "--guidance-option", "eta=1", "--guidance-option", "momentum=0"), True),
+        (("--guidance", "apg"), False),
+        (("--guidance", "cfg_zero", "--guidance-option", "zero_above=0.9"), False),
+        (("--guidance-option", "rescale=0.9", "--guidance-option", "interval=0.3,2"), False),
+    ],
+)
+def test_guidance_is_chosen_by_name(run, tmp_path, extra, same):
+    images = []
+    for name, more in (("a.png", ()), ("b.png", extra)):
+        assert draw(run, tmp_path / name, "--guidance-scale", "6", *more) == 0
+        images.append(np.asarray(Image.open(tmp_path / name), int))
+    assert bool(np.abs(images[0] - images[1]).max() <= 1) == same
 
 
 def test_nothing_is_replaced_unasked_and_only_png_is_written(run, tmp_path, capsys):
