@@ -85,30 +85,25 @@ def _normalize(x: Array, eps: float) -> tuple[Array, Array]:
     return centred * rstd, rstd
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(1,))
+@functools.partial(jax.custom_jvp, nondiff_argnums=(1,))
 def normalize(x: Float[Array, "*axes features"], eps: float) -> Float[Array, "*axes features"]:
-    """(x - mean) / sqrt(var + eps) over the last axis, with a backward pass that reuses the result."""
+    """(x - mean) / sqrt(var + eps) over the last axis, whose derivatives in both modes reuse the result."""
     return _normalize(x, eps)[0]
 
 
-def _normalize_forward(x: Array, eps: float) -> tuple[Array, tuple[Array, Array]]:
+@normalize.defjvp
+def _normalize_tangent(eps: float, primals: tuple[Array], tangents: tuple[Array]) -> tuple[Array, Array]:
+    """dy = rstd (dx - mean(dx) - y mean(dx y)): symmetric in dx, so the backward pass has the same form."""
+    (x,), (dx,) = primals, tangents
     y, rstd = _normalize(x, eps)
-    return y, (y, rstd)
-
-
-def _normalize_backward(eps: float, saved: tuple[Array, Array], g: Array) -> tuple[Array]:
-    y, rstd = saved
-    along = jnp.mean(g * y, axis=-1, keepdims=True)
-    return (rstd * (g - jnp.mean(g, axis=-1, keepdims=True) - y * along),)
-
-
-normalize.defvjp(_normalize_forward, _normalize_backward)
+    along = jnp.mean(dx * y, axis=-1, keepdims=True)
+    return y, rstd * (dx - jnp.mean(dx, axis=-1, keepdims=True) - y * along)
 
 
 class LayerNorm(nnx.Module):
     """Layer norm over the last axis, statistics in float32, result in `dtype`.
 
-    `norm` is "saved" (custom backward pass, the default) or "plain" (JAX's own, which forward mode can pass).
+    `norm` is "saved" (derivatives from the result, which is all that is kept for them; the default) or "plain" (JAX's own).
     `affine=False` leaves gain and bias out, as adaLN does. eps 1e-5 is PyTorch's and CLIP's; DiT has 1e-6.
     """
 

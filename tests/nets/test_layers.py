@@ -34,16 +34,27 @@ def test_normalize_has_the_value_and_the_gradient_of_the_formula(key):
     wanted, wanted_pull = jax.vjp(lambda x: plain_norm(x, 1e-5), x)
     np.testing.assert_allclose(value, wanted, atol=1e-5)
     np.testing.assert_allclose(pull(g)[0], wanted_pull(g)[0], atol=1e-5)
+    _, tangent = jax.jvp(lambda x: normalize(x, 1e-5), (x,), (g,))
+    np.testing.assert_allclose(tangent, jax.jvp(lambda x: plain_norm(x, 1e-5), (x,), (g,))[1], atol=1e-5)
 
 
-def test_layer_norm_forms_agree_and_plain_passes_forward_mode(key):
+def test_normalize_keeps_its_result_for_the_backward_pass_and_not_its_input(key):
+    """Two arrays of residuals: the result, and one number a row."""
+    x = jax.random.normal(key, (5, 16))
+    _, pull = jax.vjp(lambda x: normalize(x, 1e-5), x)
+    sizes = sorted(leaf.size for leaf in jax.tree.leaves(pull) if hasattr(leaf, "size") and leaf.size > 1)
+    assert sizes == [5, 80]
+
+
+def test_layer_norm_forms_agree_and_pass_forward_mode(key):
     x = jax.random.normal(key, (4, 8))
     saved = Network(lambda rngs: Wrapped(LayerNorm(8, norm="saved")))
     plain = Network(lambda rngs: Wrapped(LayerNorm(8, norm="plain")))
     params = saved.init(key)
     np.testing.assert_allclose(saved.apply(params, x), plain.apply(params, x), atol=1e-6)
-    _, tangent = jax.jvp(lambda x: plain.apply(params, x), (x,), (jnp.ones_like(x),))
-    np.testing.assert_allclose(tangent, jnp.zeros_like(x), atol=1e-5)  # adding a constant changes nothing
+    for network in (saved, plain):
+        _, tangent = jax.jvp(lambda x: network.apply(params, x), (x,), (jnp.ones_like(x),))  # noqa: B023
+        np.testing.assert_allclose(tangent, jnp.zeros_like(x), atol=1e-5)  # adding a constant changes nothing
 
 
 class Wrapped(nnx.Module):

@@ -159,15 +159,16 @@ def test_dit_ignores_tokens_past_their_length(key):
     np.testing.assert_array_equal(network.apply(params, x, t, cond), network.apply(params, x, t, changed))
 
 
-def test_every_network_passes_forward_mode_with_the_plain_norm(key):
+@pytest.mark.parametrize("norm", ["saved", "plain"])
+def test_every_network_passes_forward_mode(norm, key):
     """jvp along a direction equals the gradient's product with it, and the two norms give one gradient."""
     x, t, cond = jax.random.normal(key, (3, 8, 8, 1)), jnp.array([10.0, 500.0, 990.0]), condition()
-    plain, saved = dit(norm="plain"), dit()
+    plain, saved = dit(norm=norm), dit()
     params = shake(plain.init(key), key)
     _, tangent = jax.jvp(lambda x: jnp.sum(plain.apply(params, x, t, cond) ** 2), (x,), (x,))
     gradient = jax.grad(lambda x: jnp.sum(saved.apply(params, x, t, cond) ** 2))(x)
     assert float(jnp.vdot(gradient, x)) == pytest.approx(float(tangent), rel=1e-4)
-    towers = clip(norm="plain")
+    towers = clip(norm=norm)
     params = towers.init(key)
 
     def tower(images):
