@@ -62,6 +62,11 @@ class ClipRun:
         encode, _ = _encoders(self.network)
         return in_batches(lambda x: encode(self.params, x), images)
 
+    @property
+    def image_encoder(self) -> Any:
+        """images [n, height, width, channels] -> embeddings [n, embed] as a pytree of its weights, for `clip_guidance`."""
+        return jax.tree_util.Partial(_image_embedding(self.network), self.params)
+
     def encode_text(self, texts: Sequence[str]) -> np.ndarray:
         """Unit-norm embeddings [n, embed]; unknown words are left out (`tokenizer.explain` says which)."""
         return self.condition(texts)["pooled"]
@@ -71,6 +76,13 @@ class ClipRun:
         encoded = self.tokenizer.encode(texts)
         _, encode = _encoders(self.network)
         return in_batches(lambda *x: encode(self.params, *x), encoded["tokens"], encoded["length"])
+
+
+@functools.cache
+def _image_embedding(network: Network) -> Any:
+    """images -> embeddings as a function of (params, images), one object a network, so that it compiles once."""
+    encode = network.method("encode_image")
+    return lambda params, images: encode(params, images).embedding
 
 
 @functools.cache

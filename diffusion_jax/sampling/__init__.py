@@ -4,14 +4,17 @@ from diffusion_jax.sampling.adaptive import AdaptiveODE
 from diffusion_jax.sampling.churn import EDMStochastic, Restart
 from diffusion_jax.sampling.compose import compose
 from diffusion_jax.sampling.consistency import ConsistencyMultistep
+from diffusion_jax.sampling.edit import img2img, interpolate, invert, lerp, slerp
 from diffusion_jax.sampling.exponential import DPMSolver, DPMSolverPP, ExponentialEuler
 from diffusion_jax.sampling.gradients import classifier_guidance, clip_guidance
 from diffusion_jax.sampling.grids import discrete, karras, logsnr_uniform, quadratic, uniform
 from diffusion_jax.sampling.guidance import apg, autoguidance, cfg_plus_plus, cfg_zero, classifier_free, rescale
+from diffusion_jax.sampling.inpaint import Inpaint
 from diffusion_jax.sampling.langevin import EulerMaruyama, PredictorCorrector
 from diffusion_jax.sampling.limits import clip_x0, dynamic_threshold, interval
 from diffusion_jax.sampling.multistep import DEIS, IPNDM, LMS, PNDM
 from diffusion_jax.sampling.ode import Euler, Heun
+from diffusion_jax.sampling.posterior import DPS, pigdm
 from diffusion_jax.sampling.sa import SASolver
 from diffusion_jax.sampling.sample import Trace, initial_noise, sample, trace
 from diffusion_jax.sampling.stochastic import DDIM, DDPM, EulerAncestral
@@ -21,6 +24,7 @@ __all__ = [
     "DDIM",
     "DDPM",
     "DEIS",
+    "DPS",
     "IPNDM",
     "LMS",
     "PNDM",
@@ -34,6 +38,7 @@ __all__ = [
     "EulerMaruyama",
     "ExponentialEuler",
     "Heun",
+    "Inpaint",
     "PredictorCorrector",
     "Restart",
     "SASolver",
@@ -50,13 +55,19 @@ __all__ = [
     "compose",
     "discrete",
     "dynamic_threshold",
+    "img2img",
     "initial_noise",
+    "interpolate",
     "interval",
+    "invert",
     "karras",
+    "lerp",
     "logsnr_uniform",
+    "pigdm",
     "quadratic",
     "rescale",
     "sample",
+    "slerp",
     "trace",
     "uniform",
 ]

@@ -8,6 +8,9 @@ By Bayes, grad log p_t(x | y) = grad log p_t(x) + grad log p_t(y | x), and with 
 p(y | xt) is that of a classifier of noised images (`of="xt"`), exact for a perfect one, or of a classifier of clean images
 at x0_hat(xt), differentiated through the denoiser (`of="x0"`; universal guidance, arXiv 2302.07121, eq. 6). CLIP guidance
 (GLIDE, arXiv 2112.10741, section 2.4) takes the cosine of the embeddings of image and text for log p.
+
+Where alpha is 0 xt says nothing of y, and g is taken as 0. Near it g should vanish as alpha does, which that of a trained
+network need not, while x0' takes 1 / alpha of it: `interval(guided, plain, schedule, high=5.0)` leaves that region out.
 """
 
 from __future__ import annotations
@@ -62,8 +65,9 @@ class GradientGuided(Steered):
 
 
 def towards(pair: Prediction, gradient: Array, t: ArrayLike, schedule: Schedule) -> Prediction:
-    """The pair of the same xt with `gradient` [batch, ...] added to its score; alpha is kept above FLOOR."""
+    """The pair of the same xt with `gradient` [batch, ...] added to its score; as it is where alpha is not above FLOOR."""
     alpha, sigma = coefficients(schedule, t, pair.x0)
+    gradient = jnp.where(alpha > FLOOR, gradient, 0.0)
     x0 = pair.x0 + sigma**2 / jnp.maximum(alpha, FLOOR) * gradient
     return Prediction(x0, pair.eps - sigma * gradient, pair.variance)
 
