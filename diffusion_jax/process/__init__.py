@@ -19,6 +19,7 @@ from diffusion_jax.process.learned import LearnedGamma, Shifted, learned_gamma
 from diffusion_jax.process.loss import denoising_loss, simple
 from diffusion_jax.process.prediction import from_pair, to_prediction
 from diffusion_jax.process.schedule import EDM, VE, Cosine, RectifiedFlow, SubVP, VPLinear
+from diffusion_jax.process.truncated import Truncated, from_noise_level
 
 __all__ = [
     "EDM",
@@ -30,12 +31,14 @@ __all__ = [
     "RectifiedFlow",
     "Shifted",
     "SubVP",
+    "Truncated",
     "VPLinear",
     "beta_table",
     "bound",
     "denoiser",
     "denoising_loss",
     "exact",
+    "from_noise_level",
     "from_pair",
     "from_x0",
     "importance",

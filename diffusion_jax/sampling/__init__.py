@@ -11,6 +11,7 @@ from diffusion_jax.sampling.grids import discrete, karras, logsnr_uniform, quadr
 from diffusion_jax.sampling.guidance import apg, autoguidance, cfg_plus_plus, cfg_zero, classifier_free, rescale
 from diffusion_jax.sampling.inpaint import Inpaint
 from diffusion_jax.sampling.langevin import EulerMaruyama, PredictorCorrector
+from diffusion_jax.sampling.likelihood import bits_per_dimension, log_likelihood
 from diffusion_jax.sampling.limits import clip_x0, dynamic_threshold, interval
 from diffusion_jax.sampling.multistep import DEIS, IPNDM, LMS, PNDM
 from diffusion_jax.sampling.ode import Euler, Heun
@@ -46,6 +47,7 @@ __all__ = [
     "UniPC",
     "apg",
     "autoguidance",
+    "bits_per_dimension",
     "cfg_plus_plus",
     "cfg_zero",
     "classifier_free",
@@ -62,6 +64,7 @@ __all__ = [
     "invert",
     "karras",
     "lerp",
+    "log_likelihood",
     "logsnr_uniform",
     "pigdm",
     "quadratic",

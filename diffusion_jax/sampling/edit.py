@@ -36,7 +36,7 @@ from diffusion_jax.process.sde import coefficients, expand, noised
 from diffusion_jax.sampling.adaptive import AdaptiveODE
 from diffusion_jax.sampling.grids import check_grid
 from diffusion_jax.sampling.ode import Euler, Heun
-from diffusion_jax.sampling.sample import _ends_in_noise, _held, _hold, _known, initial_noise, sample
+from diffusion_jax.sampling.sample import ends_in_noise_at, held, hold, initial_noise, known, sample
 from diffusion_jax.sampling.steered import fitted, memory_of, setting, structured
 from diffusion_jax.sampling.steps import Denoise
 from diffusion_jax.sampling.stochastic import DDIM
@@ -68,7 +68,7 @@ def invert(
     Raises UserError for another solver, a grid that does not fall, and guidance with momentum, which is no ODE.
     """
     _check_solver(solver, refinements)
-    if _known(schedule, ts):
+    if known(schedule, ts):
         check_grid(np.asarray(ts, np.float64), schedule)
     for path, leaf in jax.tree_util.tree_leaves_with_path(cond):
         if jnp.shape(leaf)[:1] != x0.shape[:1]:
@@ -78,10 +78,8 @@ def invert(
             )
     if jax.tree.leaves(memory_of(denoise, x0)):
         raise UserError("guidance with momentum has no ODE to invert: take momentum 0")
-    noisy_end = _ends_in_noise(schedule, ts)
-    return _invert(
-        structured(denoise), _hold(schedule), x0, jnp.asarray(ts)[::-1], cond, solver, refinements, noisy_end
-    )
+    noisy_end = ends_in_noise_at(schedule, ts)
+    return _invert(structured(denoise), hold(schedule), x0, jnp.asarray(ts)[::-1], cond, solver, refinements, noisy_end)
 
 
 def _check_solver(solver: Solver, refinements: int) -> None:
@@ -110,7 +108,7 @@ def _invert(
     noisy_end: bool | None,
 ) -> Array:
     """x0 up the rising grid ts."""
-    schedule = _held(schedule)
+    schedule = held(schedule)
     x = x0.astype(jnp.promote_types(x0.dtype, jnp.float32))
     ts = ts.astype(x.dtype)
 

@@ -27,6 +27,7 @@ from jaxtyping import Array
 
 from diffusion_jax.process.prediction import FLOOR
 from diffusion_jax.process.sde import coefficients, noised
+from diffusion_jax.sampling.sample import fold
 from diffusion_jax.sampling.steps import Denoise, noise_like
 from diffusion_jax.typing import Schedule, Solver, UserError, pytree_dataclass, static
 
@@ -51,10 +52,6 @@ def within(t: Array, t_next: Array, count: int) -> Array:
     t, t_next = jnp.asarray(t), jnp.asarray(t_next)
     share = jnp.arange(1, count, dtype=t.dtype) / count
     return jnp.concatenate([t[None], t + (t_next - t) * share, t_next[None]])
-
-
-def _fold(key: Array, data: Any) -> Array:
-    return jax.vmap(jax.random.fold_in, (0, None))(key, data)
 
 
 @pytree_dataclass
@@ -135,7 +132,7 @@ class Inpaint:
             return self._walk(denoise, schedule, x, t, t_next, key, walk, self.solver.init(x))[0]
 
         def again(x: Array, walk: Array) -> tuple[Array, None]:
-            noise = noise_like(_fold(_fold(key, _BACK), walk), x)
+            noise = noise_like(fold(fold(key, _BACK), walk), x)
             return anew(renoise(schedule, x, t_next, t, noise), walk), None
 
         def rest(x: Array) -> Array:
@@ -157,10 +154,10 @@ class Inpaint:
         """Once down the interval, in substeps."""
 
         def down(x: Array, state: Any, t: Array, t_next: Array, place: int | Array) -> tuple[Array, Any]:
-            inner = _fold(_fold(key, _SOLVER), place)
+            inner = fold(fold(key, _SOLVER), place)
             moved, state = self.solver.step(denoise, schedule, x, t, t_next, inner, state)
             moved = moved.astype(x.dtype)
-            noise = noise_like(_fold(_fold(key, _KNOWN), place), moved)
+            noise = noise_like(fold(fold(key, _KNOWN), place), moved)
             known = jnp.broadcast_to(jnp.asarray(self.known, moved.dtype), moved.shape)
             return jnp.where(self.mask, noised(schedule, known, noise, t_next), moved), state
 

@@ -66,15 +66,15 @@ class _Static:
     value: Any = static()
 
 
-def _hold(value: Any) -> Any:
+def hold(value: Any) -> Any:
     return _Static(value) if jax.tree_util.all_leaves([value]) else value
 
 
-def _held(value: Any) -> Any:
+def held(value: Any) -> Any:
     return value.value if isinstance(value, _Static) else value
 
 
-def _example_keys(key: Array, batch: int) -> Array:
+def keys_by_example(key: Array, batch: int) -> Array:
     if not jnp.issubdtype(key.dtype, jax.dtypes.prng_key):
         key = jax.random.wrap_key_data(key)  # an old-style key of two numbers
     if key.ndim == 0:
@@ -84,7 +84,7 @@ def _example_keys(key: Array, batch: int) -> Array:
     return key
 
 
-def _fold(keys: Array, data: int | Array) -> Array:
+def fold(keys: Array, data: int | Array) -> Array:
     return jax.vmap(jax.random.fold_in, (0, None))(keys, data)
 
 
@@ -95,18 +95,18 @@ def initial_noise(key: Array, shape: tuple[int, ...], schedule: Schedule | None 
 
     `key` is one key or one an example, the same that `sample` is given: the draws are apart.
     """
-    keys = _fold(_example_keys(key, shape[0]), _NOISE)
+    keys = fold(keys_by_example(key, shape[0]), _NOISE)
     noise = noise_like(keys, jnp.zeros(shape, jnp.float32))
     return noise if schedule is None else schedule.sigma(jnp.float32(schedule.t_max)) * noise
 
 
-def _known(*trees: Any) -> bool:
+def known(*trees: Any) -> bool:
     """Whether these are numbers already, rather than placeholders under `jax.jit`."""
     return not any(isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves(trees))
 
 
 def _check(schedule: Schedule, solver: Solver, x1: Array, ts: Any, cond: PyTree) -> None:
-    if _known(schedule, ts):
+    if known(schedule, ts):
         check_grid(np.asarray(ts, np.float64), schedule)
         if hasattr(solver, "check"):
             with jax.ensure_compile_time_eval():
@@ -126,9 +126,9 @@ def _check(schedule: Schedule, solver: Solver, x1: Array, ts: Any, cond: PyTree)
             )
 
 
-def _ends_in_noise(schedule: Schedule, ts: Any) -> bool | None:
+def ends_in_noise_at(schedule: Schedule, ts: Any) -> bool | None:
     """Whether the grid goes down to t = 0 and finds noise there; None where that is not known before it runs."""
-    if not _known(schedule, ts):
+    if not known(schedule, ts):
         return None
     with jax.ensure_compile_time_eval():
         return bool(np.asarray(ts)[-1] == 0 and schedule.sigma(jnp.float32(0)) > 0)
@@ -136,12 +136,12 @@ def _ends_in_noise(schedule: Schedule, ts: Any) -> bool | None:
 
 def _run(made: Any, denoise: Any, schedule: Any, solver: Any, x1: Array, ts: Any, key: Array, cond: Any) -> Any:
     _check(schedule, solver, x1, ts, cond)
-    keys = _example_keys(key, x1.shape[0])
-    ends_in_noise = _ends_in_noise(schedule, ts)
+    keys = keys_by_example(key, x1.shape[0])
+    ends_in_noise = ends_in_noise_at(schedule, ts)
     ts = jnp.asarray(ts)
     if hasattr(solver, "over"):
         solver = solver.over(len(ts) - 1)
-    return made(_hold(denoise), _hold(schedule), _hold(solver), x1, ts, keys, cond, ends_in_noise)
+    return made(hold(denoise), hold(schedule), hold(solver), x1, ts, keys, cond, ends_in_noise)
 
 
 def sample(
@@ -203,7 +203,7 @@ def _scan(
             # A solver that begins at (x, t) itself, as most do, is given what was seen there.
             return seen if seen is not None and y is x and s is t else bound(y, s, memory)[0]
 
-        step_keys = _fold(keys, _STEPS + index)
+        step_keys = fold(keys, _STEPS + index)
         moved, state = solver.step(asked, schedule, x, t, t_next, step_keys, state)
         moved = moved.astype(x1.dtype)
         return (moved, state, after), (moved, seen.x0) if keep and seen is not None else None
@@ -233,14 +233,14 @@ def _scan(
 def _sample(
     denoise: Any, schedule: Any, solver: Any, x1: Array, ts: Array, keys: Array, cond: Any, ends_in_noise: bool | None
 ) -> Array:
-    return _scan(_held(denoise), _held(schedule), _held(solver), x1, ts, keys, cond, ends_in_noise, keep=False)[0]
+    return _scan(held(denoise), held(schedule), held(solver), x1, ts, keys, cond, ends_in_noise, keep=False)[0]
 
 
 @functools.partial(jax.jit, static_argnames=("ends_in_noise",))
 def _trace(
     denoise: Any, schedule: Any, solver: Any, x1: Array, ts: Array, keys: Array, cond: Any, ends_in_noise: bool | None
 ) -> Trace:
-    denoise, schedule, solver = _held(denoise), _held(schedule), _held(solver)
+    denoise, schedule, solver = held(denoise), held(schedule), held(solver)
     x0, state, (xs, x0_hats) = _scan(denoise, schedule, solver, x1, ts, keys, cond, ends_in_noise, keep=True)
     nfe = _count(solver, schedule, ts, state)
     if ends_in_noise is None:
