@@ -28,7 +28,7 @@ from diffusion_jax.config import apply_overrides
 from diffusion_jax.data import digits
 from diffusion_jax.data.captions import CLASS_NAMES, with_article
 from diffusion_jax.evals import Reader, fit_reader, mean_pairwise_distance
-from diffusion_jax.evaluation import bits_per_dim
+from diffusion_jax.likelihoods import bits_per_dim
 from diffusion_jax.run import DiffusionRun, load_run
 from diffusion_jax.sampling import (
     DDIM,
@@ -298,7 +298,7 @@ def paths(bench: Bench, out: dict[str, Any], pictures: dict[str, Any]) -> None:
 
 def likelihood(bench: Bench, out: dict[str, Any], pictures: dict[str, Any], split: str) -> None:
     """Bits per dimension of the held-out scans."""
-    out["bits_per_dim"] = bits_per_dim(bench.run, split, seed=bench.seed)
+    out["bits_per_dim"] = bits_per_dim(bench.run, split, scans=180, seed=bench.seed)
 
 
 def weaker(run_folder: Path, run: DiffusionRun, say: Callable[[str], None]) -> DiffusionRun:

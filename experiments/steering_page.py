@@ -174,7 +174,7 @@ def _img2img(rows: Sequence[dict[str, Any]], pictures: dict[str, Any]) -> tuple[
                   "distance to the scan", y_limits=(0, 1.05 * max(r["distance"] for r in rows))),
             title="The old image goes",
             alt="Distance to the scan against strength.",
-            caption="Mean distance over pixels in [-1, 1]. The useful strengths are those where the first has risen and this has not.",
+            caption="Mean distance over pixels in [-1, 1]. Useful strengths: the first has risen, this has not.",
         ),
     )  # fmt: skip
     names = [("scans of threes", "source"), *((f"strength {s:g}", f"{s:g}") for s in strengths)]

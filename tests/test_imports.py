@@ -25,7 +25,7 @@ ALLOWED = {
     "evals": set(),
 }
 WITHOUT_FLAX = ("process", "sampling", "contrastive")
-COMPOSERS = {"build", "run", "steering", "training", "evaluation", "cli", "__init__"}
+COMPOSERS = {"build", "likelihoods", "run", "steering", "training", "evaluation", "cli", "__init__"}
 
 
 def modules() -> list[tuple[str, Path]]:

@@ -120,7 +120,8 @@ def parser() -> argparse.ArgumentParser:
         help="measure a run",
         formatter_class=_Help,
         description="Measure a run on held-out scans and write report/metrics.json.",
-        epilog="example: diffusion-jax evaluate --run runs/digits --split validation --samples 500",
+        epilog="examples: diffusion-jax evaluate --run runs/digits --split validation --samples 500\n"
+        "          diffusion-jax evaluate --run runs/digits --bits-per-dim",
     )
     evaluate.add_argument("--run", required=True, metavar="DIR", help="the run's folder, such as runs/digits")
     evaluate.add_argument(
@@ -128,6 +129,19 @@ def parser() -> argparse.ArgumentParser:
     )
     evaluate.add_argument("--samples", type=int, metavar="N", default=500, help="samples for the main numbers")
     evaluate.add_argument("--seed", type=int, default=0, help="seed of the samples")
+    evaluate.add_argument(
+        "--bits-per-dim",
+        action="store_true",
+        help="measure the likelihood of the scans instead: the ODE beside the bound, into bits_per_dim.json",
+    )
+    evaluate.add_argument(
+        "--scans", type=int, metavar="N", help="with --bits-per-dim: the first N scans (default: all)"
+    )
+    evaluate.add_argument(
+        "--divergence",
+        default="rademacher",
+        help="with --bits-per-dim: rademacher or gaussian (4 probes a scan), or exact (64 derivatives an evaluation)",
+    )
     evaluate.add_argument("--out", metavar="DIR", help="where to write (default: RUN/report)")
 
     report = commands.add_parser(

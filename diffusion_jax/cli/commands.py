@@ -13,7 +13,7 @@ from typing import Any
 
 from diffusion_jax.cli.accelerator import configure
 from diffusion_jax.config import load_config, parse_overrides
-from diffusion_jax.evals.pictures import save_grid
+from diffusion_jax.evals.pictures import save_grid, write_atomic
 from diffusion_jax.evaluation import Evaluation, evaluate_clip, evaluate_diffusion, save_evaluation
 from diffusion_jax.run import ClipRun, DiffusionRun, load_run
 from diffusion_jax.steering import check
@@ -136,12 +136,35 @@ def evaluate(arguments: argparse.Namespace, rest: list[str]) -> int:
         raise UserError(f"--samples {arguments.samples} is not at least 2")
     configure(say)
     run = load_run(arguments.run)
+    if arguments.bits_per_dim:
+        return _bits_per_dim(run, arguments)
     evaluation = measure(run, arguments.split, samples=arguments.samples, seed=arguments.seed)
     folder = Path(arguments.out) if arguments.out else Path(arguments.run) / "report"
     save_evaluation(folder, evaluation)
     print(json.dumps(evaluation.metrics, indent=2))
     say(f"written to {folder / 'metrics.json'}")
     return 0
+
+
+def _bits_per_dim(run: ClipRun | DiffusionRun, arguments: argparse.Namespace) -> int:
+    from diffusion_jax.likelihoods import bits_per_dim
+
+    if not isinstance(run, DiffusionRun):
+        raise UserError(f"the run in {arguments.run!r} is a CLIP run; a likelihood needs a diffusion run")
+    found = bits_per_dim(
+        run, arguments.split, scans=arguments.scans, divergence=arguments.divergence, seed=arguments.seed, say=say
+    )
+    folder = Path(arguments.out) if arguments.out else Path(arguments.run) / "report"
+    write_atomic(folder / "bits_per_dim.json", (json.dumps(found, indent=2) + "\n").encode())
+    for name, title in (("captioned", "given its caption"), ("null", "given nothing")):
+        part = found[name]
+        said = ", ".join(f"{k} {part[key]:.3f} ± {part[key + '_error']:.3f}" for k, key in _BITS)
+        print(f"bits per dimension, {title}: {said}")
+    say(f"written to {folder / 'bits_per_dim.json'}")
+    return 0
+
+
+_BITS = (("ODE", "ode"), ("bound", "vlb"), ("bound for levels", "levels"))
 
 
 def measure(run: ClipRun | DiffusionRun, split: str, *, samples: int = 500, seed: int = 0) -> Evaluation:

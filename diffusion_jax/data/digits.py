@@ -40,6 +40,7 @@ class DigitsSource:
     images: np.ndarray
     labels: np.ndarray
     attributes: Mapping[str, np.ndarray]
+    levels: int = 17  # of grey, equally spaced from -1 to 1
 
     def __len__(self) -> int:
         return len(self.images)
