@@ -4,8 +4,8 @@
 
 Needs the run of `make demo`. Guidance methods are compared at equal evaluations of the network; then negative prompts,
 composition, img2img, inpainting, inverse problems, interpolation, inversion, and bits per dimension. Writes
-`report/steering.html` and `report/steering.json` beside the run's own report. A weaker model for autoguidance (the same
-config, 150 steps) is trained in RUN/weak on the first call, about half a minute.
+`report/steering.html`, `steering.png` and `steering.json` beside the run's own report. A weaker model for autoguidance (the
+same config, 150 steps) is trained in RUN/weak on the first call, about half a minute.
 """
 
 from __future__ import annotations
@@ -328,7 +328,7 @@ def main() -> int:
 
 def study(folder: Path, split: str, seed: int) -> int:
     """Every part in turn, timed."""
-    from steering_page import write
+    from steering_page import save_picture, write
 
     from diffusion_jax.cli.accelerator import configure
     from diffusion_jax.cli.commands import say
@@ -353,6 +353,7 @@ def study(folder: Path, split: str, seed: int) -> int:
     out["seconds"] = time.perf_counter() - began
     (folder / "report").mkdir(exist_ok=True)
     (folder / "report" / "steering.json").write_text(json.dumps(out, indent=2) + "\n")
+    save_picture(folder / "report" / "steering.png", pictures)
     page = write(folder / "report" / "steering.html", out, pictures)
     say(f"look at {page} ({out['seconds']:.0f} s)")
     return 0

@@ -6,8 +6,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from diffusion_jax.evals.figures import Chart, Series, bars, image_grid, line_chart
+from diffusion_jax.evals.figures import Chart, Series, bars, image_grid, line_chart, sheet_png
 from diffusion_jax.evals.page import Block, Columns, Figure, Page, Section, Table, Tile, write_page
+from diffusion_jax.evals.pictures import write_atomic
 
 PANELS = (
     ("Ways to join two predictions", ("classifier-free", "APG", "CFG++", "CFG-Zero*")),
@@ -46,6 +47,22 @@ def write(path: Path, out: dict[str, Any], pictures: dict[str, dict[str, Any]]) 
         foot=f"Written by experiments/steering.py in {out['seconds']:.0f} s, {out['split']} scans, seed {out['seed']}.",
     )
     return write_page(path, page)
+
+
+def save_picture(path: Path, pictures: dict[str, dict[str, Any]]) -> Path:
+    """Guidance, img2img, inpainting and a walk on one sheet, as a PNG for the docs."""
+    made, filled, walks = pictures["image_to_image"], pictures["inpainting"], pictures["paths"]
+    rows = {
+        "scans of threes": made["source"],
+        "drawn again as “an eight”, strength 0.4": made["0.4"],
+        "strength 0.8": made["0.8"],
+        "scans of which the upper half is known": filled["scan"],
+        "RePaint, told the digit": filled["RePaint, prompt"],
+        "a walk between two noises, “a bold two”": walks["a bold two"],
+        "“a three” and “a six” at once": pictures["composition"]["a three and a six"],
+    }
+    cells = [[images[:8]] for images in rows.values()]
+    return write_atomic(path, sheet_png(cells, list(rows), [""], per_line=8, scale=8))
 
 
 def _best(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:

@@ -1,6 +1,8 @@
 """The suite runs on eight simulated CPU devices; warnings, NaN and rank promotion are errors; shapes are checked."""
 
+import gc
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
@@ -25,6 +27,21 @@ jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
 @pytest.fixture
 def key() -> jax.Array:
     return jax.random.key(0)
+
+
+MAPS = Path("/proc/self/maps")
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _few_memory_maps() -> Iterator[None]:
+    """Lets compiled programs go before a process has 65,530 memory maps, at which Linux ends it by a segmentation fault.
+
+    Each program on the CPU takes a dozen; what a later module needs again comes from the persistent cache.
+    """
+    yield
+    if MAPS.exists() and len(MAPS.read_bytes().splitlines()) > 15_000:
+        jax.clear_caches()
+        gc.collect()
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:

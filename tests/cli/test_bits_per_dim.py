@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from smallruns import fails, make
+from smallruns import fails
 
 from diffusion_jax import build
 from diffusion_jax.cli import main
@@ -16,11 +16,6 @@ from diffusion_jax.process import from_noise_level
 from diffusion_jax.run import load_run
 from diffusion_jax.sampling import bits_per_dimension
 from diffusion_jax.typing import UserError
-
-
-@pytest.fixture(scope="module")
-def run(tmp_path_factory):
-    return make(tmp_path_factory.mktemp("bits"))
 
 
 def test_the_command_writes_what_the_library_measures(run, tmp_path, capsys):

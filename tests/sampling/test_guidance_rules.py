@@ -195,6 +195,48 @@ def test_guided_gaussians_of_equal_spread_are_the_gaussian_at_the_guided_mean(sc
     close(got, Conditional(schedule)(x, t, jnp.broadcast_to(mean, x.shape)), rtol=1e-4, atol=1e-4)
 
 
+@pytree_dataclass
+class Either:
+    """Exact denoisers of several distributions; the condition [batch, count] is one-hot, or all zeros for the first."""
+
+    models: Any
+
+    def __call__(self, xt, t, cond=None):
+        pairs = [model(xt, t) for model in self.models]
+        weights = jnp.concatenate([1 - jnp.sum(cond, axis=1, keepdims=True), cond], axis=1)
+        x0, eps = (
+            sum(weights[:, i : i + 1] * p for i, p in enumerate(ps)) for ps in zip(*((p.x0, p.eps) for p in pairs))
+        )
+        return Prediction(x0, eps)
+
+
+@pytest.mark.parametrize("schedule", SCHEDULES, ids=repr)
+def test_guidance_between_mixtures_is_the_gradient_of_the_guided_log_density(schedule, key):
+    """-sigma grad [log u + sum_i w_i (log c_i - log u)] by automatic differentiation of exact densities."""
+    means, stds = jax.random.normal(key, (5, 2)), jnp.array([0.3, 0.5, 0.4, 0.7, 0.6])
+    u, c, d = (
+        exact.mixture(schedule, means[i], stds[i]) for i in (jnp.arange(5), jnp.array([0, 3]), jnp.array([1, 3, 4]))
+    )
+    t = jnp.float32(0.4)
+    spread = jnp.sqrt(schedule.alpha(t) ** 2 + schedule.sigma(t) ** 2)
+    x = spread * jax.random.normal(jax.random.key(1), (BATCH, 2))
+    first, second = jnp.eye(2)[:1], jnp.eye(2)[1:]
+
+    def wanted(w_c, w_d):
+        def log_p(y):
+            base = u.log_density(y, t)
+            return jnp.sum(base + w_c * (c.log_density(y, t) - base) + w_d * (d.log_density(y, t) - base))
+
+        return -schedule.sigma(t) * jax.grad(log_p)(x)
+
+    model, null = Either([u, c, d]), jnp.zeros((1, 2))
+    got = classifier_free(model, null, 2.5)(x, t, jnp.repeat(first, BATCH, axis=0))
+    np.testing.assert_allclose(got.eps, wanted(2.5, 0.0), rtol=1e-4, atol=1e-4)
+    got = compose(model, null, [first, second], [1.5, -0.7])(x, t)
+    np.testing.assert_allclose(got.eps, wanted(1.5, -0.7), rtol=1e-4, atol=1e-4)
+    adds_up(got, x, t, schedule)
+
+
 def test_guided_samples_have_the_guided_mean(parts, key):
     _, cond, null = parts
     schedule = VPLinear()
