@@ -31,7 +31,7 @@ LIMITS = ("rescale", "threshold", "clip", "interval")
 GIVEN = ("denoise", "null", "guidance_scale", "negative", "schedule")
 
 
-def spec_of(spec: Spec | str | None) -> dict[str, Any]:
+def spec_of(spec: Any) -> dict[str, Any]:
     """A name alone, or nothing (classifier-free guidance), as a group. Raises UserError for something else."""
     if spec is None or isinstance(spec, str):
         return {"name": spec or "classifier_free"}
@@ -40,7 +40,7 @@ def spec_of(spec: Spec | str | None) -> dict[str, Any]:
     return {"name": "classifier_free", **spec}
 
 
-def check(spec: Spec | str | None) -> dict[str, Any]:
+def check(spec: Any) -> dict[str, Any]:
     """The group of a guidance. UserError for an unknown name or option, and for limits that cannot be."""
     group = spec_of(spec)
     name = one_of("guidance", group["name"], GUIDANCE)

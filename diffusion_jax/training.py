@@ -22,7 +22,7 @@ import jax
 import numpy as np
 from ml_collections import ConfigDict
 
-from diffusion_jax import build
+from diffusion_jax import build, steering
 from diffusion_jax.config import changes, to_dict
 from diffusion_jax.data.captions import CLASS_NAMES, TEMPLATES, with_article
 from diffusion_jax.data.pipeline import batches, caption_table
