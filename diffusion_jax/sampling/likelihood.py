@@ -13,7 +13,7 @@ div F is exact, by one derivative of the network an entry, or Hutchinson's estim
 Rademacher's v has the least variance and is exact where J is a multiple of the identity. A probe stays the same along its
 trajectory, so that the ODE is one and the same for the error control.
 
-Grey levels have no density. With u uniform over a cell of width c, -E[log p(x + u)] / d + log c is at least the model's mean
+Grey levels have no density. With u uniform over a cell of width c, -E[log p(x + u)] / d - log c is at least the model's mean
 -log P(x) / d for levels (Theis et al., arXiv 1511.01844, eq. 3), and divided by log 2 it is in bits per dimension. The data
 have to be fuzzy for the model as well: take the schedule from the noise level c / sqrt(12) on, the standard deviation of u
 (`process.truncated.from_noise_level`), or it is asked about images finer than it ever saw.
@@ -80,8 +80,8 @@ def log_likelihood(
     or pytree; None is N(0, sigma(t_max)^2). `cond` is a pytree with leading axis batch. Other weights do not recompile.
 
     Raises UserError for x that is not finite, shapes that do not fit, an unknown divergence or method, a random one without
-    key, guidance with momentum, and where an example takes more than `max_steps` (its log_prob is -inf where that cannot be
-    seen, within another jit).
+    key, guidance with momentum, a denoiser whose values are not finite, and where an example takes more than `max_steps`
+    (the last two are log_prob -inf where they cannot be seen, within another jit).
     """
     one_of("divergence", divergence, DIVERGENCES)
     one_of("method", method, METHODS)
@@ -91,6 +91,8 @@ def log_likelihood(
         raise UserError(f"rtol {rtol} and atol {atol} must be above 0")
     if divergence != "exact" and key is None:
         raise UserError(f"divergence {divergence!r} draws probes: give it a key, or take 'exact'")
+    if x.ndim < 1 or x.shape[0] < 1:
+        raise UserError(f"x has shape {x.shape}: give [batch, ...] with at least one example")
     if known(x) and not np.isfinite(np.asarray(x)).all():
         place = np.argwhere(~np.isfinite(np.asarray(x)))[0]
         raise UserError(f"x holds a value that is not finite: x{place.tolist()} is {np.asarray(x)[tuple(place)]}")
@@ -108,6 +110,10 @@ def log_likelihood(
     found, done = _solve(hold(denoise), hold(schedule), x, keys, cond, terminal, settings)
     if known(done) and not np.asarray(done).all():
         example = int(np.flatnonzero(~np.asarray(done))[0])
+        # Steps are refused one after the other where the field is no number: more of them would not help.
+        pair = denoise(x, jnp.asarray(schedule.t_min, jnp.float32), cond)
+        if not all(np.isfinite(np.asarray(leaf)[example]).all() for leaf in (pair.x0, pair.eps)):
+            raise UserError(f"the denoiser's values at example {example} and t_min are not finite: look at its weights")
         raise UserError(
             f"example {example} took more than max_steps {max_steps} at rtol {rtol} and atol {atol}: raise any of them"
         )
@@ -227,15 +233,20 @@ def bits_per_dimension(
     *,
     levels: int = 256,
     cond: PyTree = None,
+    num_dequantisations: int = 1,
     **options: Any,
 ) -> Array:
     """Bits per dimension [batch] of x0 [batch, ...] at `levels` grey levels from -1 to 1, dequantised uniformly.
 
-    One draw of the dequantisation an example; average over keys and examples. `options` are those of `log_likelihood`.
-    Raises UserError as that, and for data that were never scaled to [-1, 1].
+    The mean over `num_dequantisations` draws an example, each solved by itself; its expectation is the bound whatever their
+    number. `options` are those of `log_likelihood`. Raises UserError as that, for data that were never scaled to [-1, 1],
+    and for num_dequantisations below 1.
     """
+    if num_dequantisations < 1:
+        raise UserError(f"num_dequantisations {num_dequantisations} is not at least 1")
     keys = keys_by_example(key, x0.shape[0])
-    found = log_likelihood(
-        denoise, schedule, dequantise(x0, fold(keys, 0), levels), key=fold(keys, 1), cond=cond, **options
-    )
-    return bits_per_dim(-found.log_prob, math.prod(x0.shape[1:])) - math.log2(2.0 / (levels - 1))
+    nats = jnp.zeros(x0.shape[:1], jnp.float32)
+    for draw in range(num_dequantisations):
+        x = dequantise(x0, fold(keys, 2 * draw), levels)
+        nats = nats - log_likelihood(denoise, schedule, x, key=fold(keys, 2 * draw + 1), cond=cond, **options).log_prob
+    return bits_per_dim(nats / num_dequantisations, math.prod(x0.shape[1:])) - math.log2(2.0 / (levels - 1))

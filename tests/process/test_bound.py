@@ -105,7 +105,9 @@ def test_the_estimate_has_the_exact_mean(schedule, num_steps):
     assert abs(nats.mean() / wanted - 1) < 0.1  # the standard error is small enough to say something
 
 
-@pytest.mark.parametrize("schedule", [VPLinear(t_min=0.05), VE()], ids=lambda s: type(s).__name__)
+@pytest.mark.parametrize(
+    "schedule", [VPLinear(t_min=0.05), pytest.param(VE(), marks=pytest.mark.slow)], ids=lambda s: type(s).__name__
+)
 def test_more_steps_come_down_to_continuous_time(schedule):
     exact_limit = integral(schedule)
     excess = np.array([steps_total(schedule, count) - exact_limit for count in (1, 2, 8, 128, 512)])

@@ -42,7 +42,9 @@ def round_trip(schedule, solver, ts, refinements=0, x0=X0):
     return float(jnp.abs(back - x0).max())
 
 
-@pytest.mark.parametrize(("solver", "order"), [(DDIM(), 1), (Euler(), 1), (Heun(), 2)], ids=repr)
+@pytest.mark.parametrize(
+    ("solver", "order"), [(DDIM(), 1), pytest.param(Euler(), 1, marks=pytest.mark.slow), (Heun(), 2)]
+)
 def test_the_round_trip_errs_by_the_order_of_the_solver(solver, order):
     """Down to t_min, where no step is clean; the trapezoid rule is nearly its own reverse and does better than its order."""
     schedule = VPLinear()
@@ -68,7 +70,11 @@ def test_an_adaptive_round_trip_follows_its_tolerance():
 SCHEDULES = [VPLinear(), RectifiedFlow(), VE(), EDM(), ZERO_SNR]
 
 
-@pytest.mark.parametrize("schedule", SCHEDULES, ids=lambda s: type(s).__name__)
+@pytest.mark.parametrize(
+    "schedule",
+    [pytest.param(s, marks=pytest.mark.slow if s in (RectifiedFlow(), VE()) else ()) for s in SCHEDULES],
+    ids=lambda s: type(s).__name__,
+)
 def test_refinements_make_the_round_trip_exact(schedule):
     """From clean data to t_max, even where alpha is 0 there; in float32 and in steps that are not small."""
     ts = logsnr_uniform(30, schedule)

@@ -90,6 +90,13 @@ MEANS, STDS, WEIGHTS = jnp.array([[-1.0], [0.8]]), jnp.array([0.25, 0.4]), jnp.a
 COUNT, DRAWS = 512, 2048
 
 
+def every_other(first):
+    """All solvers, of which every second one runs by default; two tests with 0 and 1 have each solver in one of them."""
+    return [
+        pytest.param(solver, marks=() if i % 2 == first else pytest.mark.slow) for i, solver in enumerate([*ODE, *SDE])
+    ]
+
+
 def two_blobs(schedule):
     return exact.mixture(schedule, MEANS, STDS, WEIGHTS)
 
@@ -147,7 +154,7 @@ def test_all_of_them_are_solvers():
         assert hash(solver) == hash(type(solver)(**vars(solver)))
 
 
-@pytest.mark.parametrize("solver", [*ODE, *SDE], ids=repr)
+@pytest.mark.parametrize("solver", every_other(0), ids=repr)
 def test_every_solver_reaches_the_mixture(solver):
     assert distance(VPLinear(), solver) < allowed(solver)
 
@@ -167,8 +174,15 @@ def test_every_solver_under_every_schedule(solver, schedule):
     assert distance(schedule, solver) < allowed(solver)
 
 
-@pytest.mark.parametrize("schedule", SCHEDULES, ids=NAMES)
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize(
+    ("schedule", "kind"),
+    [
+        # Each schedule with a few predictions and each prediction with a few schedules; all of them in test-all.
+        pytest.param(schedule, kind, marks=() if (i + j) % 3 == 0 else pytest.mark.slow, id=f"{NAMES[i]}-{kind}")
+        for i, schedule in enumerate(SCHEDULES)
+        for j, kind in enumerate(KINDS)
+    ],
+)
 def test_every_schedule_and_prediction_reaches_the_mixture(schedule, kind):
     """A network that says exactly what its kind should, read back by the denoiser."""
     no_signal = float(schedule.alpha(jnp.float32(1))) < 1e-4
@@ -187,7 +201,7 @@ def test_every_schedule_and_prediction_reaches_the_mixture(schedule, kind):
     assert np.abs(quantiles(x0) - known_quantiles()).mean() < 0.04
 
 
-@pytest.mark.parametrize("solver", [*ODE, *SDE], ids=repr)
+@pytest.mark.parametrize("solver", every_other(0), ids=repr)
 def test_samples_do_not_depend_on_the_batch_and_the_state_stays_float32(solver):
     schedule = VPLinear()
     model, ts = two_blobs(schedule), np.linspace(1, 0, 7)
@@ -209,7 +223,7 @@ def test_samples_do_not_depend_on_the_batch_and_the_state_stays_float32(solver):
         assert bool(jnp.isfinite(x0).all())
 
 
-@pytest.mark.parametrize("solver", [*ODE, *SDE], ids=repr)
+@pytest.mark.parametrize("solver", every_other(1), ids=repr)
 def test_evaluations_are_counted(solver):
     """nfe is how often the denoiser ran, as a counter in the host's memory sees it."""
     schedule, calls = VPLinear(), []

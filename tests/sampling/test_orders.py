@@ -94,7 +94,14 @@ def errors(schedule, solver, steps):
     return np.array([float(jnp.abs(x - wanted).max()) for x in run])
 
 
-@pytest.mark.parametrize(("solver", "order"), ORDERS, ids=lambda p: repr(p))
+HIGHEST = {DDIM(), EulerAncestral(0.0), Heun(), EDMStochastic(s_churn=0.0), IPNDM(4), PNDM(), ExponentialEuler()}
+"""Those below order 3 that run by default; the lower orders of the other families are in test-all."""
+
+
+@pytest.mark.parametrize(
+    ("solver", "order"),
+    [pytest.param(s, n, marks=() if n == 3 or s in HIGHEST else pytest.mark.slow, id=repr(s)) for s, n in ORDERS],
+)
 def test_the_error_falls_with_the_order(solver, order):
     with jax.enable_x64(True):
         found = errors(VPLinear(), solver, (160, 640))

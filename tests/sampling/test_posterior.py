@@ -61,8 +61,14 @@ def wanted_pair(schedule, x, t, mean, covariance):
     return mean + alpha * scaled @ covariance, sigma * scaled
 
 
-@pytest.mark.parametrize("schedule", SCHEDULES, ids=lambda s: type(s).__name__)
-@pytest.mark.parametrize("name", OPERATORS)
+@pytest.mark.parametrize(
+    ("schedule", "name"),
+    [
+        pytest.param(s, n, marks=() if (i + j) % 2 == 0 else pytest.mark.slow, id=f"{type(s).__name__}-{n}")
+        for i, s in enumerate(SCHEDULES)
+        for j, n in enumerate(OPERATORS)
+    ],
+)
 def test_the_field_of_pigdm_is_the_exact_posteriors(schedule, name):
     """At both ends too: where alpha is 0 the guided x0 is the posterior's mean."""
     operator, matrix = OPERATORS[name]

@@ -28,14 +28,13 @@ from diffusion_jax.typing import Prediction, UserError
 SCHEDULE = VPLinear()
 SHAPE = (4, 3)
 SOLVERS = [
-    DDIM(),
-    DDIM(0.5),
     DDPM("beta"),
-    Euler("t"),
     Heun(),
-    UniPC(3),
-    DPMSolverPP(2, sde=True),
     SASolver(),
+    *(
+        pytest.param(s, marks=pytest.mark.slow)
+        for s in (DDIM(), DDIM(0.5), Euler("t"), UniPC(3), DPMSolverPP(2, sde=True))
+    ),
 ]
 
 

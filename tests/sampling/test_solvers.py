@@ -14,7 +14,12 @@ from diffusion_jax.typing import Prediction, Schedule, UserError, pytree_datacla
 MEAN, STD = 0.7, 0.5
 SCHEDULES = [VPLinear(), Cosine(), RectifiedFlow()]
 every_schedule = pytest.mark.parametrize("schedule", SCHEDULES, ids=lambda s: type(s).__name__)
-SOLVERS = [DDIM(), DDIM(0.5), DDPM(), DDPM("beta"), Euler(), Euler("t"), Heun(), Heun("t")]
+SOLVERS = [
+    DDIM(),
+    DDPM(),
+    Heun(),
+    *(pytest.param(s, marks=pytest.mark.slow) for s in (DDIM(0.5), DDPM("beta"), Euler(), Euler("t"), Heun("t"))),
+]
 
 
 def variance(schedule, t):
@@ -123,7 +128,9 @@ def test_ddpm_variance_over_the_truth_has_its_known_values(kind, ratios):
 
 
 @every_schedule
-@pytest.mark.parametrize("solver", [DDIM(0.4), DDPM(), DDPM("beta")], ids=repr)
+@pytest.mark.parametrize(
+    "solver", [DDIM(0.4), *(pytest.param(s, marks=pytest.mark.slow) for s in (DDPM(), DDPM("beta")))], ids=repr
+)
 def test_stochastic_samplers_reach_the_data_with_many_steps(solver, schedule):
     with jax.enable_x64(True):
         mean, var = propagate(solver, schedule, logsnr_uniform(2000, schedule))
