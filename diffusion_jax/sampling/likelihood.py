@@ -14,7 +14,7 @@ Rademacher's v has the least variance and is exact where J is a multiple of the 
 trajectory, so that the ODE is one and the same for the error control.
 
 Grey levels have no density. With u uniform over a cell of width c, -E[log p(x + u)] / d - log c is at least the model's mean
--log P(x) / d for levels (Theis et al., arXiv 1511.01844, eq. 3), and divided by log 2 it is in bits per dimension. The data
+-log P(x) / d for levels (Theis et al., arXiv 1511.01844), and divided by log 2 it is in bits per dimension. The data
 have to be fuzzy for the model as well: take the schedule from the noise level c / sqrt(12) on, the standard deviation of u
 (`process.truncated.from_noise_level`), or it is asked about images finer than it ever saw.
 """
