@@ -27,15 +27,9 @@ from diffusion_jax.typing import Prediction, UserError
 
 SCHEDULE = VPLinear()
 SHAPE = (4, 3)
-SOLVERS = [
-    DDPM("beta"),
-    Heun(),
-    SASolver(),
-    *(
-        pytest.param(s, marks=pytest.mark.slow)
-        for s in (DDIM(), DDIM(0.5), Euler("t"), UniPC(3), DPMSolverPP(2, sde=True))
-    ),
-]
+FEW = (DDPM("beta"), Heun(), SASolver())
+MORE = (DDIM(), DDIM(0.5), Euler("t"), UniPC(3), DPMSolverPP(2, sde=True))
+SOLVERS = [*FEW, *(pytest.param(solver, marks=pytest.mark.slow) for solver in MORE)]
 
 
 def network(params, x, time, cond, *, key=None, train=False):
@@ -177,7 +171,7 @@ def test_evaluations_are_counted_as_they_happen(solver, ts, calls, key):
 
 def test_the_state_is_float32_at_least(key):
     x1 = jnp.ones((2, *SHAPE), jnp.bfloat16)
-    for solver in SOLVERS:
+    for solver in FEW:
         assert sample(model(), SCHEDULE, solver, x1, uniform(3, SCHEDULE), key).dtype == jnp.float32
     half = denoiser(lambda p, x, *a, **k: x.astype(jnp.bfloat16), {}, SCHEDULE)
     pair = half(jnp.ones((2, 3), jnp.bfloat16), jnp.float32(0.5))
