@@ -199,7 +199,8 @@ def fit(
         with stop_on_signals() as stop, feed(batches, start, steps, mesh, batch_size) as take:
             for step in range(start, steps):
                 batch = take()
-                with jax.transfer_guard(guard):
+                # Tracing, at the first step, may look at constants.
+                with jax.transfer_guard("allow" if step == start else guard):
                     live, metrics = run(live, frozen, batch, key)
                 done, last = step + 1, step + 1 == steps
                 pending.push(step, metrics)

@@ -188,3 +188,15 @@ def test_order_of_calls_and_frozen(tmp_path):
         (2, 0.5, None), (3, None, 3.0), (4, 2.5, None), (5, 4.0, None), (5, None, 5.0),
     ]  # fmt: skip
     assert json.loads((tmp_path / "config.json").read_text()) == {}
+
+
+def test_a_loss_may_look_at_constants_while_it_is_traced():
+    """As `denoiser` does for an eps network; debugging NaN takes the guard against transfers away, so it is off here."""
+
+    def looking(params, ctx, batch, key):
+        with jax.ensure_compile_time_eval():
+            assert bool(jnp.float32(0.25) < 1)
+        return small.loss_fn(params, ctx, batch, key)
+
+    with jax.debug_nans(False):
+        assert int(small.train(3, loss_fn=looking).step) == 3
