@@ -13,7 +13,6 @@ import difflib
 import functools
 import hashlib
 import json
-import math
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -21,6 +20,7 @@ from typing import Any
 
 import jax
 import numpy as np
+from jax.typing import ArrayLike
 from ml_collections import ConfigDict
 
 from diffusion_jax import build, steering
@@ -139,9 +139,9 @@ class DiffusionRun:
         solver: str | None = None,
         num_steps: int | None = None,
         grid: str | None = None,
-        guidance_scale: float | None = None,
+        guidance_scale: ArrayLike | Sequence[float] | None = None,
         solver_options: dict[str, Any] | None = None,
-    ) -> tuple[Solver, np.ndarray, float]:
+    ) -> tuple[Solver, np.ndarray, Any]:
         """(solver, times [num_steps + 1], guidance scale) of these names; what is None is the config's.
 
         Raises UserError for an unknown solver, option or grid, for num_steps below 1, and for a scale that is not
@@ -149,33 +149,37 @@ class DiffusionRun:
         """
         default = self.config.sampler
         scale = default.guidance_scale if guidance_scale is None else guidance_scale
-        if not math.isfinite(scale):
+        scale = float(np.asarray(scale)) if np.ndim(scale) == 0 else np.asarray(scale, np.float32)
+        if not np.isfinite(scale).all():
             raise UserError(f"guidance scale {scale} is not finite; 1 is no guidance, usual are 1 to 8")
         steps = default.num_steps if num_steps is None else num_steps
         options = solver_options or {}
         ts = build.grid(grid or default.grid, steps, self.schedule)
-        return build.solver(solver or default.solver, **options), ts, float(scale)
+        return build.solver(solver or default.solver, **options), ts, scale
 
     def guided(
         self,
         *,
-        guidance_scale: float | Array | None = None,
-        negative: str | None = None,
+        guidance_scale: ArrayLike | Sequence[float] | None = None,
+        negative: str | Sequence[str] | None = None,
         guidance: Mapping[str, Any] | str | None = None,
         denoise: DenoiseFn | None = None,
     ) -> DenoiseFn:
         """The denoiser under guidance, for `sample`, `sampling.edit` and the like; what is None is the config's.
 
-        `guidance` is a name or a group of `steering`: {"name": "apg", "eta": 0.2, "interval": (0.3, 5)}. Raises
-        UserError for an unknown name or option, and for a negative scale without a negative prompt.
+        `guidance` is a name or a group of `steering`: {"name": "apg", "eta": 0.2, "interval": (0.3, 5)}. Scale and
+        negative prompt are one, or one an image of the batch. Raises UserError for an unknown name or option, for a
+        negative scale without a negative prompt, and for a negative prompt that is not text.
         """
         scale = self.config.sampler.guidance_scale if guidance_scale is None else guidance_scale
+        if isinstance(scale, Sequence):
+            scale = np.asarray(scale, np.float32)
         return steering.guided(
             self.config.sampler.get("guidance") if guidance is None else guidance,
             denoise or self.denoise,
             self.null,
             scale,
-            None if negative is None else self.encode_text([negative]),
+            None if negative is None else self.encode_text(_texts("negative", negative)),
             schedule=self.schedule,
             prediction=self.config.prediction,
         )
@@ -184,8 +188,8 @@ class DiffusionRun:
         self,
         prompts: Sequence[str],
         *,
-        negative: str | None = None,
-        guidance_scale: float | None = None,
+        negative: str | Sequence[str] | None = None,
+        guidance_scale: ArrayLike | Sequence[float] | None = None,
         guidance: Mapping[str, Any] | str | None = None,
         solver: str | None = None,
         num_steps: int | None = None,
@@ -199,8 +203,9 @@ class DiffusionRun:
         """One image a prompt, [n, height, width, channels] in [-1, 1]; what is None is the config's.
 
         Image i is a function of the seed and of `start` + i, whatever the batch size and the number of devices. A
-        negative prompt takes the unconditional prediction's place; `guidance` as in `guided`. Raises UserError for an
-        unknown solver, grid or guidance.
+        negative prompt takes the unconditional prediction's place; it and the scale are one, or one a prompt; `guidance`
+        as in `guided`. Raises UserError for an unknown solver, grid or guidance, for CFG++ with a solver of higher
+        order, and for another number of scales or negative prompts than of prompts.
         """
         if not prompts:
             raise UserError("generate needs at least one prompt")
@@ -209,24 +214,43 @@ class DiffusionRun:
         chosen, ts, scale = self.sampler(
             solver=solver, num_steps=num_steps, grid=grid, guidance_scale=guidance_scale, solver_options=solver_options
         )
+        steering.check_solver(guidance or self.config.sampler.get("guidance"), solver or self.config.sampler.solver)
+        leave = None if negative is None else _texts("negative", negative)
+        for name, given in (("guidance_scale", np.atleast_1d(scale)), ("negative", leave or [""])):
+            if len(given) not in (1, len(prompts)):
+                raise UserError(
+                    f"{name} has {len(given)} entries for {len(prompts)} prompts: give one, or one a prompt"
+                )
         mesh = make_mesh()
         size = -(-min(batch_size, len(prompts)) // mesh.size) * mesh.size
         model = jax.device_put(denoise or self.denoise, replicated(mesh))
-        guided = self.guided(guidance_scale=scale, negative=negative, guidance=guidance, denoise=model)
         unique = list(dict.fromkeys(prompts))
         rows = np.array([unique.index(p) for p in prompts]) if len(unique) > 1 else np.zeros(len(prompts), int)
         table = self.encode_text(unique)
 
         def one(part: slice) -> np.ndarray:
-            chosen_rows = rows[part]
-            count = len(chosen_rows)
-            padded = np.concatenate([chosen_rows, np.repeat(chosen_rows[-1:], size - count)])
-            cond = put_batch(jax.tree.map(lambda leaf: leaf[padded], table), mesh)
+            count = len(rows[part])
+            places = np.minimum(np.arange(part.start, part.start + size), part.stop - 1)
+            cond = put_batch(jax.tree.map(lambda leaf: leaf[rows[places]], table), mesh)
+            guided = self.guided(
+                guidance_scale=scale if np.size(scale) == 1 else scale[places],
+                negative=leave if leave is None or len(leave) == 1 else [leave[place] for place in places],
+                guidance=guidance,
+                denoise=model,
+            )
             keys: Array = put_batch({"keys": example_keys(seed, start + part.start, size)}, mesh)["keys"]
             return np.asarray(generate(guided, self.schedule, chosen, ts, keys, self.shape, cond))[:count]
 
         starts = range(0, len(prompts), size)
         return np.concatenate([one(slice(begin, min(begin + size, len(prompts)))) for begin in starts])
+
+
+def _texts(name: str, given: Any) -> list[str]:
+    """One text or several, as a list. UserError for something else."""
+    texts: list[Any] = [given] if isinstance(given, str) else list(given) if isinstance(given, Sequence) else [None]
+    if not texts or not all(isinstance(text, str) for text in texts):
+        raise UserError(f"{name} is a {type(given).__name__}, which is not text: give a prompt, or one an image")
+    return texts
 
 
 def fingerprint(params: PyTree) -> str:
@@ -243,8 +267,13 @@ def read_config(path: str | Path) -> ConfigDict:
     """The resolved config of the run in `path`. UserError when there is none, naming the nearest run."""
     file = Path(path) / CONFIG
     if not file.is_file():
-        raise UserError(f"there is no run in {str(path)!r}: {CONFIG} is missing{_nearest_run(Path(path))}")
+        raise UserError(f"there is no run in {_place(Path(path))}: {CONFIG} is missing{_nearest_run(Path(path))}")
     return ConfigDict(_read_json(file))
+
+
+def _place(path: Path) -> str:
+    """The path as given, and from where it is meant when it is relative."""
+    return repr(str(path)) if path.is_absolute() else f"{str(path)!r} (from {Path.cwd()})"
 
 
 def read_text_encoder(path: Path) -> dict[str, str]:
@@ -277,7 +306,7 @@ def load_run(path: str | Path, *, which: str = "ema", step: int | None = None) -
             if system == "clip":
                 return load_clip(folder, which=which, step=step)
             return load_diffusion(folder, which=which, step=step)
-    raise UserError(f"there is no run in {str(path)!r}{_nearest_run(path)}")
+    raise UserError(f"there is no run in {_place(path)}{_nearest_run(path)}")
 
 
 def load_clip(path: str | Path, *, which: str = "ema", step: int | None = None) -> ClipRun:

@@ -19,7 +19,7 @@ from diffusion_jax import sampling
 from diffusion_jax.build import Spec, accepts
 from diffusion_jax.typing import DenoiseFn, PyTree, Schedule, UserError, one_of
 
-__all__ = ["GUIDANCE", "LIMITS", "check", "guided", "is_plain", "spec_of"]
+__all__ = ["GUIDANCE", "LIMITS", "check", "check_solver", "guided", "is_plain", "spec_of"]
 
 GUIDANCE: dict[str, Callable[..., Any]] = {
     "classifier_free": sampling.classifier_free,
@@ -27,6 +27,12 @@ GUIDANCE: dict[str, Callable[..., Any]] = {
     "cfg_plus_plus": sampling.cfg_plus_plus,
     "cfg_zero": sampling.cfg_zero,
 }
+FUNCTIONS = ("autoguidance", "classifier_guidance", "clip_guidance", "compose")
+"""Kinds of guidance that need more than the run itself, and so have no name in a config."""
+
+FIRST_ORDER = ("ddim", "euler", "exponential_euler")
+"""The solvers that step from the pair at the beginning of a step alone."""
+
 LIMITS = ("rescale", "threshold", "clip", "interval")
 GIVEN = ("denoise", "null", "guidance_scale", "negative", "schedule")
 
@@ -43,6 +49,11 @@ def spec_of(spec: Any) -> dict[str, Any]:
 def check(spec: Any) -> dict[str, Any]:
     """The group of a guidance. UserError for an unknown name or option, and for limits that cannot be."""
     group = spec_of(spec)
+    if group["name"] in FUNCTIONS:
+        raise UserError(
+            f"guidance {group['name']!r} needs another model, a gradient or more prompts, and so has no name here: "
+            f"call diffusion_jax.sampling.{group['name']} in Python (by name: {', '.join(GUIDANCE)})"
+        )
     name = one_of("guidance", group["name"], GUIDANCE)
     own = [key for key in group if key not in ("name", *LIMITS)]
     allowed = _with_limits(GUIDANCE[name])
@@ -53,6 +64,15 @@ def check(spec: Any) -> dict[str, Any]:
     if group.get("threshold") is not None and group.get("clip") is not None:
         raise UserError("threshold and clip are two ways to limit x0: give one of them")
     return group
+
+
+def check_solver(spec: Any, solver: str) -> None:
+    """UserError where the guidance does not go with the solver: CFG++'s pair is made for steps of first order."""
+    if spec_of(spec)["name"] == "cfg_plus_plus" and solver not in FIRST_ORDER:
+        raise UserError(
+            f"guidance 'cfg_plus_plus' needs a solver of first order, which {solver!r} is not; nearest: 'ddim' (or "
+            f"{', '.join(repr(name) for name in FIRST_ORDER[1:])})"
+        )
 
 
 def _with_limits(make: Callable[..., Any]) -> Callable[..., Any]:

@@ -124,6 +124,7 @@ def validate(config: ConfigDict) -> None:
                 raise UserError(f"config key '{group}.{key}' is missing; a config of system {system!r} has one")
     if "sampler" in config and config.sampler.get("guidance") is not None:
         steering.check(config.sampler.guidance)
+        steering.check_solver(config.sampler.guidance, config.sampler.solver)
     rate = config.optimizer.learning_rate
     if not (isinstance(rate, int | float) and 0 < rate < math.inf):
         raise UserError(f"config key 'optimizer.learning_rate' is {rate!r}; it is a number above 0, such as 1e-3")

@@ -53,7 +53,7 @@ def one_of(what: str, value: Any, options: Iterable[str]) -> str:
     options = sorted(options)
     if value in options:
         return value
-    near = difflib.get_close_matches(str(value), options, n=1, cutoff=0.5)
+    near = difflib.get_close_matches(str(value).lower(), options, n=1, cutoff=0.5)
     hint = f"; did you mean {near[0]!r}?" if near else ""
     raise UserError(f"{what} {value!r} is not known{hint} (known: {', '.join(options)})")
 

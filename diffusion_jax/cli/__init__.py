@@ -92,13 +92,16 @@ def parser() -> argparse.ArgumentParser:
     which.add_argument("--prompts", metavar="FILE", help="a file with a prompt a line; they are taken in turn")
     sample.add_argument("--negative", metavar="PROMPT", help="what to keep away from")
     sample.add_argument("--guidance-scale", type=float, metavar="W", help="1 is no guidance (default: the config's)")
-    sample.add_argument("--guidance", metavar="NAME", help="classifier_free, apg, cfg_plus_plus or cfg_zero")
+    sample.add_argument(
+        "--guidance", metavar="NAME", help="classifier_free, apg, cfg_plus_plus or cfg_zero (default: the config's)"
+    )
     sample.add_argument(
         "--guidance-option",
         metavar="KEY=VALUE",
         action="append",
         default=[],
-        help="an option or limit of the guidance, such as eta=0.2, rescale=0.7, threshold=0.99 or interval=0.3,5",
+        help="an option or limit of the guidance, such as eta=0.2, rescale=0.7, threshold=0.99 or interval=0.3,5; repeat it "
+        "for several",
     )
     sample.add_argument(
         "--solver", metavar="NAME", help="ddim, dpm_solver_pp, unipc, heun, ... (default: the config's)"

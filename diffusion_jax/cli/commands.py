@@ -16,7 +16,7 @@ from diffusion_jax.config import load_config, parse_overrides
 from diffusion_jax.evals.pictures import save_grid, write_atomic
 from diffusion_jax.evaluation import Evaluation, evaluate_clip, evaluate_diffusion, save_evaluation
 from diffusion_jax.run import ClipRun, DiffusionRun, load_run
-from diffusion_jax.steering import check
+from diffusion_jax.steering import check, check_solver
 from diffusion_jax.training import train_run
 from diffusion_jax.typing import UserError
 
@@ -75,6 +75,7 @@ def sample(arguments: argparse.Namespace, rest: list[str]) -> int:
     run.sampler(**{key: settings[key] for key in settings if key not in ("negative", "seed")})
     guidance = _guidance(arguments, default)
     run.guided(guidance_scale=settings["guidance_scale"], negative=arguments.negative, guidance=guidance)
+    check_solver(guidance, settings["solver"])
     if guidance is not None:
         settings["guidance"] = guidance
     if arguments.prompts is not None:
@@ -93,6 +94,7 @@ def sample(arguments: argparse.Namespace, rest: list[str]) -> int:
 def _guidance(arguments: argparse.Namespace, default: Any) -> dict[str, Any] | None:
     """The guidance group of `--guidance` and `--guidance-option`, over the config's; None where neither says anything."""
     group = dict(default.get("guidance") or {}) if arguments.guidance is None else {"name": arguments.guidance}
+    given: set[str] = set()
     for option in arguments.guidance_option:
         key, equals, text = option.partition("=")
         try:
@@ -102,6 +104,9 @@ def _guidance(arguments: argparse.Namespace, default: Any) -> dict[str, Any] | N
         numbers = value if isinstance(value, tuple) else (value,)
         if not equals or any(isinstance(n, bool) or not isinstance(n, int | float) for n in numbers):
             raise UserError(f"--guidance-option {option!r} is not KEY=NUMBER, such as eta=0.2 or interval=0.3,5")
+        if key in given:
+            raise UserError(f"--guidance-option {key} is given twice")
+        given.add(key)
         group[key] = list(value) if isinstance(value, tuple) else value
     return check(group) if group else None
 

@@ -185,12 +185,15 @@ def _heun_up(denoise: Denoise, schedule: Schedule, x: Array, t: Array, later: Ar
     return x + (alpha_later - alpha) * x0 + (sigma_later - sigma) * eps
 
 
-def tail(ts: Any, strength: float) -> Any:
+def tail(ts: Any, strength: ArrayLike) -> Any:
     """The last round(strength * n) of the n steps of the falling grid `ts`; strength in (0, 1], 1 the whole grid.
 
     Raises UserError for a strength outside, and for one that leaves no step.
     """
     total = len(ts) - 1
+    if np.ndim(strength) or isinstance(strength, str):
+        raise UserError(f"strength {strength} is not one number: it sets how many steps there are, for all the batch")
+    strength = float(np.asarray(strength))
     if not 0 < strength <= 1:
         raise UserError(f"strength {strength} is not in (0, 1]; nearest: {1 if strength > 1 else 1 / total:.3g}")
     count = round(strength * total)
@@ -206,7 +209,7 @@ def img2img(
     x0: Array,
     ts: Any,
     key: Array,
-    strength: float,
+    strength: ArrayLike,
     cond: PyTree = None,
 ) -> Array:
     """Images near x0 [batch, ...], as the denoiser and its condition see them; [batch, ...].

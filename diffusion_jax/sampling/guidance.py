@@ -266,6 +266,8 @@ def _fit(other: Array, cond: Array) -> Array:
 
 
 def _contrast(denoise: DenoiseFn, null: PyTree, negative: PyTree | None) -> _Conditions:
+    if any(isinstance(leaf, str) for leaf in jax.tree.leaves(negative)):
+        raise UserError(f"the negative condition {negative!r} is text: encode it first, as run.encode_text([...])")
     if negative is not None and not _alike(negative, null):
         raise UserError("the negative condition has another structure than the null condition")
     return _Conditions(structured(denoise), null if negative is None else negative)

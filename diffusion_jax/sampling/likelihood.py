@@ -229,7 +229,7 @@ def bits_per_dimension(
     denoise: DenoiseFn,
     schedule: Schedule,
     x0: Array,
-    key: Array,
+    key: Array | None = None,
     *,
     levels: int = 256,
     cond: PyTree = None,
@@ -244,6 +244,10 @@ def bits_per_dimension(
     """
     if num_dequantisations < 1:
         raise UserError(f"num_dequantisations {num_dequantisations} is not at least 1")
+    if key is None:
+        raise UserError(
+            "key is None: bits per dimension spread the levels at random, give a key such as jax.random.key(0)"
+        )
     keys = keys_by_example(key, x0.shape[0])
     nats = jnp.zeros(x0.shape[:1], jnp.float32)
     for draw in range(num_dequantisations):

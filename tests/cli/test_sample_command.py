@@ -1,6 +1,7 @@
 """`diffusion-jax sample`, `evaluate` and `report`, and the same from Python."""
 
 import json
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -80,12 +81,19 @@ def test_every_solver_draws(run, tmp_path, extra):
         (("--guidance", "apgg"), ("'apgg'", "did you mean 'apg'")),
         (("--guidance", "apg", "--guidance-option", "etaa=1"), ("'etaa'", "did you mean 'eta'")),
         (("--guidance", "cfg_plus_plus"), ("CFG++ 3", "from 0 to 1")),
+        (("--guidance", "APG"), ("'APG'", "did you mean 'apg'")),
+        (("--guidance", "autoguidance"), ("'autoguidance'", "another model", "diffusion_jax.sampling.autoguidance")),
+        (
+            ("--guidance", "cfg_plus_plus", "--guidance-scale", "0.5", "--solver", "heun"),
+            ("first order", "'heun'", "'ddim'"),
+        ),
+        (("--guidance-option", "eta=1", "--guidance", "apg", "--guidance-option", "eta=0"), ("eta is given twice",)),
         (("--guidance-option", "interval=5,0.3"), ("[5, 0.3]", "upside down", "[0.3, 5]")),
         (("--guidance-option", "interval=5"), ("interval 5", "low and a high")),
         (("--guidance-option", "interval"), ("'interval'", "KEY=NUMBER")),
         (("--guidance-option", "rescale=x"), ("'rescale=x'", "KEY=NUMBER")),
         (("--guidance-option", "clip=1", "--guidance-option", "threshold=0.9"), ("threshold and clip",)),
-        (("--run", "nowhere"), ("'nowhere'",)),
+        (("--run", "nowhere"), ("'nowhere'", f"(from {Path.cwd()})")),
     ],
 )
 def test_bad_options_are_one_line(run, tmp_path, capsys, extra, words):

@@ -13,7 +13,7 @@ from smallruns import DIFFUSION, ROOT
 from diffusion_jax import steering
 from diffusion_jax.config import load_config
 from diffusion_jax.process import Cosine
-from diffusion_jax.run import load_run
+from diffusion_jax.run import _texts, load_run
 from diffusion_jax.sampling import DDIM, classifier_free, clip_guidance, initial_noise, sample, uniform
 from diffusion_jax.training import validate
 from diffusion_jax.typing import Prediction, UserError
@@ -52,6 +52,7 @@ def test_a_group_is_what_its_functions_make():
         ({"interval": 3.0}, "interval 3.0 is not a low and a high noise level"),
         ({"clip": 1.0, "threshold": 0.9}, "threshold and clip are two ways"),
         (5, "guidance is 5; it is a name or a group"),
+        ("compose", "call diffusion_jax.sampling.compose in Python"),
     ],
 )
 def test_a_config_with_a_wrong_guidance_is_refused_before_training(spec, message):
@@ -71,6 +72,29 @@ def test_a_configs_guidance_is_what_a_run_samples_with(run):
     assert np.abs(plain).max() > 0.3 and np.abs(clipped).max() <= 0.2 + 1e-5
     back = loaded.generate(["a seven"] * 2, guidance_scale=5.0, guidance="classifier_free")
     np.testing.assert_allclose(back, plain, atol=1e-5)
+
+
+def test_scales_and_negative_prompts_by_image(run):
+    loaded = load_run(run)
+    prompts, options = ["a seven", "a two", "a one"], {"num_steps": 5}
+    several = loaded.generate(prompts, guidance_scale=[1.0, 4.0, 8.0], batch_size=2, **options)
+    for i, scale in enumerate((1.0, 4.0, 8.0)):
+        alone = loaded.generate(prompts[i : i + 1], guidance_scale=scale, start=i, **options)
+        np.testing.assert_allclose(several[i : i + 1], alone, atol=1e-4)
+    away = loaded.generate(prompts, guidance_scale=4.0, negative=["thin", "bold", ""], **options)
+    alone = loaded.generate(prompts, guidance_scale=4.0, negative="bold", **options)
+    np.testing.assert_allclose(away[1], alone[1], atol=2e-5)
+    assert np.abs(away[0] - alone[0]).max() > 2e-4
+    for options, message in [
+        ({"guidance_scale": [1.0, 2.0]}, "guidance_scale has 2 entries for 3 prompts"),
+        ({"negative": ["thin", "bold"]}, "negative has 2 entries for 3 prompts"),
+        ({"guidance_scale": [1.0, 2.0, float("nan")]}, "is not finite"),
+        ({"guidance": "cfg_plus_plus", "guidance_scale": 0.5, "solver": "heun"}, "'heun' is not; nearest: 'ddim'"),
+    ]:
+        with pytest.raises(UserError, match=message):
+            loaded.generate(prompts, **options)
+    with pytest.raises(UserError, match="negative is a dict, which is not text"):
+        _texts("negative", {"name": "thin"})
 
 
 def test_a_runs_clip_guides_and_compiles_once(run):

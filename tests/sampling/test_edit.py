@@ -217,6 +217,7 @@ def test_the_tail_of_a_grid():
         (1.2, "nearest: 1"),
         (float("nan"), "not in"),
         (0.04, "leaves no step"),
+        (jnp.array([0.5, 0.6]), "is not one number"),
     ]:
         with pytest.raises(UserError, match=message):
             tail(ts, strength)

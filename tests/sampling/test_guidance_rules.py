@@ -465,6 +465,7 @@ def test_guidance_may_be_guided_again(parts, key):
 
 BAD = [
     (lambda d, n, s: classifier_free(d, n, -0.5), "guidance_scale -0.5 is negative without a negative prompt"),
+    (lambda d, n, s: classifier_free(d, n, 2.0, negative="thin"), r"'thin' is text: encode it first, as run.encode_text"),
     (lambda d, n, s: apg(d, n, jnp.array([1.0, -2.0]), schedule=s), "guidance_scale -2 is negative"),
     (lambda d, n, s: cfg_plus_plus(d, n, 1.5), "guidance_scale of CFG\\+\\+ 1.5 is not from 0 to 1; nearest: 1"),
     (lambda d, n, s: interval(d, d, s, 2.0, 0.5), r"interval \[2, 0.5\] is upside down; nearest: \[0.5, 2\]"),

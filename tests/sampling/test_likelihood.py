@@ -291,6 +291,8 @@ def test_bad_data_are_one_line():
         bits_per_dimension(model, schedule, jnp.array([[0.0, 255.0]]), key)
     with pytest.raises(UserError, match=r"x0 holds 0\.1, which is none of 5 levels from -1 to 1; nearest: 0"):
         bits_per_dimension(model, schedule, jnp.array([[0.1, 0.5]]), key, levels=5)
+    with pytest.raises(UserError, match="key is None"):
+        bits_per_dimension(model, schedule, jnp.zeros((1, 2)), None)
     with pytest.raises(UserError, match="levels 1"):
         bits_per_dimension(model, schedule, jnp.zeros((1, 2)), key, levels=1)
     with pytest.raises(UserError, match=r"x has shape \(0, 2\)"):
