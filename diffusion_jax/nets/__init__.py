@@ -3,11 +3,13 @@
 from diffusion_jax.nets.clip import CLIP, CLIPOutput
 from diffusion_jax.nets.dit import DiT
 from diffusion_jax.nets.functional import Network, Stack, functional
+from diffusion_jax.nets.mlp import MLP
 from diffusion_jax.nets.text import TextTransformer
 from diffusion_jax.nets.vit import TowerOutput, VisionTransformer
 
 __all__ = [
     "CLIP",
+    "MLP",
     "CLIPOutput",
     "DiT",
     "Network",

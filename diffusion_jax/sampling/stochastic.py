@@ -99,12 +99,19 @@ class DDPM:
 
     `variance` is "posterior" (the smaller), "beta" (the larger) or "learned_range": between the two as the network says
     by Prediction.variance in [-1, 1], -1 the posterior's. Without one, "learned_range" raises UserError.
+
+    `temperature` in [0, 1] scales the noise that is drawn. At 0 each step goes to the posterior's mean, which is no sampler:
+    the points fall short of the data, towards their mean.
     """
 
     variance: str = "posterior"
+    temperature: float = 1.0
 
     def __post_init__(self) -> None:
         one_of("variance", self.variance, ("posterior", "beta", "learned_range"))
+        if not 0.0 <= self.temperature <= 1.0:
+            near = min(max(self.temperature, 0.0), 1.0)
+            raise UserError(f"temperature {self.temperature} is not in [0, 1]; nearest: {near}")
 
     def init(self, x: Array) -> Any:
         """No state."""
@@ -130,4 +137,5 @@ class DDPM:
             share = 0.5 * (pair.variance + 1.0)
             ratio = expand(schedule.sigma(t), x) / jnp.where(sigma > 0, sigma, 1.0)
             std = std * jnp.where(sigma > 0, ratio**share, 0.0)
-        return alpha * pair.x0 + r * sigma * pair.eps + std * noise_like(key, x), state
+        mean = alpha * pair.x0 + r * sigma * pair.eps
+        return mean + self.temperature * std * noise_like(key, x), state

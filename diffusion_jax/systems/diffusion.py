@@ -51,11 +51,13 @@ def diffusion_loss(
     sample_t: Callable[..., Array] | Importance,
     drop: float = 0.0,
     uncertainty: bool = False,
+    sigma_data: float = 0.5,
 ) -> LossFn:
     """The denoising loss of a batch {"image": [batch, ...], "cond": pytree or absent}, for `train.fit`.
 
-    With `drop` > 0 the null condition is read from `ctx.frozen["null"]` (leading axis 1). `prediction` is what the
-    network gives, `space` where the error is measured, `weight` a Weighting or a function of logsnr.
+    With `drop` > 0 the null condition is read from `ctx.frozen["null"]` (leading axis 1). `prediction`,
+    `time` and `sigma_data` as in `denoiser`; `space` is where the error is measured, `weight` a Weighting or a function
+    of logsnr.
 
     With an `Importance` for `sample_t` the times follow `ctx.aux`, its state, first `sample_t.init()`; the loss returns
     the successor. With `uncertainty` the loss is L / e^u + u with u from `params["uncertainty"]`, first
@@ -68,7 +70,7 @@ def diffusion_loss(
         if cond is not None and drop > 0:
             cond = drop_condition(cond, ctx.frozen["null"], drop, key_drop)
         network = {name: value for name, value in params.items() if not (uncertainty and name == UNCERTAINTY)}
-        denoise = denoiser(apply, network, schedule, prediction=prediction, time=time, key=key_net, train=True)
+        denoise = denoiser(apply, network, schedule, prediction, time, key=key_net, train=True, sigma_data=sigma_data)
         key_t, size = jax.random.fold_in(key_loss, 0), batch["image"].shape[0]
         share = None
         if isinstance(sample_t, Importance):

@@ -26,8 +26,9 @@ NO_DECAY = (
     r"(^|/)(scale|gain|logit_scale)$",
     r"(^|/)(norm|ln)(_[^/]*)?/",
     r"(^|/)(class|positional|null)_embedding$",
+    r"(^|/)frequencies$",
 )
-"""What does not decay: biases, norms and gains, the temperature, class, positional and null embeddings."""
+"""What does not decay: biases, norms and gains, the temperature, class, positional and null embeddings, fixed frequencies."""
 
 
 def learning_rate_at(
