@@ -2,8 +2,7 @@
 
 Each function returns a `page.Figure` that is right on light and on dark paper, and on a phone as on a desktop:
 
-- A chart is drawn by matplotlib as SVG in the light palette; then each colour of the palette is replaced by its CSS
-  variable and the font by the page's own, so that one drawing follows the page. Text stays text.
+- A chart is drawn by matplotlib as SVG that follows the page's palette and font (`evals.drawings`).
 - An image of one channel is black ink with the image as opacity, and is inverted on dark paper; labels, rulers and
   matrix cells are HTML around the pictures, which wraps and resizes, where text in a bitmap would shrink.
 
@@ -13,16 +12,11 @@ Each function returns a `page.Figure` that is right on light and on dark paper, 
 from __future__ import annotations
 
 import base64
-import hashlib
-import io
 import math
-import re
 import textwrap
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
-import matplotlib
 import numpy as np
 from jaxtyping import Float, UInt8
 from matplotlib.axes import Axes
@@ -30,6 +24,7 @@ from matplotlib.figure import Figure as Canvas
 from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.ticker import FixedLocator, FuncFormatter, LogLocator, MaxNLocator, NullFormatter, NullLocator
 
+from diffusion_jax.evals.drawings import png_of, svg
 from diffusion_jax.evals.page import PALETTE, Figure, escape
 from diffusion_jax.evals.pictures import encode_png, sprite
 
@@ -125,25 +120,12 @@ def draw_chart(axes: Axes, chart: Chart, colours: Mapping[str, str]) -> None:
 
 def _svg(chart: Chart, width: int, height: int, alt: str) -> str:
     """The chart as inline SVG in CSS variables; ids are salted by its content, so that two on a page never clash."""
-    colours = {name: light for name, (light, _) in PALETTE.items()}
-    content = [chart.x_label, chart.y_label, width, height, [(s.name, list(s.x), list(s.y)) for s in chart.series]]
-    settings: dict[Any, Any] = {
-        "svg.fonttype": "none",
-        "svg.hashsalt": hashlib.sha256(repr(content).encode()).hexdigest(),
-        "path.simplify": True,
-    }
-    with matplotlib.rc_context(settings):
-        canvas = Canvas(figsize=(width / 72, height / 72), layout="constrained", facecolor="none")
+    content = [chart.x_label, chart.y_label, [(s.name, list(s.x), list(s.y)) for s in chart.series]]
+
+    def draw(canvas: Canvas, colours: Mapping[str, str]) -> None:
         draw_chart(canvas.add_subplot(), chart, colours)
-        out = io.StringIO()
-        canvas.savefig(out, format="svg", metadata={"Date": None})
-    drawing = re.sub(r"<metadata>.*?</metadata>", "", out.getvalue()[out.getvalue().index("<svg") :], flags=re.DOTALL)
-    drawing = re.sub(r"font: ([\d.]+px) [^;\"]*", r"font-size: \1; font-family: inherit", drawing)  # until 3.10
-    drawing = re.sub(r"font-family: [^;\"]*", "font-family: inherit", drawing)
-    for name, value in colours.items():
-        drawing = drawing.replace(value, f"var(--{name})")
-    inner = drawing[drawing.index(">") + 1 :]
-    return f'<svg viewBox="0 0 {width} {height}" role="img" aria-label="{escape(alt)}">{inner}'
+
+    return svg(draw, width, height, alt, repr(content))
 
 
 def _key(series: Sequence[Series]) -> str:
@@ -345,7 +327,7 @@ def sheet_png(
         write(edge, y + tall // 2, textwrap.fill(name, 24), 15, "ink", "center")
         for x, cell in zip(lefts, line, strict=True):
             canvas.figimage(cell, x, height - y - cell.shape[0], origin="upper")
-    return _png(canvas, dots, metadata)
+    return png_of(canvas, dots, metadata)
 
 
 def chart_png(
@@ -362,10 +344,4 @@ def chart_png(
         axes.text(0, 1.045, chart.y_label, transform=axes.transAxes, fontsize=12.5, color=face["muted"])
         if len(chart.series) > 1:
             axes.legend(frameon=False, fontsize=12, labelcolor=face["ink"])
-    return _png(canvas, 140, metadata)
-
-
-def _png(canvas: Canvas, dots: int, metadata: Mapping[str, str] | None) -> bytes:
-    out = io.BytesIO()
-    canvas.savefig(out, format="png", dpi=dots, facecolor=canvas.get_facecolor(), metadata=dict(metadata or {}))
-    return out.getvalue()
+    return png_of(canvas, 140, metadata)

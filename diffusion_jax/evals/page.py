@@ -274,6 +274,17 @@ figcaption{color:var(--muted);font-size:15px;line-height:1.5;max-width:74ch;marg
 .columns .plate{display:flex;flex-direction:column}
 img{display:block;width:100%;height:auto}
 svg{display:block;width:100%;height:auto;overflow:visible}
+.drawing{overflow-x:auto}
+.drawing svg{display:block;width:100%;min-width:min(var(--w,0px),640px);height:auto}
+.flow{display:grid;grid-template-columns:repeat(var(--n),minmax(0,1fr));gap:20px;max-width:760px}
+.flow p{margin:0 0 6px;color:var(--muted);font-size:14px}
+.flow svg{display:block;width:100%;border:1px solid var(--rule);border-radius:6px}
+.flow g{visibility:hidden;animation:flow 1s step-end infinite;
+animation-delay:calc(var(--i,0)*var(--step,1s))}
+.flow g:last-child{animation-name:last}
+.flow path{stroke:var(--s1);stroke-width:2.2;stroke-linecap:round;fill:none}
+.flow text{font-size:9px;fill:var(--muted)}
+.flow:hover g{animation-play-state:paused}
 .chart{width:100%;max-width:500px;margin:auto auto 0}
 .key{display:flex;flex-wrap:wrap;gap:4px 18px;font-size:14px;margin:0 0 10px;padding:0;list-style:none;color:var(--ink)}
 .key li{display:flex;align-items:center;gap:8px}
@@ -370,5 +381,5 @@ td.num{text-align:left}
 .bars{gap:8px 10px;font-size:14px}
 pre{padding:14px;font-size:13px}
 }
-@media (prefers-reduced-motion:reduce){html{scroll-behavior:auto}}
+@media (prefers-reduced-motion:reduce){html{scroll-behavior:auto}.flow g{animation:none}.flow g:last-child{visibility:visible}}
 """
