@@ -42,7 +42,7 @@ SCALES = (0.0, 0.5, 1.0, 2.0, 3.0, 5.0, 10.0)
 BUDGETS = (8, 16, 32, 64)
 SIGMAS = (1.0, 0.5, 0.3, 0.15)
 STEPS = 64
-NEGATIVE_SCALE = 7.0
+NEGATIVE_SCALE = 3.0
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -141,8 +141,7 @@ def tell(out: Path, seed: int, quick: bool = False) -> dict[str, Any]:
     found["guidance"] = {}
     for name in ("features", "plain"):
         denoise = models[f"{name}, classes"].at(schedule)
-        found["guidance"][name], samples = measures.guidance(denoise, schedule, points, SCALES, STEPS, seed)
-        shown.setdefault("guidance", samples)
+        found["guidance"][name], shown["guidance"] = measures.guidance(denoise, schedule, points, SCALES, STEPS, seed)
     denoise = conditional.at(schedule)
     found["negative"], shown["negative"] = measures.negatives(denoise, schedule, points, NEGATIVE_SCALE, STEPS, seed)
     shown["fields"] = {"exact": true, "trained": learned, "classes": denoise}

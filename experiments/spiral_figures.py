@@ -78,7 +78,10 @@ def fields(
     places: np.ndarray,
     points: Any,
 ) -> Draw:
-    """Arrows at `places` [n, 2] (unit square coordinates, scaled by each column's limit) for every row and column."""
+    """Arrows at `places` [n, 2] (unit square coordinates, scaled by each column's limit) for every row and column.
+
+    Lengths are drawn by their square root, or the short arrows beside the data could not be seen.
+    """
 
     def draw(canvas: Canvas, colours: Mapping[str, str]) -> None:
         grid = canvas.subplots(len(rows), len(columns), squeeze=False)
@@ -87,9 +90,10 @@ def fields(
                 axes = grid[r, c]
                 bare(axes, colours, limit, title if r == 0 else "")
                 dots(axes, points, colours["s2"], 2.0, 0.9)
-                where, longest = places * limit, np.linalg.norm(arrow, axis=1).max()
+                length = np.linalg.norm(arrow, axis=1, keepdims=True)
+                drawn = arrow / np.sqrt(np.maximum(length, 1e-6) * length.max()) * limit / 5.5
                 axes.quiver(
-                    *where.T, *(arrow / longest * limit / 5).T, color=colours["s1"], angles="xy", scale_units="xy",
+                    *(places * limit).T, *drawn.T, color=colours["s1"], angles="xy", scale_units="xy",
                     scale=1, width=0.006, headwidth=4,
                 )  # fmt: skip
                 if c == 0:

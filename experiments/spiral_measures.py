@@ -79,10 +79,10 @@ def noise_of_targets(
     gradient's, with J the Jacobian of apply(params, x, logsnr) by its parameters, E|J^T (y - m)|^2 / E|J^T m|^2. The targets
     are the noise of the last step of size `step` in t, the total noise, x0 and v, each about its mean.
     """
-    key, count = jax.random.key(7), 4096
+    key, count, centre = jax.random.key(7), 4096, points.mean(axis=0, keepdims=True)
     x0 = jnp.asarray(points)[jax.random.randint(jax.random.fold_in(key, 0), (count,), 0, len(points))]
     centred, before, fresh = (
-        x0 - points.mean(0),
+        x0 - centre,
         *(jax.random.normal(jax.random.fold_in(key, i), x0.shape) for i in (1, 2)),
     )
 
@@ -102,7 +102,7 @@ def noise_of_targets(
         eps = (earlier * before + std * fresh) / sigma
         xt = x0 + sigma * eps
         pair, level = denoise(xt, t), schedule.logsnr(t)
-        seen, mean = xt * c_in(schedule, xt, t), pair.x0 - points.mean(0)
+        seen, mean = xt * c_in(schedule, xt, t), pair.x0 - centre
         for name, y, m in (
             ("last step", fresh, std / sigma * pair.eps),
             ("total noise", eps, pair.eps),
@@ -133,7 +133,7 @@ def known_share(denoise: DenoiseFn, schedule: Schedule, points: np.ndarray, sigm
     for sigma in sigmas:
         t = schedule.t_from_logsnr(jnp.float32(-2 * np.log(sigma)))
         found = denoise(noised(schedule, x0, eps, t), t).x0
-        shares.append(float(1 - jnp.mean((found - x0) ** 2) / jnp.mean((x0 - points.mean(axis=0)) ** 2)))
+        shares.append(float(1 - jnp.mean((found - x0) ** 2) / jnp.mean((x0 - points.mean(axis=0, keepdims=True)) ** 2)))
     return shares
 
 
@@ -274,7 +274,7 @@ def negatives(denoise: DenoiseFn, schedule: Schedule, points: np.ndarray, scale:
     """Samples kept away from each arc: without a positive prompt, and with the arc beside it as one; rows and samples.
 
     `unguided` and `negative` are the shares of samples in the arc that is not wanted, `off_class` those in any but the arc
-    asked for.
+    asked for, and `off_curve` the samples' mean distance to the curve.
     """
     rows, samples = [], {}
     for unwanted in range(len(ARCS)):
@@ -286,6 +286,7 @@ def negatives(denoise: DenoiseFn, schedule: Schedule, points: np.ndarray, scale:
                 x = draw(model, schedule, DDIM(), steps, seed, cond=cond)
                 found = arc_of(x, points)
                 row[name] = float((found == unwanted).mean())
+                row[f"off_curve_{name}"] = shape(x, points)["off_curve"]
                 if wanted is not None:
                     row[f"off_class_{name}"] = float((found != wanted).mean())
                 samples[unwanted, wanted, name] = x

@@ -152,7 +152,7 @@ def _field(folder: Folder, schedule: Any, found: dict[str, Any], shown: dict[str
         "3_field", figures.fields(columns, rows, places, shown["points"]), 960, 350,
         "Arrows from each place to where the clean point is expected, at six noise levels, exact above trained",
         "The arrows point from x to x0_hat. At large σ all point at the mean of the data; below about σ = .5 they turn to the "
-        "nearest arm. Each panel's longest arrow has the same length.",
+        "nearest arm. Lengths are drawn by their square root, and each panel's longest arrow has the same length.",
     )  # fmt: skip
     shares, rests = found["transition"], found["attractors"]
     x = np.log10(shares["curve_sigmas"])
@@ -251,8 +251,8 @@ def _guidance(folder: Folder, schedule: Any, found: dict[str, Any], shown: dict[
     draw = figures.clouds([row], points, classes=samples[1.0][1])
     clouds = folder.draw(
         "6_guidance", draw, 960, 265, "Samples of three classes at four scales of guidance, coloured by the class asked for",
-        "Colour is the class asked for: without guidance the classes run into one another where arms lie close; at 3 they are "
-        "apart; at 10 they crowd together, and some leave the data.",
+        "The plain MLP; colour is the class asked for. At scale 0 the class is not heard. At 1, without guidance, one arc runs "
+        "into the next; at 3 they are apart; at 10 they crowd together, and some leave the data.",
     )  # fmt: skip
     sigma, limit, places = 0.3, 1.35, figures.lattice()
     x, t = jnp.asarray(places * limit), schedule.t_from_logsnr(jnp.float32(-2 * np.log(sigma)))
@@ -263,7 +263,8 @@ def _guidance(folder: Folder, schedule: Any, found: dict[str, Any], shown: dict[
     draw = figures.fields(columns, [("σ = 0.3", arrows)], places, points)
     fields = folder.draw(
         "6_fields", draw, 960, 330, "The conditional field, the unconditional field and their difference",
-        "Guidance adds more of the third panel: away from what every class has in common, towards the middle class.",
+        "The network on Fourier features, lengths by their square root. Guidance adds more of the third panel: away from what "
+        "every class has in common, towards the middle class.",
     )  # fmt: skip
     charts, rows = [], []
     scales = [r["scale"] for r in found["guidance"]["features"]]
@@ -299,18 +300,24 @@ def _negative(folder: Folder, found: dict[str, Any], shown: dict[str, Any]) -> t
     row = [("no prompt at all", shown["negative"][0, None, "unguided"]), *(rows[2 * k][0] for k in range(3))]
     figure = folder.draw(
         "7_negative", figures.clouds([row], shown["points"]), 960, 265, "Samples kept away from one arc each",
-        "No positive prompt: the unconditional model, pushed away from one class.",
+        "No positive prompt: the unconditional model, pushed from one class at scale 3. Away is not towards anything: kept "
+        "from the inner arc, many samples are pushed out beyond the data.",
     )  # fmt: skip
     cells = []
     for r in found["negative"]:
         wanted = "nothing" if r["wanted"] is None else f"the {('inner', 'middle', 'outer')[r['wanted']]} arc"
         off = [f"{r[f'off_class_{name}']:.1%}" if r["wanted"] is not None else "" for name in ("unguided", "negative")]
+        off += [f"{r[f'off_curve_{name}']:.3f}" for name in ("unguided", "negative")]
         cells.append((wanted, names[r["unwanted"]], f"{r['unguided']:.1%}", f"{r['negative']:.1%}", *off))
     table = Table(
-        ("Asked for", "Negative prompt", "In that arc, without", "In that arc, with", "Off-class, without", "Off-class, with"),
-        tuple(cells), numeric=frozenset({2, 3, 4, 5}),
-        caption="Shares of 2000 samples, guidance 7. A negative prompt takes the place of the unconditional model, so it only "
-        "pushes away from its own class: asked for the middle and away from the inner arc, samples overshoot into the outer.",
+        (
+            "Asked for", "Negative prompt", "In that arc, without", "In that arc, with", "Off-class, without",
+            "Off-class, with", "Off the curve, without", "Off the curve, with",
+        ),
+        tuple(cells), numeric=frozenset(range(2, 8)),
+        caption="Shares of 2000 samples in the arc that is not wanted, shares in any arc but the one asked for, and mean "
+        "distance to the curve; guidance 3. A negative prompt takes the place of the unconditional model and only pushes away "
+        "from its own class: asked for the middle and away from the inner arc, many samples overshoot into the outer.",
     )  # fmt: skip
     return figure, table
 

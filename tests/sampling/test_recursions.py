@@ -5,6 +5,8 @@ input and silent draws, the second a unit more of x1, the others a unit of one d
 are the gains, and the sum of their squares is the variance. Solvers with a memory are covered too.
 """
 
+import itertools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -172,3 +174,23 @@ def test_learned_range_lies_between_its_ends():
     np.testing.assert_allclose(np.abs(spread(learned, 0.0)), middle, rtol=1e-5)
     with pytest.raises(UserError, match="learned_variance=True"):
         spread(learned)
+
+
+def test_without_its_noise_ddpm_shrinks_by_the_product_of_its_means(monkeypatch):
+    """At temperature 0 a step maps x to a s_hat x: the exact product of the gains; the spread falls far short of the data's."""
+    with jax.enable_x64(True):
+        schedule = VE(0.01, 10.0)
+        ts = grid(schedule, 64)
+        gain = 1.0
+        for t, s in itertools.pairwise(ts.tolist()):
+            noise, later = float(schedule.sigma(t)) ** 2, float(schedule.sigma(s)) ** 2
+            gain *= later / noise + (1 - later / noise) * STD**2 / (STD**2 + noise)
+        wanted = gain**2 * float(variance(schedule, ts[0]))
+        mean, found = moments(DDPM(temperature=0.0), schedule, ts, monkeypatch)
+        whole = moments(DDPM(), schedule, ts, monkeypatch)[1]
+        half = moments(DDPM(temperature=0.5), schedule, ts, monkeypatch)[1]
+    assert mean == pytest.approx(MEAN, abs=1e-6) and found == pytest.approx(wanted, rel=1e-6)
+    assert half == pytest.approx(found + 0.25 * (whole - found), rel=1e-6)
+    assert found < 0.2 * whole
+    with pytest.raises(UserError, match=r"temperature 1\.5 is not in \[0, 1\]; nearest: 1\.0"):
+        DDPM(temperature=1.5)

@@ -8,7 +8,7 @@ import pytest
 from diffusion_jax.nets.clip import CLIPOutput
 from diffusion_jax.nets.vit import TowerOutput
 from diffusion_jax.parallel.mesh import make_mesh, put_batch
-from diffusion_jax.process import Cosine, denoiser, simple, times
+from diffusion_jax.process import VE, Cosine, denoiser, simple, times
 from diffusion_jax.sampling import DDIM, DDPM, classifier_free, uniform
 from diffusion_jax.systems.clip import clip_loss, in_batches, text_condition
 from diffusion_jax.systems.diffusion import diffusion_loss, drop_condition, example_keys, generate
@@ -114,3 +114,34 @@ def test_batches_of_one_shape_join_to_the_whole():
     np.testing.assert_array_equal(out["sum"], x + y[:, None])
     np.testing.assert_array_equal(out["y"], y)
     assert set(shapes) == {(3, 2)}
+
+
+def test_the_loss_knows_the_spread_of_the_data():
+    """EDM's network of a Gaussian with std s is 0 where c_skip x is already the posterior mean, at sigma_data = s."""
+    schedule, std = VE(0.1, 10.0), 2.0
+
+    def silent(params, xt, t, cond, *, key=None, train=False):
+        return 0.0 * xt + params["w"]
+
+    batch = {"image": std * jax.random.normal(jax.random.key(1), (20_000, 1))}
+    t = 0.5
+
+    def at(key, batch, *rest):
+        return jnp.full((batch,), t)
+
+    losses = {}
+    for sigma_data in (0.5, std):
+        loss_fn = diffusion_loss(
+            silent,
+            schedule,
+            prediction="edm",
+            time="c_noise",
+            space="x0",
+            weight=simple,
+            sample_t=at,
+            sigma_data=sigma_data,
+        )
+        losses[sigma_data] = float(loss_fn({"w": jnp.float32(0)}, Context(), batch, jax.random.key(0))[0].mean())
+    noise = float(schedule.sigma(t))
+    assert losses[std] == pytest.approx(std**2 * noise**2 / (std**2 + noise**2), rel=0.03)
+    assert losses[0.5] > 1.5 * losses[std]
