@@ -5,11 +5,15 @@ SEED ?= 0
 RUN ?= $(if $(filter 0,$(SEED)),runs/digits,runs/digits-seed$(SEED))
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
+SPIRAL ?= $(if $(filter 0,$(SEED)),runs/spiral,runs/spiral-seed$(SEED))
 
-.PHONY: demo test test-all test-parity test-gpu lint types format clean
+.PHONY: demo spiral test test-all test-parity test-gpu lint types format clean
 
 demo: $(VENV)/.installed
 	$(BIN)/python experiments/digits.py --out $(RUN) --seed $(SEED)
+
+spiral: $(VENV)/.installed
+	$(BIN)/python experiments/spiral.py --out $(SPIRAL) --seed $(SEED)
 
 test: $(VENV)/.dev
 	$(BIN)/python -m pytest -n 2 --dist worksteal

@@ -9,6 +9,14 @@ VARIANTS = {
     "eps": {"prediction": "eps", "loss.space": "eps", "schedule.name": "vp_linear"},
     "x0": {"prediction": "x0", "loss.space": "v"},
     "flow": {"prediction": "velocity", "loss.space": "velocity", "schedule.name": "rectified_flow"},
+    "edm": {
+        "prediction": "edm",
+        "time": "c_noise",
+        "schedule.name": "edm",
+        "loss.space": "x0",
+        "loss.weight": "edm",
+        "loss.times": "log_normal",
+    },
 }
 
 

@@ -23,6 +23,7 @@ from diffusion_jax.data.tokenizer import WordTokenizer
 from diffusion_jax.nets import CLIP, DiT, Network, TextTransformer, VisionTransformer
 from diffusion_jax.process import weighting
 from diffusion_jax.process.importance import Importance
+from diffusion_jax.process.prediction import KINDS
 from diffusion_jax.train.ema import Ema
 from diffusion_jax.train.optim import adamw
 from diffusion_jax.typing import Schedule, Solver, UserError, one_of
@@ -112,7 +113,7 @@ WEIGHTS: dict[str, Callable[..., weighting.Weighting]] = {
     "sigmoid": weighting.sigmoid,
 }
 SOURCES: dict[str, Callable[..., Any]] = {"digits": digits.load_digits}
-PREDICTIONS = ("x0", "eps", "v", "score", "velocity")
+PREDICTIONS = (*KINDS, "edm")
 
 
 def accepts(what: str, make: Callable[..., Any], keys: Iterable[str], given: Iterable[str] = ()) -> None:
@@ -163,7 +164,7 @@ def loss(spec: Spec) -> dict[str, Any]:
     stateful = inspect.isclass(sampler)
     accepts(f"loss.times {times!r}", sampler, options, () if stateful else ("key", "n", "schedule"))
     return {
-        "space": one_of("loss.space", spec["space"], PREDICTIONS),
+        "space": one_of("loss.space", spec["space"], KINDS),
         "weight": construct("loss.weight", WEIGHTS, {"name": weight, **chosen["weight_options"]}),
         "sample_t": sampler(**options) if stateful else functools.partial(sampler, **options),
     }

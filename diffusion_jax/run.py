@@ -122,7 +122,14 @@ class DiffusionRun:
     def denoiser(self, params: Params) -> DenoiseFn:
         """The same network with other weights, such as the raw ones."""
         config = self.config
-        return denoiser(self.network.apply, params, self.schedule, prediction=config.prediction, time=config.time)
+        return denoiser(
+            self.network.apply, params, self.schedule, config.prediction, config.time, sigma_data=self.sigma_data
+        )
+
+    @property
+    def sigma_data(self) -> float:
+        """The standard deviation of the data that prediction "edm" takes, the config's `sigma_data` or 0.5."""
+        return self.config.get("sigma_data", 0.5)
 
     def encode_text(self, prompts: Sequence[str]) -> dict[str, np.ndarray]:
         """The condition of each prompt, leading axis n."""
@@ -181,7 +188,7 @@ class DiffusionRun:
             scale,
             None if negative is None else self.encode_text(_texts("negative", negative)),
             schedule=self.schedule,
-            prediction=self.config.prediction,
+            prediction="x0" if self.config.prediction == "edm" else self.config.prediction,
         )
 
     def generate(

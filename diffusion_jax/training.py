@@ -65,6 +65,7 @@ KEYS = {
     "clip": COMMON,
     "diffusion": COMMON | {"text_encoder", "schedule", "prediction", "time", "loss", "sampler"},
 }
+OPTIONAL: dict[str, set[str]] = {"clip": set(), "diffusion": {"sigma_data"}}
 GROUPS = {
     "data": ("name", "shift"),
     "model": ("name", "dtype"),
@@ -110,7 +111,7 @@ def validate(config: ConfigDict) -> None:
     """UserError for what is wrong with a config: keys, sizes, a batch that the devices do not divide."""
     system = one_of("system", config.get("system"), KEYS)
     for key in config:
-        one_of(f"config key of system {system!r}:", key, KEYS[system])
+        one_of(f"config key of system {system!r}:", key, KEYS[system] | OPTIONAL[system])
     for key in sorted(KEYS[system] - set(config)):
         raise UserError(f"config key {key!r} is missing; a config of system {system!r} has one")
     for key in ("steps", "batch_size", "log_every", "eval_every", "checkpoint_every"):
@@ -310,6 +311,7 @@ def diffusion_task(config: ConfigDict, folder: Path, key: jax.Array) -> Task:
         schedule,
         prediction=one_of("prediction", config.prediction, build.PREDICTIONS),
         time=config.time,
+        sigma_data=run.sigma_data,
         **terms,
     )
     # What is only used later is refused here: a prediction that the schedule cannot represent, an unknown sampler.

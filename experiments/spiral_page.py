@@ -106,7 +106,7 @@ def _forward(folder: Folder, found: dict[str, Any], shown: dict[str, Any]) -> tu
         caption="Standard deviation a coordinate of 2000 walks.",
     )
     figure = folder.draw(
-        "1_forward", draw, 960, 230, "The spiral blurred step by step, three random walks drawn through it",
+        "1_forward", draw, 960, 212, "The spiral blurred step by step, three random walks drawn through it",
         "Each point walks at random; three walks are drawn up to the time of the panel. The cloud forgets the spiral from the "
         "finest detail to the coarsest. The last panels are zoomed out.",
     )  # fmt: skip
@@ -172,7 +172,8 @@ def _field(folder: Folder, schedule: Any, found: dict[str, Any], shown: dict[str
         tuple((name, *(str(v) for v in rests[name])) for name in ("exact", "trained")),
         numeric=frozenset(range(1, 6)),
         caption="How many points x → x0_hat(x, σ) comes to rest at: one above σ = .12, the mean; then more and more of the "
-        "data. A perfect network knows the training set by heart.",
+        "data. A perfect network knows the training set by heart. The trained one comes to rest sooner: along the curve the "
+        "map hardly moves, so that a small error is enough to hold it.",
     )
     curve = folder.charts(
         "3_transition", [("The turn", chart, "0: the field points at the mean. 100%: it knows the point.")]

@@ -275,7 +275,8 @@ figcaption{color:var(--muted);font-size:15px;line-height:1.5;max-width:74ch;marg
 img{display:block;width:100%;height:auto}
 svg{display:block;width:100%;height:auto;overflow:visible}
 .drawing{overflow-x:auto}
-.drawing svg{display:block;width:100%;min-width:min(var(--w,0px),640px);height:auto}
+.drawing svg{display:block;width:100%;min-width:min(var(--w,0px),640px);max-width:calc(var(--w,960px) * 1.2);height:auto;
+margin:0 auto}
 .flow{display:grid;grid-template-columns:repeat(var(--n),minmax(0,1fr));gap:20px;max-width:760px}
 .flow p{margin:0 0 6px;color:var(--muted);font-size:14px}
 .flow svg{display:block;width:100%;border:1px solid var(--rule);border-radius:6px}
@@ -322,15 +323,16 @@ border:1px solid var(--rule)}
 align-items:center;font-size:15px}
 .bars i{display:block;height:12px;border-radius:0 3px 3px 0;background:var(--s1);min-width:2px}
 .bars span:nth-child(3n){font-variant-numeric:tabular-nums;text-align:right}
-.table{padding:6px 22px;margin-top:22px}
+.table{padding:6px 22px;margin-top:22px;overflow-x:auto}
 table{border-collapse:collapse;width:100%;font-size:15px;line-height:1.45}
 caption{text-align:left;color:var(--muted);padding:12px 0 4px;font-size:14px}
 th{font-weight:500;color:var(--muted);font-size:14px;text-align:left}
-th,td{padding:11px 20px 11px 0;border-bottom:1px solid var(--rule);vertical-align:baseline;overflow-wrap:anywhere}
+th,td{padding:11px 20px 11px 0;border-bottom:1px solid var(--rule);vertical-align:baseline;overflow-wrap:break-word}
 th:last-child,td:last-child{padding-right:0}
 tbody tr:last-child td{border-bottom:0}
 td:first-child{font-weight:560}
 .num{text-align:right;font-variant-numeric:tabular-nums;white-space:nowrap}
+th.num{white-space:normal}
 .num+td,.num+th{padding-left:16px}
 pre{background:var(--card);border:1px solid var(--rule);border-radius:12px;padding:16px 20px;margin:22px 0 0;
 white-space:pre-wrap;overflow-wrap:anywhere;font:14px/1.6 var(--mono)}
@@ -347,6 +349,7 @@ body{font-size:16px}
 section{margin-top:52px}
 h2{font-size:22px}
 .plate{padding:16px 14px}
+caption{display:block}
 .tiles{grid-template-columns:1fr 1fr;gap:10px}
 .tile{padding:12px 13px}
 .tile .value{font-size:25px}

@@ -136,3 +136,15 @@ def test_importance_of_times_and_another_weighting_train_by_the_config(own_run, 
     assert main(tiny.diffusion_arguments(own_run, **chosen)) == 0
     assert main(tiny.diffusion_arguments(own_run, **chosen, steps=8)) == 0
     tiny.fails(capsys, tiny.diffusion_arguments(own_run, **{"loss.weight": "minsnr"}), "did you mean 'min_snr'")
+
+
+@pytest.mark.slow
+def test_edm_preconditioning_trains_by_the_config(own_run):
+    """The variant of the config: it is learned, the run knows its sigma_data, and guidance may be rescaled."""
+    arguments = tiny.diffusion_arguments(own_run, workdir=own_run / "edm", **{"text_encoder": own_run / "clip"})
+    arguments = [part.replace(tiny.DIFFUSION, f"{tiny.DIFFUSION}:edm") for part in arguments]
+    assert main(arguments) == 0
+    run = load_run(own_run / "edm")
+    assert run.denoise.prediction == "edm" and run.sigma_data == run.denoise.sigma_data == 0.5
+    images = run.generate(["a seven"] * 2, guidance_scale=3.0, guidance={"rescale": 0.7})
+    assert np.isfinite(images).all() and images.std() > 1e-3
