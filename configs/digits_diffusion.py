@@ -47,6 +47,7 @@ def get_config() -> ConfigDict:
     config.schedule = ConfigDict({"name": "cosine"})
     config.prediction = "v"
     config.time = "t1000"
+    config.sigma_data = 0.5
     config.loss = ConfigDict({"space": "v", "weight": "simple", "times": "stratified", "drop": 0.12})
 
     config.optimizer = ConfigDict(

@@ -129,6 +129,9 @@ def validate(config: ConfigDict) -> None:
     rate = config.optimizer.learning_rate
     if not (isinstance(rate, int | float) and 0 < rate < math.inf):
         raise UserError(f"config key 'optimizer.learning_rate' is {rate!r}; it is a number above 0, such as 1e-3")
+    spread = config.get("sigma_data", 0.5)
+    if not (isinstance(spread, int | float) and 0 < spread < math.inf):
+        raise UserError(f"config key 'sigma_data' is {spread!r}; it is a standard deviation above 0, such as 0.5")
     build.accepts("mesh", make_mesh, config.mesh, ("devices",))
     check_batch(config.batch_size, make_mesh(**config.mesh))
 

@@ -106,6 +106,7 @@ def test_train_takes_overrides(run):
         ({"optimizer__schedule": "cosin"}, "schedule 'cosin' is not known; did you mean 'cosine'?"),
         ({"optimizer__warmup_steps": 9}, "warmup_steps 9 is not in [0, total_steps 6); nearest: 5"),
         ({"optimizer__learning_rate": 0}, "config key 'optimizer.learning_rate' is 0.0; it is a number above 0"),
+        ({"sigma_data": 0}, "config key 'sigma_data' is 0.0; it is a standard deviation above 0"),
         ({"ema__decay": 1}, "ema decay 1.0 is not in [0, 1)"),
     ],
 )
