@@ -106,7 +106,6 @@ def test_train_takes_overrides(run):
         ({"optimizer__schedule": "cosin"}, "schedule 'cosin' is not known; did you mean 'cosine'?"),
         ({"optimizer__warmup_steps": 9}, "warmup_steps 9 is not in [0, total_steps 6); nearest: 5"),
         ({"optimizer__learning_rate": 0}, "config key 'optimizer.learning_rate' is 0.0; it is a number above 0"),
-        ({"sigma_data": 0}, "config key 'sigma_data' is 0.0; it is a standard deviation above 0"),
         ({"ema__decay": 1}, "ema decay 1.0 is not in [0, 1)"),
     ],
 )
@@ -119,6 +118,7 @@ def test_wrong_clip_config_is_one_line_and_leaves_no_folder(tmp_path, capsys, ch
     ("changed", "said"),
     [
         ({"prediction": "eps"}, "prediction 'eps' cannot represent t = 1.0 under Cosine"),
+        ({"sigma_data": 0}, "config key 'sigma_data' is 0.0; it is a standard deviation above 0"),
         ({"prediction": "w"}, "prediction 'w' is not known"),
         ({"time": "t100"}, "time 't100' is not known; did you mean 't1000'?"),
         ({"loss__space": "veloc"}, "loss.space 'veloc' is not known; did you mean 'velocity'?"),
