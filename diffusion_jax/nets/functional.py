@@ -85,6 +85,32 @@ class Stack(nnx.Module):
 
     def __call__(self, x: Array, *inputs: Any, key: Array | None = None, train: bool = False) -> Array:
         """x through every layer in turn; `inputs` go to each layer unchanged."""
+        return self.last_two(x, *inputs, key=key, train=train)[0]
+
+    def last_two(self, x: Array, *inputs: Any, key: Array | None = None, train: bool = False) -> tuple[Array, Array]:
+        """(x after the last layer, x before it): the second is the penultimate layer's output."""
+        layer, stacked = self._layer(inputs, key, train)
+        if self.scan:
+            indices = jax.numpy.arange(self.depth)
+            return jax.lax.scan(lambda xs, inner: ((layer(xs[0], *inner), xs[0]), None), (x, x), (stacked, indices))[0]
+        before = x
+        for index in range(self.depth):
+            before, x = x, layer(x, jax.tree.map(lambda leaf: leaf[index], stacked), index)  # noqa: B023
+        return x, before
+
+    def states(self, x: Array, *inputs: Any, key: Array | None = None, train: bool = False) -> Array:
+        """Every hidden state, [depth + 1, *x.shape]: x itself, then the output of each layer."""
+        layer, stacked = self._layer(inputs, key, train)
+
+        def step(x: Array, inner: Any) -> tuple[Array, Array]:
+            y = layer(x, *inner)
+            return y, y
+
+        outputs = jax.lax.scan(step, x, (stacked, jax.numpy.arange(self.depth)))[1]
+        return jax.numpy.concatenate([x[None], outputs])
+
+    def _layer(self, inputs: Any, key: Array | None, train: bool) -> tuple[Any, Any]:
+        """One layer as a function of (x, its parameters, its index), and the stacked parameters."""
         graphdef, stacked = nnx.split(self.layers)
 
         def layer(x: Array, state: Any, index: Any) -> Array:
@@ -93,12 +119,7 @@ class Stack(nnx.Module):
 
         if self.remat is not None:
             layer = jax.checkpoint(layer, policy=getattr(jax.checkpoint_policies, self.remat))
-        if self.scan:
-            indices = jax.numpy.arange(self.depth)
-            return jax.lax.scan(lambda x, xs: (layer(x, *xs), None), x, (stacked, indices))[0]
-        for index in range(self.depth):
-            x = layer(x, jax.tree.map(lambda leaf: leaf[index], stacked), index)  # noqa: B023
-        return x
+        return layer, stacked
 
 
 def _plain(tree: Any) -> Any:

@@ -23,12 +23,12 @@ __all__ = ["NO_DECAY", "adamw", "clamp_params", "decay_mask", "learning_rate_at"
 
 NO_DECAY = (
     r"(^|/)(bias|[^/]*_bias)$",
-    r"(^|/)(scale|gain|logit_scale)$",
+    r"(^|/)(scale|gain|logit_scale|mean|var)$",
     r"(^|/)(norm|ln)(_[^/]*)?/",
     r"(^|/)(class|positional|null)_embedding$",
     r"(^|/)frequencies$",
 )
-"""What does not decay: biases, norms and gains, the temperature, class, positional and null embeddings, fixed frequencies."""
+"""What does not decay: biases, norms and gains with their statistics, the temperature, class, positional and null embeddings, fixed frequencies."""
 
 
 def learning_rate_at(

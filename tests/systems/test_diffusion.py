@@ -95,7 +95,7 @@ def test_clip_loss_reports_who_finds_whom():
 def test_the_text_condition_is_unit_and_silent_past_the_end():
     def encode(params, tokens):
         features = jnp.ones((*tokens.shape, 4))
-        return TowerOutput(features, features[:, 0], jnp.full((tokens.shape[0], 2), 3.0))
+        return TowerOutput(features, features[:, 0], jnp.full((tokens.shape[0], 2), 3.0), features)
 
     cond = text_condition(encode, {}, jnp.zeros((2, 5), int), jnp.array([2, 5]))
     np.testing.assert_allclose(cond["pooled"], np.full((2, 2), 0.5**0.5), rtol=1e-6)

@@ -1,0 +1,161 @@
+"""CLIP and SigLIP weights in and out: OpenAI's, open_clip's and Hugging Face's files, without PyTorch.
+
+    config, params = load_clip("path/to/clip-vit-base-patch32")          # a folder with config.json
+    config, params = load_clip("ViT-B-32.pt")                            # OpenAI's archive, where PyTorch is installed
+    config, params = load_clip("model.safetensors", config=clip_model("ViT-B-32"))    # weights that say nothing else
+    save_clip("out", config, params, "hf")
+
+`config` holds the keyword arguments of `nets.CLIP` and, as "preprocess", how images are prepared. Half-precision weights are
+read as float32, which holds them exactly; written in the dtype they came in they are bit for bit the same.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from diffusion_jax.convert.clip_config import (
+    from_hf,
+    from_open_clip,
+    from_openai,
+    preprocess_of,
+    to_hf,
+    to_open_clip,
+)
+from diffusion_jax.convert.clip_keys import entries, ignored, untexted
+from diffusion_jax.convert.entries import read, write
+from diffusion_jax.convert.files import cast, find, read_json, read_tensors, write_json, write_tensors
+from diffusion_jax.convert.positions import resize_image, resize_text
+from diffusion_jax.typing import Params, UserError, one_of
+
+__all__ = ["FORMATS", "load_clip", "save_clip"]
+
+FORMATS = ("hf", "open_clip", "openai")
+WEIGHTS = (
+    "model.safetensors",
+    "model.safetensors.index.json",
+    "open_clip_model.safetensors",
+    "open_clip_pytorch_model.safetensors",
+    "pytorch_model.bin",
+    "open_clip_pytorch_model.bin",
+)
+_HF_MARKS = ("vision_model.", "text_model.", "visual_projection.", "text_projection.weight")
+
+
+def load_clip(
+    path: str | Path,
+    *,
+    config: Mapping[str, Any] | None = None,
+    image_size: int | None = None,
+    context_length: int | None = None,
+) -> tuple[dict[str, Any], Params]:
+    """(config, params) of the CLIP or SigLIP in a folder or file; params are float32 NumPy arrays.
+
+    `config` (keyword arguments of `nets.CLIP`, every size told, as of `nets.clip_model`) takes the place of what lies
+    beside the weights, and must be given where nothing does. `image_size` and `context_length` interpolate the learned
+    positions. A folder of one tower of CLIP gives `params` with that tower alone.
+
+    Raises UserError: no or damaged weights, another architecture, and all missing, extra and misshapen names at once.
+    """
+    path = Path(path)
+    file = find(path, WEIGHTS)
+    tensors = read_tensors(file)
+    where = repr(str(file))
+    hugging = _is_hf(tensors, where)
+    if hugging:
+        tensors = _prefixed(tensors)
+    elif "visual.trunk.pos_embed" not in tensors:
+        tensors = {untexted(name): value for name, value in tensors.items()}
+    beside: dict[str, Any] | None = None
+    if config is not None:
+        found = {key: value for key, value in config.items() if key != "preprocess"}
+        beside = config.get("preprocess")
+    elif hugging:
+        found = from_hf(read_json(_beside(file, "config.json", "the weights")), f"{file.parent}/config.json")
+        prepared = file.parent / "preprocessor_config.json"
+        beside = read_json(prepared) if prepared.is_file() else None
+    elif (file.parent / "open_clip_config.json").is_file():
+        told = read_json(file.parent / "open_clip_config.json")
+        found = from_open_clip(told.get("model_cfg", told), tensors, f"{file.parent}/open_clip_config.json")
+        beside = told.get("preprocess_cfg")
+    elif "input_resolution" in tensors:
+        found = from_openai(tensors, where)
+    else:
+        raise UserError(
+            f"{where}: weights alone do not tell the activation and the heads; put open_clip_config.json beside it, or "
+            "name the model, as in config=nets.clip_model('ViT-B-32') or --model ViT-B-32"
+        )
+    params = read(entries(found, "hf" if hugging else "open_clip"), tensors, where, ignored)
+    made: dict[str, Any] = {**found, "preprocess": preprocess_of(found, beside)}
+    if image_size is not None:
+        made, params = resize_image(made, params, image_size)
+    if context_length is not None:
+        made, params = resize_text(made, params, context_length)
+    return made, params
+
+
+def save_clip(
+    path: str | Path, config: Mapping[str, Any], params: Params, format: str = "hf", *, dtype: str = "float32"
+) -> Path:
+    """Writes a model for other libraries and returns the file of its weights.
+
+    "hf": a folder with config.json, preprocessor_config.json and model.safetensors; "open_clip": a folder with
+    open_clip_config.json and open_clip_model.safetensors; "openai": a state dict, `.pt` (needs PyTorch) or `.safetensors`.
+    Raises UserError for what a format cannot hold and for parameters that do not fit `config`.
+    """
+    path = Path(path)
+    one_of("format", format, FORMATS)
+    model = {key: value for key, value in config.items() if key != "preprocess"}
+    prepared = config.get("preprocess") or preprocess_of(model)
+    if format == "openai" and (model.get("logit_bias") or model["text"].get("activation") != "quick_gelu"):
+        raise UserError("OpenAI's format is for QuickGELU models without a bias; nearest: 'open_clip' or 'hf'")
+    tensors = cast(write(entries(model, "hf" if format == "hf" else "open_clip"), params, f"format {format!r}"), dtype)
+    if format == "openai":
+        vision = model["vision"]
+        sizes = {"input_resolution": vision["image_size"], "context_length": model["text"]["context_length"]}
+        sizes |= {"vocab_size": model["text"]["vocabulary_size"]}
+        write_tensors(path, tensors | {name: np.array(value) for name, value in sizes.items()})
+        return path
+    if path.suffix in {".safetensors", ".pt", ".bin"}:
+        raise UserError(f"format {format!r} writes a folder, not {str(path)!r}; nearest: {str(path.with_suffix(''))!r}")
+    if format == "hf":
+        configs = dict(zip(("config.json", "preprocessor_config.json"), to_hf(model, prepared)))
+        file = path / "model.safetensors"
+    else:
+        configs = {"open_clip_config.json": to_open_clip(model, prepared)}
+        file = path / "open_clip_model.safetensors"
+    write_tensors(file, tensors)
+    for name, value in configs.items():
+        write_json(path / name, value)
+    return file
+
+
+def _beside(file: Path, name: str, what: str) -> Path:
+    if not (file.parent / name).is_file():
+        raise UserError(f"{name} is missing beside {what} {str(file)!r}: it tells the sizes of the model")
+    return file.parent / name
+
+
+def _is_hf(tensors: Mapping[str, np.ndarray], where: str) -> bool:
+    """Whether the names are Hugging Face's. UserError when they are no CLIP's at all."""
+    if any(name.startswith(_HF_MARKS) for name in tensors):
+        return True
+    if any(re.match(r"(text\.)?(visual|transformer\.resblocks)\.", name) for name in tensors):
+        return False
+    if any(re.match(r"(embeddings|encoder\.layers)\.", name) for name in tensors):
+        return True
+    some = ", ".join(list(tensors)[:3])
+    raise UserError(f"{where} holds no CLIP or SigLIP: its {len(tensors)} tensors have names such as {some or 'none'}")
+
+
+def _prefixed(tensors: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """The names of one tower alone, which newer files write without their prefix, with it."""
+    if any(name.startswith(("vision_model.", "text_model.")) for name in tensors):
+        return dict(tensors)
+    prefix = "text_model" if "embeddings.token_embedding.weight" in tensors else "vision_model"
+    projections = ("text_projection.", "visual_projection.", "logit_")
+    return {n if n.startswith(projections) else f"{prefix}.{n}": value for n, value in tensors.items()}

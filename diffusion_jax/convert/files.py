@@ -1,0 +1,159 @@
+"""Tensors in files: safetensors (one file, or shards with an index), and PyTorch's archives where PyTorch is installed."""
+
+from __future__ import annotations
+
+import difflib
+import json
+import os
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import ml_dtypes
+import numpy as np
+
+from diffusion_jax.typing import UserError, one_of
+
+__all__ = ["DTYPES", "cast", "find", "read_json", "read_tensors", "write_json", "write_tensors"]
+
+DTYPES: dict[str, Any] = {"float32": np.float32, "float16": np.float16, "bfloat16": ml_dtypes.bfloat16}
+SAFETENSORS, TORCH = (".safetensors",), (".pt", ".pth", ".bin", ".ckpt")
+
+
+def find(path: Path, names: tuple[str, ...]) -> Path:
+    """The weights in `path`: the file itself, or the first of `names` in the folder.
+
+    Raises UserError for a path that does not exist, naming the nearest one, and for a folder without weights.
+    """
+    if path.is_file():
+        return path
+    if not path.is_dir():
+        parent = path.parent
+        near = difflib.get_close_matches(path.name, [p.name for p in parent.iterdir()] if parent.is_dir() else [], n=1)
+        raise UserError(
+            f"{str(path)!r} does not exist" + (f"; did you mean {str(parent / near[0])!r}?" if near else "")
+        )
+    for name in names:
+        if (path / name).is_file():
+            return path / name
+    there = sorted(p.name for p in path.iterdir())[:8]
+    raise UserError(
+        f"no weights in {str(path)!r}: none of {', '.join(names)} (there are {', '.join(there) or 'no files'})"
+    )
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """The object in a JSON file. UserError for one that is not readable."""
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise UserError(f"{str(path)!r} is not readable as JSON: {error}") from error
+    if not isinstance(value, dict):
+        raise UserError(f"{str(path)!r} holds no JSON object")
+    return value
+
+
+def write_json(path: Path, value: Mapping[str, Any]) -> None:
+    """`value` as JSON, all of it or nothing."""
+    _atomic(path, lambda file: Path(file).write_text(json.dumps(value, indent=2) + "\n", encoding="utf-8"))
+
+
+def read_tensors(path: Path) -> dict[str, np.ndarray]:
+    """Every array of a file by name, in the dtype it is stored in.
+
+    `.safetensors`, an index of shards (`.safetensors.index.json`), or PyTorch's `.pt`, `.pth`, `.bin`, `.ckpt` (state dicts and
+    TorchScript archives). Raises UserError for a damaged file, for another ending, and for PyTorch's files
+    where PyTorch is not installed.
+    """
+    if path.name.endswith(".index.json"):
+        shards = sorted(set(read_json(path).get("weight_map", {}).values()))
+        missing = [name for name in shards if not (path.parent / name).is_file()]
+        if missing or not shards:
+            raise UserError(f"{str(path)!r} names shards that are not there: {', '.join(missing) or 'none at all'}")
+        return {k: v for name in shards for k, v in read_tensors(path.parent / name).items()}
+    if path.suffix in SAFETENSORS:
+        from safetensors import SafetensorError
+        from safetensors.numpy import load_file
+
+        try:
+            return load_file(path)
+        except (SafetensorError, OSError) as error:
+            raise UserError(f"{str(path)!r} is damaged or no safetensors file: {error}") from error
+    if path.suffix in TORCH:
+        return _read_torch(path)
+    raise UserError(f"{str(path)!r} ends in {path.suffix!r}; weights end in {', '.join((*SAFETENSORS, *TORCH))}")
+
+
+def _torch(path: Path) -> Any:
+    try:
+        import torch
+    except ImportError as error:
+        raise UserError(
+            f"{str(path)!r} is in PyTorch's format, for which PyTorch must be installed; safetensors need nothing"
+        ) from error
+    return torch
+
+
+def _read_torch(path: Path) -> dict[str, np.ndarray]:
+    torch = _torch(path)
+    try:
+        found = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as plain:  # torch raises many kinds; a TorchScript archive is one reason
+        try:
+            found = torch.jit.load(path, map_location="cpu").eval().state_dict()
+        except Exception as error:
+            reason = str(plain).splitlines()[0]
+            raise UserError(f"{str(path)!r} is neither a state dict nor a TorchScript archive: {reason}") from error
+    found = found.get("state_dict", found) if isinstance(found, Mapping) else found
+    if not isinstance(found, Mapping) or not all(isinstance(v, torch.Tensor) for v in found.values()):
+        raise UserError(f"{str(path)!r} holds no state dict of tensors")
+    arrays = {}
+    for name, value in found.items():
+        value = value.detach()
+        if value.dtype == torch.bfloat16:
+            arrays[name] = value.view(torch.int16).numpy().view(ml_dtypes.bfloat16)
+        else:
+            arrays[name] = value.numpy()
+    # A training checkpoint of several GPUs has every name below `module.`.
+    return {name.removeprefix("module."): value for name, value in arrays.items()}
+
+
+def cast(tensors: Mapping[str, np.ndarray], dtype: str) -> dict[str, np.ndarray]:
+    """Every array in another dtype of `DTYPES`."""
+    kind = DTYPES[one_of("dtype", dtype, DTYPES)]
+    return {name: np.asarray(value).astype(kind) for name, value in tensors.items()}
+
+
+def write_tensors(path: Path, tensors: Mapping[str, np.ndarray]) -> None:
+    """The arrays as safetensors, or as a PyTorch state dict where the name ends in `.pt`; all of it or nothing."""
+    if path.suffix in TORCH:
+        torch = _torch(path)
+
+        def tensor(value: np.ndarray) -> Any:
+            if value.dtype == ml_dtypes.bfloat16:
+                return torch.from_numpy(value.view(np.int16).copy()).view(torch.bfloat16)
+            return torch.from_numpy(np.array(value))
+
+        _atomic(path, lambda file: torch.save({name: tensor(value) for name, value in tensors.items()}, file))
+    elif path.suffix in SAFETENSORS:
+        from safetensors.numpy import save_file
+
+        _atomic(path, lambda file: save_file(dict(tensors), file, metadata={"format": "pt"}))
+    else:
+        raise UserError(f"{str(path)!r} ends in {path.suffix!r}; weights are written to .safetensors or .pt")
+
+
+def _atomic(path: Path, write: Any) -> None:
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+        os.close(handle)
+        try:
+            write(temporary)
+            os.chmod(temporary, 0o644)
+            os.replace(temporary, path)
+        finally:
+            Path(temporary).unlink(missing_ok=True)
+    except OSError as error:
+        raise UserError(f"{str(path)!r} cannot be written: {error}") from error
