@@ -1,0 +1,98 @@
+"""Pictures from files, bytes and arrays, as PIL images of 8 bits, with one clear line for what cannot be read.
+
+PIL decodes when it must, and takes a 16-bit grey image to 8 bits by saturation, which makes it white; here a picture
+is decoded where it is opened, so that a broken file is named there, and keeps the high byte of 16.
+"""
+
+from __future__ import annotations
+
+import difflib
+import io
+import os
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image, ImageOps, UnidentifiedImageError
+
+from diffusion_jax.typing import UserError
+
+__all__ = ["Picture", "open_picture"]
+
+Picture = Any
+"""A path, the bytes of an image file, a PIL image, or an array of uint8: [h, w], [h, w, 1], [h, w, 3] or [h, w, 4]."""
+
+
+def open_picture(image: Picture, exif: bool = False) -> Image.Image:
+    """The picture, decoded, of 8 bits a channel, its mode kept but for 16-bit grey; of several frames the first.
+
+    `exif` turns it by its EXIF orientation. The image given is left as it is. Raises UserError, with the file's name, for
+    a file that is missing, not an image, cut short or too large, for an array of another shape or dtype, and for
+    an image of floats or of 32-bit integers.
+    """
+    if isinstance(image, Image.Image):
+        name, picture = "the image", image
+    elif isinstance(image, str | os.PathLike):
+        name, picture = str(image), _opened(_read(Path(image)), str(image))
+    elif isinstance(image, bytes | bytearray):
+        name = f"an image of {len(image)} bytes"
+        picture = _opened(image, name)
+    else:
+        return _from_array(image)
+    try:
+        picture.load()
+        if exif:
+            picture = ImageOps.exif_transpose(picture)
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+        raise UserError(f"{name} cannot be read: {_line(error)}") from None
+    if picture.mode.startswith("I;16") or (picture.mode == "I" and picture.format == "PNG"):
+        return Image.fromarray((np.asarray(picture) >> 8).astype(np.uint8))
+    if picture.mode in ("I", "F"):
+        raise UserError(f"{name} has mode {picture.mode!r}, whose range is not known; give 8 or 16 bits a channel")
+    return picture
+
+
+def _read(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except FileNotFoundError:
+        near = _nearest(path)
+        raise UserError(f"no image at {path}{f'; nearest: {near}' if near else ''}") from None
+    except OSError as error:
+        raise UserError(f"{path} cannot be read: {_line(error)}") from None
+
+
+def _opened(data: bytes | bytearray, name: str) -> Image.Image:
+    try:
+        return Image.open(io.BytesIO(data))
+    except UnidentifiedImageError:
+        raise UserError(f"{name} is not an image that Pillow reads") from None
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+        raise UserError(f"{name} cannot be read: {_line(error)}") from None
+
+
+def _nearest(path: Path) -> str:
+    names = [entry.name for entry in path.parent.iterdir()] if path.parent.is_dir() else []
+    return "".join(difflib.get_close_matches(path.name, names, n=1, cutoff=0.5))
+
+
+def _line(error: Exception) -> str:
+    return " ".join(str(error).split()) or type(error).__name__
+
+
+def _from_array(image: Any) -> Image.Image:
+    shape, dtype = np.shape(image), getattr(image, "dtype", None)
+    if dtype is None:
+        raise UserError(f"{type(image).__name__} is not an image: give a path, bytes, a PIL image or an array of uint8")
+    if dtype != np.uint8:
+        raise UserError(f"an image of {dtype}: give uint8 in 0 .. 255; from [-1, 1] by evals.pictures.to_uint8")
+    if len(shape) == 4:
+        raise UserError(
+            f"an image of shape {shape} is a batch: give one [height, width, 3], or call batch or on_device"
+        )
+    if len(shape) == 3 and shape[2] not in (1, 3, 4) and shape[0] in (1, 3, 4):
+        raise UserError(f"an image of shape {shape} has the channels first; give image.transpose(1, 2, 0)")
+    if len(shape) not in (2, 3) or (len(shape) == 3 and shape[2] not in (1, 3, 4)) or 0 in shape:
+        raise UserError(f"an image of shape {shape}: give [height, width] or [height, width, 1, 3 or 4]")
+    array = np.ascontiguousarray(image)
+    return Image.fromarray(array[..., 0] if shape[2:] == (1,) else array)

@@ -1,0 +1,382 @@
+"""Measures of contrastive models: hand-built embeddings of known ranks, chance, invariances, brute force, refusals."""
+
+import itertools
+import math
+import tracemalloc
+
+import jax
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from jax.experimental.multihost_utils import process_allgather
+
+from diffusion_jax.evals.clip_score import PREFIX, clip_score, ref_clip_score
+from diffusion_jax.evals.linear_probe import linear_probe
+from diffusion_jax.evals.retrieval import ranks, recall, retrieval
+from diffusion_jax.evals.zero_shot import ZeroShot, class_embeddings, classify, topk_accuracy, zero_shot
+from diffusion_jax.typing import UserError
+
+SEEDS = st.integers(0, 10**6)
+
+
+def unit(rows):
+    return (rows / np.linalg.norm(rows, axis=-1, keepdims=True)).astype(np.float32)
+
+
+def random_rows(rng, count, width=8):
+    return unit(rng.normal(size=(count, width)))
+
+
+def identity(images):
+    return np.asarray(images)
+
+
+def refused(call, *parts):
+    """One line of UserError that has every part."""
+    with pytest.raises(UserError) as caught:
+        call()
+    line = str(caught.value)
+    assert "\n" not in line
+    assert all(part in line for part in parts), line
+
+
+class Words:
+    """A text encoder with a random row a prompt, which remembers what it was asked."""
+
+    def __init__(self):
+        self.asked = []
+
+    def __call__(self, texts):
+        self.asked.append(list(texts))
+        return unit(np.stack([np.random.default_rng(list(text.encode())).normal(size=6) for text in texts]))
+
+
+# Zero-shot
+
+
+@settings(max_examples=20, deadline=None)
+@given(st.lists(st.sampled_from(["cat", "dog", "crane", "{x}"]), min_size=1, max_size=8), st.integers(1, 7))
+def test_each_prompt_is_encoded_once_whatever_the_batch(names, batch_size):
+    """Names may repeat (ImageNet has two cranes), and templates; the mean is that of all prompts of the class."""
+    templates = ("a {}", "{}", "a {}")
+    words = Words()
+    found = class_embeddings(words, names, templates, batch_size=batch_size)
+    asked = list(itertools.chain(*words.asked))
+    assert len(asked) == len(set(asked)) == 2 * len(set(names))
+    assert max(map(len, words.asked)) <= batch_size
+    for name, row in zip(names, found, strict=True):
+        mean = Words()([t.replace("{}", name) for t in templates]).astype(np.float64).mean(axis=0)
+        np.testing.assert_allclose(row, mean / np.linalg.norm(mean), atol=1e-6)
+
+
+def test_counts_of_a_hand_built_set():
+    """Three classes on the axes; labels 0, 0, 1, 1, 1 and nothing of class 2."""
+    images = np.array([[3, 2, 1], [1, 3, 2], [2, 3, 1], [3, 1, 2], [2, 1, 3]], np.float32)
+    found = zero_shot(identity, np.eye(3, dtype=np.float32), [(images, np.array([0, 0, 1, 1, 1]))], ks=(1, 2, 5))
+    np.testing.assert_array_equal(found.confusion, [[1, 1, 0], [1, 1, 1], [0, 0, 0]])
+    assert found.accuracy() == pytest.approx(2 / 5)
+    assert found.accuracy(2) == pytest.approx(2 / 5)
+    assert found.accuracy(5) == 1.0
+    np.testing.assert_allclose(found.per_class, [1 / 2, 1 / 3, np.nan])
+    assert found.mean_per_class == pytest.approx(5 / 12)
+    wanted = {"top1": 2 / 5, "top2": 2 / 5, "top5": 1.0, "mean_per_class": 5 / 12, "images": 5}
+    assert found.summary() == pytest.approx(wanted)
+
+
+@settings(max_examples=30, deadline=None)
+@given(SEEDS, st.integers(2, 9), st.integers(1, 40), st.integers(1, 6))
+def test_counts_of_parts_add_up_and_agree_with_the_sort(seed, classes, images, parts):
+    """However a set is cut over batches and processes, the counts are those of all of it; ties included."""
+    rng = np.random.default_rng(seed)
+    # Small integers: their products are exact in batches of any size, and many are tied.
+    rows, texts = (rng.integers(-2, 3, (count, 3)).astype(np.float32) for count in (images, classes))
+    labels = rng.integers(0, classes, images)
+    whole = zero_shot(identity, texts, [(rows, labels)])
+    ranked = classify(rows, texts)
+    for k in (1, 5):
+        assert whole.accuracy(k) == pytest.approx(topk_accuracy(ranked, labels, k))
+    order = rng.permutation(images)
+    slices = np.array_split(order, parts)  # some of them empty when there are more parts than images
+    shares = [zero_shot(identity, texts, ((rows[i : i + 1], labels[i : i + 1]) for i in part)) for part in slices]
+    total = shares[0]
+    for share in shares[1:]:
+        total = total + share
+    np.testing.assert_array_equal(total.confusion, whole.confusion)
+    np.testing.assert_array_equal(total.hits, whole.hits)
+    gathered = jax.tree.map(lambda leaf: leaf.sum(axis=0), process_allgather(total))
+    assert isinstance(gathered, ZeroShot)
+    assert gathered.summary() == whole.summary()
+
+
+def test_one_batch_at_a_time():
+    """The iterator is asked for the next batch when the last is done: a set need not fit in memory."""
+    done, asked = [], []
+
+    def stream():
+        for i in range(4):
+            assert len(done) == i
+            asked.append(i)
+            yield np.eye(3, dtype=np.float32), np.arange(3)
+
+    found = zero_shot(lambda x: done.append(len(x)) or x, np.eye(3, dtype=np.float32), stream())
+    assert asked == [0, 1, 2, 3]
+    assert found.images == 12
+    assert found.accuracy() == 1.0
+
+
+def test_embeddings_without_information_score_chance():
+    labels = np.repeat(np.arange(10), 30)
+    same = np.ones((300, 4), np.float32) / 2
+    assert zero_shot(identity, same[:10], [(same, labels)]).accuracy() == pytest.approx(0.1)
+    assert zero_shot(identity, same[:10], [(same, labels)]).accuracy(5) == pytest.approx(0.5)
+    rng = np.random.default_rng(0)
+    labels = np.repeat(np.arange(10), 500)
+    found = zero_shot(identity, random_rows(rng, 10), [(random_rows(rng, 5000), labels)])
+    assert found.accuracy() == pytest.approx(0.1, abs=4 * math.sqrt(0.09 / 5000))
+    assert found.accuracy(5) == pytest.approx(0.5, abs=4 * math.sqrt(0.25 / 5000))
+
+
+def test_zero_shot_refuses():
+    eye = np.eye(3, dtype=np.float32)
+    refused(lambda: class_embeddings(Words(), "cat", ["{}"]), "'cat'", "list")
+    refused(lambda: class_embeddings(Words(), [], ["{}"]), "class names []")
+    refused(lambda: class_embeddings(Words(), ["cat"], "a {}"), "templates 'a {}'")
+    refused(lambda: class_embeddings(Words(), ["cat"], ["a photo"]), "'a photo'", "0 places")
+    refused(lambda: class_embeddings(Words(), ["cat"], ["{} {}"]), "2 places")
+    refused(lambda: class_embeddings(lambda t: np.zeros((len(t), 3)), ["cat", "dog"], ["{}"]), "'cat'", "zero")
+    refused(lambda: class_embeddings(lambda t: np.full((len(t), 3), np.nan), ["cat"], ["{}"]), "not finite")
+    refused(lambda: class_embeddings(lambda t: np.zeros((1, 3)), ["cat", "dog"], ["{}"]), "(1, 3)", "2 prompts")
+    refused(lambda: zero_shot(identity, eye, [(eye, np.array([0, 1, 3]))]), "label 3", "nearest: 2")
+    refused(lambda: zero_shot(identity, eye, [(eye, np.array([0, 1, -1]))]), "label -1", "nearest: 0")
+    refused(lambda: zero_shot(identity, eye, [(eye, np.eye(3))]), "(3, 3)")
+    refused(lambda: zero_shot(identity, eye, [(eye * np.nan, np.arange(3))]), "not finite")
+    refused(lambda: zero_shot(identity, eye, [(eye, np.arange(2))]), "(3, 3)", "2 labels")
+    refused(lambda: zero_shot(identity, eye, [], ks=(0,)), "(0,)")
+    refused(lambda: zero_shot(identity, eye, []).accuracy(), "0 images")
+    refused(lambda: zero_shot(identity, eye, []).summary(), "0 images")
+    refused(lambda: zero_shot(identity, eye, [(eye, np.arange(3))]).accuracy(2), "top-2")
+    refused(lambda: zero_shot(identity, eye, []) + zero_shot(identity, np.eye(4, dtype=np.float32), []), "3", "4")
+
+
+# Retrieval
+
+
+def test_several_captions_an_image():
+    """Scores by hand: image 0 has captions 0, 1, 2, image 1 has caption 3, image 2 has captions 4, 5."""
+    image = np.eye(3, dtype=np.float32)
+    text = np.array([[1, 9, 2], [8, 1, 2], [7, 6, 5], [3, 2, 1], [9, 1, 0], [6, 2, 4]], np.float32)
+    found = retrieval(image, text, [0, 0, 0, 1, 2, 2], ks=(1, 2, 3, 4))
+    # Image 0 sees 1 8 7 3 9 6: its best, 8, is second. Image 1 sees 9 1 6 2 1 2: its own 2 ties with caption 5 behind
+    # 9 and 6. Image 2 sees 2 2 5 1 0 4: its best, 4, is second.
+    assert found["image_to_text"] == pytest.approx({"r1": 0, "r2": 2 / 3, "r3": 2.5 / 3, "r4": 1, "median_rank": 2})
+    # Of the captions' three scores, that of their image: 1 is third, 8 first, 7 first, 2 second, 0 third, 4 second.
+    wanted = {"r1": 2 / 6, "r2": 4 / 6, "r3": 1, "r4": 1, "median_rank": 2}
+    assert found["text_to_image"] == pytest.approx(wanted)
+    np.testing.assert_allclose(ranks(image, text, np.arange(3), [0, 0, 0, 1, 2, 2]), [2, 3.5, 2])
+
+
+def brute(scores, own, others, k):
+    """Recall at k, ties broken by every order of the items: exact for a handful."""
+    found = []
+    for row, code in zip(scores, own, strict=True):
+        hits = [
+            any(others[i] == code for i in sorted(order, key=lambda i: -row[i])[:k])
+            for order in itertools.permutations(range(len(row)))
+        ]
+        found.append(np.mean(hits))
+    return np.mean(found)
+
+
+@settings(max_examples=15, deadline=None)
+@given(SEEDS, st.integers(1, 4), st.integers(0, 2), st.integers(1, 6))
+def test_ties_are_the_mean_over_all_orders(seed, images, extra, k):
+    """Scores of few values, so that most are tied, against every order of up to six items."""
+    rng = np.random.default_rng(seed)
+    image = rng.integers(0, 2, (images, 2)).astype(np.float32)
+    of = np.concatenate([np.arange(images), rng.integers(0, images, extra)])
+    text = rng.integers(0, 2, (len(of), 2)).astype(np.float32)
+    found = retrieval(image, text, of, ks=(k,))
+    scores = image @ text.T
+    assert found["image_to_text"][f"r{k}"] == pytest.approx(brute(scores, np.arange(images), of, k))
+    assert found["text_to_image"][f"r{k}"] == pytest.approx(brute(scores.T, of, np.arange(images), k))
+
+
+@settings(max_examples=20, deadline=None)
+@given(SEEDS, st.integers(2, 12), st.integers(1, 30))
+def test_no_order_of_rows_and_no_block_matters(seed, images, block):
+    rng = np.random.default_rng(seed)
+    of = np.concatenate([np.arange(images), rng.integers(0, images, 2 * images)])
+    image, text = (
+        rng.integers(-2, 3, (images, 3)).astype(np.float32),
+        rng.integers(-2, 3, (len(of), 3)).astype(np.float32),
+    )
+    wanted = retrieval(image, text, of)
+    rows, columns = rng.permutation(images), rng.permutation(len(of))
+    moved = retrieval(image[rows], text[columns], np.argsort(rows)[of[columns]], block=block)
+    for direction, numbers in wanted.items():
+        assert moved[direction] == pytest.approx(numbers)
+        assert numbers["r1"] <= numbers["r5"] <= numbers["r10"]
+
+
+@pytest.mark.parametrize("value", [1.0, 0.1234])
+def test_constant_embeddings_score_chance(value):
+    """R@k = k / n for one right answer of n, not 100%; of five captions among 5n, 1 - C(5n - 5, k) / C(5n, k)."""
+    same = np.full((100, 4), value, np.float32)
+    found = retrieval(same[:20], same, np.repeat(np.arange(20), 5))
+    wanted = {"r1": 1 / 20, "r5": 5 / 20, "r10": 10 / 20, "median_rank": 10.5}
+    assert found["text_to_image"] == pytest.approx(wanted)
+    chance = {f"r{k}": 1 - math.comb(95, k) / math.comb(100, k) for k in (1, 5, 10)}
+    assert found["image_to_text"] == pytest.approx(chance | {"median_rank": 1 + 95 / 6})
+    assert recall(same, same)["image_to_text"] == pytest.approx({"r1": 0.01, "r5": 0.05})
+
+
+def test_random_embeddings_score_chance_and_equal_ones_all():
+    rng = np.random.default_rng(0)
+    rows = random_rows(rng, 2000)
+    found = retrieval(rows, random_rows(rng, 2000), ks=(1, 200))
+    assert found["image_to_text"]["r200"] == pytest.approx(0.1, abs=4 * math.sqrt(0.09 / 2000))
+    assert found["image_to_text"]["r1"] < 0.005
+    assert 900 < found["text_to_image"]["median_rank"] < 1100
+    assert retrieval(rows, rows)["image_to_text"] == {"r1": 1.0, "r5": 1.0, "r10": 1.0, "median_rank": 1.0}
+
+
+def test_the_whole_matrix_is_never_made():
+    rows = random_rows(np.random.default_rng(0), 3000)
+    tracemalloc.start()
+    retrieval(rows, rows, block=50)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 3000 * 3000 * 4 / 5  # bytes: a fifth of the matrix in float32
+
+
+def test_retrieval_refuses():
+    rows = np.eye(3, dtype=np.float32)
+    refused(lambda: retrieval(rows, np.eye(4, 3)), "4 texts for 3 images", "image_of")
+    refused(lambda: retrieval(rows, rows, [0, 1]), "(2,)", "3 integers")
+    refused(lambda: retrieval(rows, rows, [0, 1, 3]), "image 3 of 3", "nearest: 2")
+    refused(lambda: retrieval(rows, rows, [0, 1, 1]), "image 2 has no text")
+    refused(lambda: retrieval(rows, np.eye(3, 4), [0, 1, 2]), "3 and 4 numbers")
+    refused(lambda: retrieval(rows, rows * np.nan), "not finite")
+    refused(lambda: retrieval(rows[:0], rows[:0]), "0 and 0 rows")
+    refused(lambda: retrieval(rows, rows, ks=(0,)), "(0,)")
+    refused(lambda: retrieval(rows, rows, block=0), "block 0")
+    refused(lambda: recall(rows, rows, identity=["a"]), "1 identities")
+    refused(lambda: ranks(rows, rows, [0, 1, 2], [0, 1, 7]), "query 2 has no item")
+
+
+# CLIP score
+
+
+def test_clip_score_has_its_closed_form():
+    """Cosines 1, 1/2, 0 and -1, whatever the lengths: 2.5, 1.25, 0 and 0."""
+    image = np.array([[2, 0], [1, 0], [3, 0], [1, 0]], np.float32)
+    text = np.array([[5, 0], [1, 3**0.5], [0, 1], [-1, 0]], np.float32)
+    np.testing.assert_allclose(clip_score(image, text), [2.5, 1.25, 0, 0], atol=1e-6)
+    assert clip_score(image, text).mean() == pytest.approx(0.9375)
+    assert PREFIX == "A photo depicts "
+
+
+def test_ref_clip_score_is_the_harmonic_mean_with_the_best_reference():
+    image = np.array([[1, 0], [1, 0], [1, 0]], np.float32)
+    text = np.array([[1, 0], [1, 3**0.5], [0, 1]], np.float32)  # CLIP-S 2.5, 1.25, 0
+    references = np.array([[0, 1], [1, 3**0.5], [1, 0], [1, 3**0.5], [0, 1], [0, -1]], np.float32)
+    found = ref_clip_score(image, text, references, [0, 0, 1, 1, 2, 2])
+    # Best references: cos 1/2, 1, 1. Means: 2 x 2.5 x 0.5 / 3, 2 x 1.25 / 2.25, 0.
+    np.testing.assert_allclose(found, [2.5 / 3, 2.5 / 2.25, 0], atol=1e-6)
+    far = np.array([[-1, 0], [0, 1], [0, -1]], np.float32)
+    np.testing.assert_allclose(
+        ref_clip_score(image, text, far, [0, 1, 2]), [0, 2 * 1.25 * 0.75**0.5 / (1.25 + 0.75**0.5), 0], atol=1e-6
+    )
+
+
+@settings(max_examples=20, deadline=None)
+@given(SEEDS, st.integers(1, 9))
+def test_scores_go_with_their_pairs(seed, count):
+    rng = np.random.default_rng(seed)
+    image, text = random_rows(rng, count), random_rows(rng, count)
+    of = np.concatenate([np.arange(count), rng.integers(0, count, 5)])
+    references, order, rows = random_rows(rng, len(of)), rng.permutation(len(of)), rng.permutation(count)
+    scores, ref = clip_score(image, text), ref_clip_score(image, text, references, of)
+    assert ((scores >= 0) & (scores <= 2.5)).all()
+    np.testing.assert_allclose(clip_score(image[rows], text[rows]), scores[rows], atol=1e-6)
+    np.testing.assert_allclose(clip_score(text, image), scores, atol=1e-6)
+    again = ref_clip_score(image[rows], text[rows], references[order], np.argsort(rows)[of[order]])
+    np.testing.assert_allclose(again, ref[rows], atol=1e-6)
+    best = ref_clip_score(image, text, np.concatenate([references, text]), np.concatenate([of, np.arange(count)]))
+    np.testing.assert_allclose(best, 2 * scores / (scores + 1), atol=1e-6)
+
+
+def test_clip_score_refuses():
+    rows = np.eye(3, dtype=np.float32)
+    refused(lambda: clip_score(rows, np.eye(3, 4)), "(3, 3)", "(3, 4)")
+    refused(lambda: clip_score(rows * np.array([[1], [0], [1]]), rows), "image embedding 1", "zero")
+    refused(lambda: clip_score(rows, rows * np.nan), "text embedding 0")
+    refused(lambda: clip_score(rows[:0], rows[:0]), "(0, 3)")
+    refused(lambda: ref_clip_score(rows, rows, rows, [0, 1, 1]), "pair 2 has no reference")
+    refused(lambda: ref_clip_score(rows, rows, rows, [0, 1, 3]), "pair 3 of 3")
+    refused(lambda: ref_clip_score(rows, rows, rows, [0, 1]), "3 integers")
+    refused(lambda: ref_clip_score(rows, rows, np.eye(3, 4), [0, 1, 2]), "4 numbers")
+
+
+# Linear probe
+
+
+def clusters(rng, count, spread, classes=3, width=5):
+    centres = 4 * np.eye(classes, width)
+    labels = np.arange(count) % classes
+    return (centres[labels] + spread * rng.normal(size=(count, width))).astype(np.float32), labels
+
+
+def test_a_probe_separates_what_is_separable_and_scores_chance_on_noise():
+    rng = np.random.default_rng(0)
+    found = linear_probe(clusters(rng, 60, 0.3), clusters(rng, 60, 0.3), clusters(rng, 30, 0.3))
+    assert found.accuracy == 1.0
+    assert found.converged
+    assert found.validation[found.c] == 1.0
+    assert found.c == min(c for c, score in found.validation.items() if score == 1.0)  # the strongest penalty of equals
+    x, y = rng.normal(size=(300, 5)).astype(np.float32), np.arange(300) % 3
+    noise = linear_probe((x[:100], y[:100]), (x[100:], y[100:]))
+    assert noise.accuracy == pytest.approx(1 / 3, abs=4 * math.sqrt(2 / 9 / 200))
+
+
+def test_the_sweep_is_the_papers_to_an_eighth_of_a_decade():
+    """The chosen C beats both neighbours at an eighth of a decade, and the first sweep is whole."""
+    rng = np.random.default_rng(1)
+    x, y = rng.normal(size=(90, 30)).astype(np.float32), np.arange(90) % 3
+    x[:, :3] += 1.2 * np.eye(3)[y]
+    found = linear_probe((x[:45], y[:45]), (x[45:], y[45:]), (x[60:], y[60:]))
+    exponents = np.log10(list(found.validation))
+    assert {-6, -4, -2, 0, 2, 4, 6} <= set(np.round(exponents, 6))
+    assert len(exponents) <= 15
+    best = max(found.validation.values())
+    assert found.validation[found.c] == best
+    near = [e for e in exponents if 0 < abs(e - np.log10(found.c)) < 0.126]
+    assert len(near) == 2
+    again = linear_probe((x[:45], y[:45]), (x[45:], y[45:]), (x[60:], y[60:]))
+    assert again == found
+
+
+def test_the_last_fit_has_all_rows_but_the_tests():
+    """scikit-learn at the chosen C on training and validation rows; one iteration is told as not converged."""
+    from sklearn.linear_model import LogisticRegression
+
+    rng = np.random.default_rng(2)
+    train, test, valid = (clusters(rng, n, 2.0) for n in (45, 60, 30))
+    found = linear_probe(train, test, valid)
+    x, y = np.concatenate([train[0], valid[0]]), np.concatenate([train[1], valid[1]])
+    model = LogisticRegression(C=found.c, max_iter=1000).fit(x, y)
+    assert found.accuracy == pytest.approx((model.predict(test[0]) == test[1]).mean())
+    np.testing.assert_array_equal(found.model.coef_, model.coef_)
+    assert not linear_probe(train, test, valid, max_iter=1).converged
+
+
+def test_linear_probe_refuses():
+    rng = np.random.default_rng(0)
+    x, y = clusters(rng, 12, 1.0)
+    refused(lambda: linear_probe((x, y * 0), (x, y)), "label 0", "two")
+    refused(lambda: linear_probe((x, y), (x[:, :4], y)), "test features have 4", "5")
+    refused(lambda: linear_probe((x * np.nan, y), (x, y)), "train features of row 0", "not finite")
+    refused(lambda: linear_probe((x, np.r_[y[:-1], 9]), (x, y)), "class 9 has one")
+    refused(lambda: linear_probe((x, y), (x, y), valid_share=1.0), "valid_share 1.0")
+    refused(lambda: linear_probe((x, y), (x[:0], y[:0])), "test features (0, 5)")
