@@ -9,10 +9,11 @@ from typing import Any
 
 __version__ = "0.1.0"
 
-__all__ = ["__version__", "load_config", "load_run", "train_run"]
+__all__ = ["__version__", "load_config", "load_pretrained", "load_run", "train_run"]
 
 _LAZY = {
     "load_config": "diffusion_jax.config",
+    "load_pretrained": "diffusion_jax.pretrained",
     "load_run": "diffusion_jax.run",
     "train_run": "diffusion_jax.training",
 }

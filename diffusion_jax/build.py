@@ -19,14 +19,16 @@ from ml_collections import ConfigDict
 
 from diffusion_jax import process, sampling
 from diffusion_jax.data import digits
+from diffusion_jax.data.preprocess import HALF, Preprocess
 from diffusion_jax.data.tokenizer import WordTokenizer
-from diffusion_jax.nets import CLIP, DiT, Network, TextTransformer, VisionTransformer
+from diffusion_jax.nets import CLIP, CLIP_MODELS, DiT, Network, TextTransformer, complete
+from diffusion_jax.nets.clip import TOWERS
 from diffusion_jax.process import weighting
 from diffusion_jax.process.importance import Importance
 from diffusion_jax.process.prediction import KINDS
 from diffusion_jax.train.ema import Ema
 from diffusion_jax.train.optim import adamw
-from diffusion_jax.typing import Schedule, Solver, UserError, one_of
+from diffusion_jax.typing import Schedule, Solver, Tokenizer, UserError, one_of
 
 __all__ = [
     "GRIDS",
@@ -35,8 +37,10 @@ __all__ = [
     "SOLVERS",
     "SOURCES",
     "TIMES",
+    "TOKENIZERS",
     "WEIGHTS",
     "clip_network",
+    "clip_sizes",
     "compute_dtype",
     "construct",
     "dit_network",
@@ -44,9 +48,11 @@ __all__ = [
     "grid",
     "loss",
     "optimizer",
+    "preprocess",
     "schedule",
     "solver",
     "source",
+    "source_size",
     "tokenizer",
 ]
 
@@ -197,11 +203,44 @@ def source(spec: Spec, split: str) -> Any:
     return SOURCES[one_of("data", spec["name"], SOURCES)](split)
 
 
-def tokenizer(context_length: int) -> WordTokenizer:
+def source_size(spec: Spec) -> dict[str, int]:
+    """The image_size and channels of the images of a config's `data` group."""
+    height, _, channels = source(spec, "train")[0]["image"].shape
+    return {"image_size": height, "channels": channels}
+
+
+def _words(context_length: int) -> WordTokenizer:
     """The word tokenizer over what the digits' captions can say."""
     from diffusion_jax.data.captions import VOCABULARY
 
     return WordTokenizer(VOCABULARY, context_length)
+
+
+def _bpe(path: str, context_length: int) -> Tokenizer:
+    """CLIP's tokenizer on a vocabulary of the user's."""
+    from diffusion_jax.data.bpe import BpeTokenizer
+
+    return BpeTokenizer.load(path, context_length=context_length)
+
+
+TOKENIZERS: dict[str, Callable[..., Tokenizer]] = {"words": _words, "bpe": _bpe}
+
+
+def tokenizer(spec: Spec | None, context_length: int) -> Tokenizer:
+    """The tokenizer of a config's `tokenizer` group; without one, the words of the digits' captions."""
+    return construct("tokenizer", TOKENIZERS, spec or {"name": "words"}, context_length=context_length)
+
+
+def preprocess(spec: Spec | None, sizes: Mapping[str, Any]) -> Preprocess:
+    """How pictures become the input of a dual encoder of these sizes, from a config's `preprocess` group.
+
+    Without one, OpenAI's way, or SigLIP's for a model with a logit bias.
+    """
+    options = dict(spec or {})
+    if not spec and sizes["logit_bias"]:
+        options = {"mean": HALF, "std": HALF, "resize": "squash"}
+    accepts("preprocess", Preprocess, options, ("size",))
+    return Preprocess(size=sizes["vision"]["image_size"], **options)
 
 
 def compute_dtype(name: str) -> Any:
@@ -212,22 +251,57 @@ def compute_dtype(name: str) -> Any:
     return jnp.dtype(name)
 
 
-def clip_network(spec: Spec, *, image_size: int, channels: int, vocabulary_size: int) -> Network:
-    """The dual encoder of a config's `model` group for this image size and vocabulary."""
+def clip_sizes(spec: Spec, **given: Any) -> dict[str, Any]:
+    """Every size of the dual encoder of a config's `model` group, as keyword arguments of `nets.CLIP`.
+
+    The group has `embed`, `vision` and `text`, or the name of a published model as `preset` and in `vision` and `text` what
+    differs from it. `given` are sizes that the data decide: image_size, channels, vocabulary_size; None leaves one
+    to the group.
+    """
     _model_name(spec, "clip")
     accepts("model 'clip'", _clip_options, [key for key in spec if key != "name"])
-    shared = {key: spec[key] for key in ("scan", "remat", "norm") if key in spec}
-    shared["dtype"] = compute_dtype(spec["dtype"])
-    given = {"image_size": image_size, "channels": channels}
-    accepts("model.vision", VisionTransformer, spec["vision"], {*given, *shared, "embed"})
-    accepts("model.text", TextTransformer, spec["text"], {"vocabulary_size", *shared, "embed"})
-    vision = {**spec["vision"], **given, **shared}
-    text = {**spec["text"], "vocabulary_size": vocabulary_size, **shared}
-    return Network(lambda rngs: CLIP(rngs, embed=spec["embed"], vision=vision, text=text))
+    base: Mapping[str, Any] = {"vision": {}, "text": {}}
+    if spec.get("preset"):
+        base = CLIP_MODELS[one_of("model.preset", spec["preset"], CLIP_MODELS)]
+    elif "embed" not in spec or "vision" not in spec or "text" not in spec:
+        raise UserError("model 'clip' needs 'embed', 'vision' and 'text', or a 'preset' such as 'ViT-B-16'")
+    decided = {key: value for key, value in given.items() if value is not None}
+    made: dict[str, Any] = {"embed": spec.get("embed") or base["embed"]}
+    made["logit_bias"] = spec.get("logit_bias", base.get("logit_bias", False))
+    for key, names in (("vision", ("image_size", "channels")), ("text", ("vocabulary_size",))):
+        own = {name: decided[name] for name in names if name in decided}
+        options = {**base[key], **spec.get(key, {})}
+        make: Callable[..., Any] = TextTransformer
+        if key == "vision":
+            make = TOWERS[one_of("model.vision.tower", options.get("tower", "vit"), TOWERS)]
+        asked = [name for name in options if name != "tower" and (name not in own or name in spec.get(key, {}))]
+        accepts(f"model.{key}", make, asked, {*own, *_HOW, "embed"})
+        made[key] = {**options, **own}
+    return complete(made)
+
+
+_HOW = ("scan", "remat", "norm", "dtype")
+
+
+def clip_network(spec: Spec, **given: Any) -> Network:
+    """The dual encoder of a config's `model` group; `given` as in `clip_sizes`."""
+    model = clip_sizes(spec, **given)
+    how = {key: spec[key] for key in ("scan", "remat", "norm") if key in spec}
+    how["dtype"] = compute_dtype(spec["dtype"])
+    towers = {key: {**model[key], **how} for key in ("vision", "text")}
+    return Network(lambda rngs: CLIP(rngs, **{**model, **towers}))
 
 
 def _clip_options(
-    embed: int, vision: Any, text: Any, dtype: str, scan: bool = False, remat: str | None = None, norm: str = "saved"
+    dtype: str,
+    embed: int | None = None,
+    vision: Any = None,
+    text: Any = None,
+    preset: str | None = None,
+    logit_bias: bool = False,
+    scan: bool = False,
+    remat: str | None = None,
+    norm: str = "saved",
 ) -> None:
     """The keys of a CLIP config's `model` group; those with a default may be absent."""
 

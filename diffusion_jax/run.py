@@ -24,11 +24,10 @@ from jax.typing import ArrayLike
 from ml_collections import ConfigDict
 
 from diffusion_jax import build, steering
-from diffusion_jax.data.tokenizer import WordTokenizer
+from diffusion_jax.clip_run import ClipRun, clip_parts
 from diffusion_jax.nets import Network
 from diffusion_jax.parallel.mesh import make_mesh, put_batch, replicated
 from diffusion_jax.process import denoiser
-from diffusion_jax.systems.clip import in_batches, text_condition, unit
 from diffusion_jax.systems.diffusion import example_keys, generate
 from diffusion_jax.train.checkpoint import restore_params
 from diffusion_jax.typing import Array, DenoiseFn, Params, PyTree, Schedule, Solver, UserError
@@ -36,6 +35,7 @@ from diffusion_jax.typing import Array, DenoiseFn, Params, PyTree, Schedule, Sol
 __all__ = [
     "ClipRun",
     "DiffusionRun",
+    "clip_parts",
     "fingerprint",
     "load_clip",
     "load_diffusion",
@@ -45,52 +45,6 @@ __all__ = [
 ]
 
 CONFIG, CHECKPOINTS, TEXT_ENCODER = "config.json", "checkpoints", "text_encoder.json"
-
-
-@dataclasses.dataclass(frozen=True, eq=False)
-class ClipRun:
-    """A trained dual encoder: `encode_image`, `encode_text`, and `condition` for what diffusion models are given."""
-
-    path: Path
-    config: ConfigDict
-    network: Network
-    params: Params
-    tokenizer: WordTokenizer
-
-    def encode_image(self, images: np.ndarray) -> np.ndarray:
-        """Unit-norm embeddings [n, embed] of images [n, height, width, channels] in [-1, 1]."""
-        encode, _ = _encoders(self.network)
-        return in_batches(lambda x: encode(self.params, x), images)
-
-    @property
-    def image_encoder(self) -> Any:
-        """images [n, height, width, channels] -> embeddings [n, embed] as a pytree of its weights, for `clip_guidance`."""
-        return jax.tree_util.Partial(_image_embedding(self.network), self.params)
-
-    def encode_text(self, texts: Sequence[str]) -> np.ndarray:
-        """Unit-norm embeddings [n, embed]; unknown words are left out (`tokenizer.explain` says which)."""
-        return self.condition(texts)["pooled"]
-
-    def condition(self, texts: Sequence[str]) -> dict[str, np.ndarray]:
-        """The condition of a diffusion model for each text: {"pooled", "tokens", "length"}, leading axis n."""
-        encoded = self.tokenizer.encode(texts)
-        _, encode = _encoders(self.network)
-        return in_batches(lambda *x: encode(self.params, *x), encoded["tokens"], encoded["length"])
-
-
-@functools.cache
-def _image_embedding(network: Network) -> Any:
-    """images -> embeddings as a function of (params, images), one object a network, so that it compiles once."""
-    encode = network.method("encode_image")
-    return lambda params, images: encode(params, images).embedding
-
-
-@functools.cache
-def _encoders(network: Network) -> tuple[Any, Any]:
-    """The compiled image and text encoders of a network; weights are arguments, so that other weights do not recompile."""
-    encode_image, encode_text = (network.method(name) for name in ("encode_image", "encode_text"))
-    image = jax.jit(lambda params, images: unit(encode_image(params, images).embedding))
-    return image, jax.jit(functools.partial(text_condition, encode_text))
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -323,12 +277,8 @@ def load_clip(path: str | Path, *, which: str = "ema", step: int | None = None) 
         path = path / "clip"
     config = read_config(path)
     _system(path, config, "clip")
-    tokenizer = build.tokenizer(config.model.text.context_length)
-    shape = build.source(config.data, "train")[0]["image"].shape
-    network = build.clip_network(
-        config.model, image_size=shape[0], channels=shape[2], vocabulary_size=tokenizer.vocabulary_size
-    )
-    return ClipRun(path, config, network, restore_params(path / CHECKPOINTS, which, step), tokenizer)
+    network, tokenizer, preprocess = clip_parts(config)
+    return ClipRun(path, config, network, restore_params(path / CHECKPOINTS, which, step), tokenizer, preprocess)
 
 
 def load_diffusion(path: str | Path, *, which: str = "ema", step: int | None = None) -> DiffusionRun:

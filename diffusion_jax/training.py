@@ -40,6 +40,7 @@ from diffusion_jax.run import (
     TEXT_ENCODER,
     ClipRun,
     DiffusionRun,
+    clip_parts,
     diffusion_network,
     fingerprint,
     load_clip,
@@ -262,13 +263,9 @@ def _process_slice() -> dict[str, int]:
 
 def clip_task(config: ConfigDict, folder: Path, key: jax.Array) -> Task:
     """CLIP on captioned images: a random caption of each, images shifted a little, zero-shot accuracy on validation."""
-    tokenizer = build.tokenizer(config.model.text.context_length)
+    network, tokenizer, _ = clip_parts(config)
     data = _captioned(config.data.name)
     tokens = tokenizer.encode(data.unique)["tokens"]
-    shape = data.train[0]["image"].shape
-    network = build.clip_network(
-        config.model, image_size=shape[0], channels=shape[2], vocabulary_size=tokenizer.vocabulary_size
-    )
 
     def transform(batch: dict[str, np.ndarray], rng: np.random.Generator) -> dict[str, np.ndarray]:
         picked = data.rows[batch["index"], rng.integers(data.rows.shape[1], size=len(batch["index"]))]

@@ -7,10 +7,11 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple, Protocol, TypeVar, dataclass_transform, runtime_checkable
 
 import jax
+import numpy as np
 from jaxtyping import Array, Float, Int, Key, PyTree
 
 __all__ = [
@@ -29,6 +30,7 @@ __all__ = [
     "Schedule",
     "Solver",
     "Source",
+    "Tokenizer",
     "UserError",
     "one_of",
     "pytree_dataclass",
@@ -158,3 +160,20 @@ class Source(Protocol):
 
     def __len__(self) -> int: ...
     def __getitem__(self, index: int, /) -> Any: ...
+
+
+@runtime_checkable
+class Tokenizer(Protocol):
+    """Texts to rows of ids: start, words, end, padding; masks come from lengths, never from ids."""
+
+    @property
+    def context_length(self) -> int: ...
+    @property
+    def vocabulary_size(self) -> int: ...
+    def encode(self, texts: Sequence[str]) -> dict[str, np.ndarray]:
+        """{"tokens": int32 [n, context_length], "length": int32 [n]}."""
+        ...
+
+    def explain(self, texts: Sequence[str]) -> list[str]:
+        """A line for each thing about the texts that does not reach the model."""
+        ...

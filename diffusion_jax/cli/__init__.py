@@ -1,4 +1,4 @@
-"""`diffusion-jax train | sample | evaluate | report`: each command is a thin reading of arguments around one call.
+"""`diffusion-jax train | sample | evaluate | convert | report`: each command is a thin reading of arguments around one call.
 
 Exit codes: 0 done, 1 a defect of ours (with a traceback), 2 something the user can mend (one line), 130 interrupted.
 """
@@ -16,7 +16,7 @@ from diffusion_jax.typing import UserError, one_of
 
 __all__ = ["guarded", "main", "parser"]
 
-COMMANDS = ("train", "sample", "evaluate", "report")
+COMMANDS = ("train", "sample", "evaluate", "convert", "report")
 
 
 class _Help(argparse.RawDescriptionHelpFormatter, argparse.ArgumentDefaultsHelpFormatter):
@@ -147,6 +147,31 @@ def parser() -> argparse.ArgumentParser:
     )
     evaluate.add_argument("--out", metavar="DIR", help="where to write (default: RUN/report)")
 
+    convert = commands.add_parser(
+        "convert",
+        help="CLIP weights from one library's format into another's",
+        formatter_class=_Help,
+        description="Read the CLIP or SigLIP in a Hugging Face or open_clip folder, a file of weights or a run of one's own,\n"
+        "and write it for another library.",
+        epilog="examples: diffusion-jax convert ViT-B-32.pt --out clip-b32 --format hf\n"
+        "          diffusion-jax convert model.safetensors --model ViT-B-32 --out clip-b32 --format hf\n"
+        "          diffusion-jax convert clip-l14 --image-size 336 --out clip-l14-336 --format open_clip\n"
+        "          diffusion-jax convert runs/my_clip --out my_clip --format hf",
+    )
+    convert.add_argument("path", metavar="PATH", help="a folder or file of weights, or a run")
+    convert.add_argument("--model", metavar="NAME", help="what the weights are, such as ViT-B-32, if they do not say")
+    convert.add_argument("--format", default="hf", metavar="NAME", help="hf, open_clip or openai")
+    convert.add_argument("--dtype", default="float32", metavar="NAME", help="float32, float16 or bfloat16")
+    convert.add_argument("--image-size", type=int, metavar="N", help="interpolate the positions to this resolution")
+    convert.add_argument("--context-length", type=int, metavar="N", help="texts of this many tokens")
+    convert.add_argument(
+        "--weights", choices=("ema", "params"), default="ema", help="of a run: averaged or raw weights"
+    )
+    convert.add_argument(
+        "--out", required=True, metavar="PATH", help="a new folder; with openai a .pt or .safetensors file"
+    )
+    convert.add_argument("--overwrite", action="store_true", help="replace what is at --out")
+
     report = commands.add_parser(
         "report",
         help="write the page of an evaluated run",
@@ -170,9 +195,10 @@ def _command(argv: Sequence[str] | None) -> int:
     arguments, rest = parser().parse_known_args(given)
     if rest and arguments.command != "train":
         raise UserError(f"argument {rest[0]!r} is not known (see diffusion-jax {arguments.command} --help)")
-    from diffusion_jax.cli import commands
+    from diffusion_jax.cli import commands, convert
 
-    return getattr(commands, arguments.command)(arguments, rest)
+    found = convert.convert if arguments.command == "convert" else getattr(commands, arguments.command)
+    return found(arguments, rest)
 
 
 def guarded(action: Callable[[], int]) -> int:

@@ -4,7 +4,7 @@ from diffusion_jax.nets.clip import CLIP, CLIPOutput
 from diffusion_jax.nets.dit import DiT
 from diffusion_jax.nets.functional import Network, Stack, functional
 from diffusion_jax.nets.mlp import MLP
-from diffusion_jax.nets.presets import CLIP_MODELS, clip_model
+from diffusion_jax.nets.presets import CLIP_MODELS, clip_model, complete
 from diffusion_jax.nets.resnet import ModifiedResNet
 from diffusion_jax.nets.text import TextTransformer
 from diffusion_jax.nets.vit import TowerOutput, VisionTransformer
@@ -22,5 +22,6 @@ __all__ = [
     "TowerOutput",
     "VisionTransformer",
     "clip_model",
+    "complete",
     "functional",
 ]

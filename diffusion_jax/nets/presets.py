@@ -150,7 +150,7 @@ def clip_model(
 
 
 _HOW = {"self", "rngs", "embed", "norm", "scan", "remat", "dtype", "patch_dropout", "init"}
-"""Arguments that say how a tower is computed or trained, not what it is."""
+"""Arguments that say how a tower is computed or trained, not what it is: left as they are given."""
 
 
 def complete(model: Mapping[str, Any]) -> dict[str, Any]:

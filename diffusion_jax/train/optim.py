@@ -28,7 +28,7 @@ NO_DECAY = (
     r"(^|/)(class|positional|null)_embedding$",
     r"(^|/)frequencies$",
 )
-"""What does not decay: biases, norms and gains with their statistics, the temperature, class, positional and null embeddings, fixed frequencies."""
+"""What does not decay: biases, norms and their statistics, the temperature, class, positional and null embeddings."""
 
 
 def learning_rate_at(
