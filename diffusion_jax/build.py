@@ -223,7 +223,14 @@ def _bpe(path: str, context_length: int) -> Tokenizer:
     return BpeTokenizer.load(path, context_length=context_length)
 
 
-TOKENIZERS: dict[str, Callable[..., Tokenizer]] = {"words": _words, "bpe": _bpe}
+def _siglip(path: str, context_length: int) -> Tokenizer:
+    """SigLIP's tokenizer on a SentencePiece model of the user's."""
+    from diffusion_jax.data.siglip_tokenizer import SiglipTokenizer
+
+    return SiglipTokenizer.load(path, context_length)
+
+
+TOKENIZERS: dict[str, Callable[..., Tokenizer]] = {"words": _words, "bpe": _bpe, "siglip": _siglip}
 
 
 def tokenizer(spec: Spec | None, context_length: int) -> Tokenizer:

@@ -83,7 +83,7 @@ def _image_embedding(network: Network, preprocess: Preprocess | None) -> Any:
     """images -> embeddings as a function of (params, images), one object a network, so that it compiles once."""
     encode = network.method("encode_image")
     prepare = (lambda images: images) if preprocess is None else preprocess.from_unit_range
-    return lambda params, images: encode(params, prepare(images)).embedding
+    return lambda params, images: encode(params, jax.numpy.asarray(prepare(images))).embedding
 
 
 @functools.cache

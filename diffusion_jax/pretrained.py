@@ -70,7 +70,11 @@ def _vocabulary(path: Path, given: str | Path | None, siglip: bool) -> dict[str,
     if given is not None:
         return {"name": "siglip" if siglip else "bpe", "path": str(given)}
     folder = path if path.is_dir() else path.parent
-    names = ("spiece.model", "tokenizer.model") if siglip else ("vocab.json", "bpe_simple_vocab_16e6.txt.gz")
+    names = (
+        ("spiece.model", "tokenizer.model")
+        if siglip
+        else ("vocab.json", "tokenizer.json", "bpe_simple_vocab_16e6.txt.gz")
+    )
     for name in names:
         if (folder / name).is_file():
             return {

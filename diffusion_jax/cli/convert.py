@@ -11,10 +11,12 @@ import jax
 import numpy as np
 
 from diffusion_jax import build
+from diffusion_jax.clip_run import ClipRun
 from diffusion_jax.convert import FORMATS, load_clip, resize_image, resize_text, save_clip
 from diffusion_jax.convert.files import DTYPES
 from diffusion_jax.nets import clip_model
-from diffusion_jax.run import CONFIG, ClipRun, load_run
+from diffusion_jax.run import CHECKPOINTS, CONFIG
+from diffusion_jax.run import load_clip as load_clip_run
 from diffusion_jax.typing import Params, UserError, one_of
 
 __all__ = ["convert"]
@@ -28,8 +30,8 @@ def convert(arguments: argparse.Namespace, rest: list[str]) -> int:
     if out.exists() and not arguments.overwrite and (out.is_file() or any(out.iterdir())):
         raise UserError(f"--out {str(out)!r} exists; choose another, or --overwrite to replace its weights")
     sizes = {"image_size": arguments.image_size, "context_length": arguments.context_length}
-    if (source / CONFIG).is_file() and (source / "checkpoints").is_dir():
-        config, params = _of_run(load_run(source, which=arguments.weights), source, **sizes)
+    if any((place / CONFIG).is_file() and (place / CHECKPOINTS).is_dir() for place in (source, source / "clip")):
+        config, params = _of_run(load_clip_run(source, which=arguments.weights), **sizes)
     else:
         given = None if arguments.model is None else clip_model(arguments.model)
         config, params = load_clip(source, config=given, **sizes)
@@ -39,14 +41,8 @@ def convert(arguments: argparse.Namespace, rest: list[str]) -> int:
     return 0
 
 
-def _of_run(
-    run: Any, path: Path, *, image_size: int | None, context_length: int | None
-) -> tuple[dict[str, Any], Params]:
+def _of_run(run: ClipRun, *, image_size: int | None, context_length: int | None) -> tuple[dict[str, Any], Params]:
     """(config, params) of a CLIP run of one's own, as `load_clip` would give them."""
-    if not isinstance(run, ClipRun):
-        raise UserError(
-            f"the run in {str(path)!r} is a diffusion run; convert writes CLIP: nearest: {str(run.clip.path)!r}"
-        )
     given: dict[str, Any] = {"vocabulary_size": run.tokenizer.vocabulary_size}
     if run.preprocess is None:
         given |= build.source_size(run.config.data)

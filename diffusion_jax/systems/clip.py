@@ -8,10 +8,12 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import Mesh
 from jaxtyping import Array
 
-from diffusion_jax.contrastive import infonce, logits
-from diffusion_jax.typing import Batch, Context, LossFn, Params, UserError
+from diffusion_jax.contrastive import found, in_micro_batches, infonce, sigmoid_loss
+from diffusion_jax.nets.clip import CLIPOutput
+from diffusion_jax.typing import Batch, Context, LossFn, Params, UserError, one_of
 
 __all__ = ["LOGIT_SCALE_RANGE", "clip_loss", "in_batches", "text_condition", "unit"]
 
@@ -24,26 +26,82 @@ def unit(x: Array) -> Array:
     return x / jnp.maximum(jnp.linalg.norm(x, axis=-1, keepdims=True), 1e-12)
 
 
-def clip_loss(apply: Callable[..., Any]) -> LossFn:
+def clip_loss(
+    apply: Callable[..., Any],
+    *,
+    loss: str = "infonce",
+    encoders: tuple[Callable[..., Any], Callable[..., Any]] | None = None,
+    micro_batches: int = 1,
+    mesh: Mesh | None = None,
+    axes: tuple[str, ...] = ("data", "fsdp"),
+    chunk: int | None = None,
+) -> LossFn:
     """The loss of a batch {"image": [batch, ...], "tokens": [batch, context]}, for `train.fit`.
 
+    `loss` is "infonce" (CLIP) or "sigmoid" (SigLIP; the network has a `logit_bias`). With "identity" [batch] in the batch,
+    integers, pairs of equal identity are one another's positives. `mesh`, `axes` and `chunk` are those of
+    `contrastive.infonce`: without them the [batch, batch] logits are made whole. With `micro_batches` above 1 the two
+    `encoders` (a network's methods "encode_image" and "encode_text") take the place of `apply`; they see so many parts
+    of the batch in turn, and negatives, gradients and random masks stay those of the whole batch
+    (`contrastive.in_micro_batches`); parameters are then those of `nets.CLIP`, with "logit_scale" at the top.
+
     Metrics: `accuracy_image` and `accuracy_text`, the share of images (texts) whose own text (image) scores highest in
-    the batch, and `logit_scale` as exp(logit_scale).
+    the batch; `logit_scale` as exp(logit_scale); for "sigmoid" also `logit_bias`.
+
+    Raises UserError for an unknown loss, micro_batches above 1 without encoders, "sigmoid" without a bias (at the first
+    call), and for what `contrastive.infonce` and `contrastive.in_micro_batches` refuse.
     """
+    one_of("loss", loss, ("infonce", "sigmoid"))
+    embed = apply
+    if micro_batches != 1:
+        if encoders is None:
+            raise UserError(f"micro_batches {micro_batches} needs encoders=(encode_image, encode_text); nearest: 1")
+        embed = _embed_in_parts(encoders, micro_batches, mesh, axes)
+    spread: dict[str, Any] = {"mesh": mesh, "axes": axes, "chunk": chunk}
 
     def loss_fn(params: Params, ctx: Context, batch: Batch, key: Array) -> tuple[Array, dict[str, Array], Any]:
-        out = apply(params, batch["image"], batch["tokens"], key=key, train=True)
-        loss = infonce(out.image, out.text, out.scale)
-        scores = logits(out.image, out.text, out.scale)
-        own = jnp.diagonal(scores)
+        identity = batch.get("identity")
+        options = spread | {"identity": None if identity is None else jnp.asarray(identity)}
+        out = embed(params, batch["image"], batch["tokens"], key=key, train=True)
+        if loss == "infonce":
+            per_example = infonce(out.image, out.text, out.scale, **options)
+        elif out.bias is None:
+            raise UserError("loss 'sigmoid' needs a network with logit_bias=True; nearest: loss 'infonce'")
+        else:
+            per_example = sigmoid_loss(out.image, out.text, out.scale, out.bias, **options)
+        image_finds, text_finds = found(out.image, out.text, **options)
         metrics = {
-            "accuracy_image": (own >= scores.max(axis=1)).astype(jnp.float32),
-            "accuracy_text": (own >= scores.max(axis=0)).astype(jnp.float32),
+            "accuracy_image": image_finds.astype(jnp.float32),
+            "accuracy_text": text_finds.astype(jnp.float32),
             "logit_scale": out.scale,
         }
-        return loss, metrics, ctx.aux
+        if loss == "sigmoid":
+            metrics["logit_bias"] = out.bias
+        return per_example, metrics, ctx.aux
 
     return loss_fn
+
+
+def _embed_in_parts(
+    encoders: tuple[Callable[..., Any], Callable[..., Any]], count: int, mesh: Mesh | None, axes: tuple[str, ...]
+) -> Callable[..., Any]:
+    """What `nets.CLIP` as a function gives, by two encoders that see `count` micro-batches."""
+
+    def parts(encode: Callable[..., Any]) -> Callable[..., Any]:
+        # The embedding alone leaves a micro-batch: features of every token would be kept for the whole batch.
+        def embedding(params: Params, x: Array, *, key: Array | None, train: bool) -> Array:
+            return unit(encode(params, x, key=key, train=train).embedding)
+
+        return in_micro_batches(embedding, count, mesh=mesh, axes=axes)
+
+    encode_image, encode_text = (parts(encode) for encode in encoders)
+
+    def embed(params: Params, images: Array, tokens: Array, *, key: Array | None, train: bool) -> CLIPOutput:
+        image = encode_image(params, images, key=key, train=train)
+        text = encode_text(params, tokens, key=key, train=train)
+        return CLIPOutput(image, text, jnp.exp(params["logit_scale"]), params.get("logit_bias"))
+
+    return embed
 
 
 def text_condition(encode_text: Callable[..., Any], params: Params, tokens: Array, length: Array) -> dict[str, Array]:
