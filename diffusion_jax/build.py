@@ -19,7 +19,10 @@ from ml_collections import ConfigDict
 
 from diffusion_jax import process, sampling
 from diffusion_jax.data import digits
+from diffusion_jax.data.caption_folder import CaptionFolder
 from diffusion_jax.data.preprocess import HALF, Preprocess
+from diffusion_jax.data.tar_shards import TarShards
+from diffusion_jax.data.tfds_captions import TfdsCaptions
 from diffusion_jax.data.tokenizer import WordTokenizer
 from diffusion_jax.nets import CLIP, CLIP_MODELS, DiT, Network, TextTransformer, complete
 from diffusion_jax.nets.clip import TOWERS
@@ -119,6 +122,12 @@ WEIGHTS: dict[str, Callable[..., weighting.Weighting]] = {
     "sigmoid": weighting.sigmoid,
 }
 SOURCES: dict[str, Callable[..., Any]] = {"digits": digits.load_digits}
+PAIRS: dict[str, Callable[..., Any]] = {"folder": CaptionFolder, "tar": TarShards, "tfds": TfdsCaptions}
+"""Pictures with captions of one's own; each takes a `split`."""
+READING: dict[str, Any] = {
+    "crop": "random", "crop_scale": (0.9, 1.0), "on_error": "raise", "workers": 0, "eval_pairs": 512,
+}  # fmt: skip
+"""How the pictures of `PAIRS` are read, beside the keys of the source itself."""
 PREDICTIONS = (*KINDS, "edm")
 
 
@@ -201,6 +210,51 @@ def grid(name: str, num_steps: int, schedule: Schedule) -> np.ndarray:
 def source(spec: Spec, split: str) -> Any:
     """The data of a config's `data` group; `split` is "train", "validation" or "test"."""
     return SOURCES[one_of("data", spec["name"], SOURCES)](split)
+
+
+def one_data(name: str) -> str:
+    """`name` when it is one of the data that there are, else a UserError."""
+    return one_of("data", name, {**SOURCES, **PAIRS})
+
+
+def pairs(spec: Spec, split: str) -> Any:
+    """The pictures and captions of a config's `data` group in a split."""
+    own = {key: value for key, value in spec.items() if key not in READING}
+    return construct("data", PAIRS, own, split=split)
+
+
+def reading(spec: Spec) -> dict[str, Any]:
+    """How the pictures of a config's `data` group are read: `READING` with what the group says."""
+    made = {key: spec.get(key, default) for key, default in READING.items()}
+    one_of("data.crop", made["crop"], ("random", "center"))
+    one_of("data.on_error", made["on_error"], ("raise", "skip"))
+    for key, least in (("workers", 0), ("eval_pairs", 2)):
+        if not isinstance(made[key], int) or made[key] < least:
+            raise UserError(f"config key 'data.{key}' is {made[key]!r}; it is a whole number of at least {least}")
+    return made
+
+
+def contrastive_loss(spec: Spec | None, *, logit_bias: bool) -> dict[str, Any]:
+    """The `loss` group of a CLIP config: name ("infonce", "sigmoid"), chunk, micro_batches, identity.
+
+    `chunk` is 0 for whole logits, or how many columns of them stand at once on a device. Without a group, the loss that
+    the model was made for. UserError for numbers that are no sizes, and for "sigmoid" without a logit bias.
+    """
+    options: dict[str, Any] = {
+        "name": "sigmoid" if logit_bias else "infonce",
+        "chunk": 0,
+        "micro_batches": 1,
+        "identity": False,
+    }
+    for key, value in dict(spec or {}).items():
+        options[one_of("config key of loss:", key, options)] = value
+    one_of("loss", options["name"], ("infonce", "sigmoid"))
+    for key, least in (("chunk", 0), ("micro_batches", 1)):
+        if not isinstance(options[key], int) or options[key] < least:
+            raise UserError(f"config key 'loss.{key}' is {options[key]!r}; it is a whole number of at least {least}")
+    if options["name"] == "sigmoid" and not logit_bias:
+        raise UserError("loss 'sigmoid' needs model.logit_bias=True; nearest: loss 'infonce'")
+    return options
 
 
 def source_size(spec: Spec) -> dict[str, int]:

@@ -47,6 +47,11 @@ class ClipRun:
         if isinstance(images, np.ndarray | jax.Array) and np.issubdtype(images.dtype, np.floating):
             images = np.asarray(prepare(np.asarray(images)))
             return in_batches(lambda x: encode(self.params, x), images, size=batch_size)
+        pre = self.preprocess
+        if pre is not None and isinstance(images, np.ndarray) and images.shape[1:] == (pre.edge, pre.edge, 3):
+            if images.dtype != np.uint8:
+                raise UserError(f"images of {images.dtype}: give uint8 in 0 .. 255, or floats in [-1, 1]")
+            return in_batches(lambda x: encode(self.params, pre.normalise(x)), images, size=batch_size)
         if self.preprocess is None:
             raise UserError(f"images of {getattr(images, 'dtype', type(images).__name__)}: give floats in [-1, 1]")
         rows = [images] if isinstance(images, str | os.PathLike | bytes) else images

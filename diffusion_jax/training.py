@@ -8,7 +8,6 @@ change what is learned step by step, and what changed is said.
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import functools
 import json
 import math
@@ -23,13 +22,12 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from diffusion_jax import build, steering
+from diffusion_jax.clip_task import clip_task
 from diffusion_jax.config import changes, to_dict
-from diffusion_jax.data.captions import CLASS_NAMES, TEMPLATES, with_article
-from diffusion_jax.data.pipeline import batches, caption_table
-from diffusion_jax.data.transforms import add_noise, random_shift
-from diffusion_jax.evals import class_embeddings, classify, topk_accuracy
+from diffusion_jax.data.captions import CLASS_NAMES, with_article
+from diffusion_jax.data.pipeline import batches
+from diffusion_jax.data.transforms import random_shift
 from diffusion_jax.evals.pictures import save_grid, write_atomic
-from diffusion_jax.nets import Network
 from diffusion_jax.parallel.mesh import check_batch, make_mesh
 from diffusion_jax.process import uncertainty
 from diffusion_jax.process.importance import Importance
@@ -40,21 +38,21 @@ from diffusion_jax.run import (
     TEXT_ENCODER,
     ClipRun,
     DiffusionRun,
-    clip_parts,
     diffusion_network,
     fingerprint,
     load_clip,
     read_config,
     read_text_encoder,
 )
-from diffusion_jax.systems.clip import LOGIT_SCALE_RANGE, clip_loss
 from diffusion_jax.systems.diffusion import UNCERTAINTY, diffusion_loss
+from diffusion_jax.task import Task, captioned, process_slice
 from diffusion_jax.train.checkpoint import Checkpointer
+from diffusion_jax.train.lock import locked_loss, locked_optimizer
 from diffusion_jax.train.loop import fit
 from diffusion_jax.train.runlog import RunLog
 from diffusion_jax.train.state import TrainState, init_state
 from diffusion_jax.train.step import make_eval_step
-from diffusion_jax.typing import Batch, Context, LossFn, Params, PyTree, UserError, one_of
+from diffusion_jax.typing import Context, UserError, one_of
 
 __all__ = ["Task", "train_run", "validate"]
 
@@ -66,18 +64,21 @@ KEYS = {
     "clip": COMMON,
     "diffusion": COMMON | {"text_encoder", "schedule", "prediction", "time", "loss", "sampler"},
 }
-OPTIONAL: dict[str, set[str]] = {"clip": set(), "diffusion": {"sigma_data"}}
+OPTIONAL: dict[str, set[str]] = {
+    "clip": {"tokenizer", "preprocess", "loss", "lock", "weights", "zero_shot"},
+    "diffusion": {"sigma_data", "lock"},
+}
 GROUPS = {
-    "data": ("name", "shift"),
+    "data": ("name",),
     "model": ("name", "dtype"),
     "optimizer": ("name", "learning_rate"),
     "ema": (),
     "mesh": (),
     "schedule": ("name",),
-    "loss": ("space", "weight", "times", "drop"),
     "sampler": ("solver", "grid", "num_steps", "guidance_scale"),
 }
 """What each group of a config cannot do without."""
+LOSS = {"clip": ("name",), "diffusion": ("space", "weight", "times", "drop")}
 FREE = (
     "steps: ",
     "workdir: ",
@@ -93,21 +94,6 @@ FREE = (
 SAMPLE_PROMPTS = tuple(with_article(f"a {name}") for name in CLASS_NAMES)
 
 
-@dataclasses.dataclass(frozen=True)
-class Task:
-    """What a system gives the loop. `evaluate(state, done)` returns held-out numbers and may leave pictures in the run."""
-
-    network: Network
-    loss_fn: LossFn
-    batches: Callable[[int], Batch]
-    evaluate: Callable[[TrainState, int], Mapping[str, Any]]
-    frozen: PyTree = None
-    clamp: Mapping[str, tuple[float, float]] | None = None
-    text_encoder: ClipRun | None = None
-    aux: PyTree = None  # the first state of the loss itself
-    beside: Params = dataclasses.field(default_factory=dict)  # what trains beside the network
-
-
 def validate(config: ConfigDict) -> None:
     """UserError for what is wrong with a config: keys, sizes, a batch that the devices do not divide."""
     system = one_of("system", config.get("system"), KEYS)
@@ -118,7 +104,7 @@ def validate(config: ConfigDict) -> None:
     for key in ("steps", "batch_size", "log_every", "eval_every", "checkpoint_every"):
         _whole_number(config, key, 1)
     _whole_number(config, "seed", 0, 2**32 - 1)
-    for group, keys in GROUPS.items():
+    for group, keys in (*GROUPS.items(), ("data", _data_keys(config)), ("loss", LOSS[system])):
         if group in config and not isinstance(config[group], ConfigDict):
             raise UserError(f"config key {group!r} is {config[group]!r}; it is a group of keys")
         for key in keys if group in config else ():
@@ -135,6 +121,10 @@ def validate(config: ConfigDict) -> None:
         raise UserError(f"config key 'sigma_data' is {spread!r}; it is a standard deviation above 0, such as 0.5")
     build.accepts("mesh", make_mesh, config.mesh, ("devices",))
     check_batch(config.batch_size, make_mesh(**config.mesh))
+
+
+def _data_keys(config: ConfigDict) -> tuple[str, ...]:
+    return ("shift",) if config.get("data", {}).get("name") in build.SOURCES else ()
 
 
 def _whole_number(config: ConfigDict, key: str, low: int, high: int | None = None) -> None:
@@ -157,17 +147,19 @@ def train_run(config: ConfigDict, *, overwrite: bool = False, progress: bool = T
     init_key, train_key, eval_key = (jax.random.fold_in(key, i) for i in range(3))
     # Building comes before anything is written: a config that cannot be built leaves no folder behind.
     task = TASKS[config.system](config, folder, eval_key)
-    tx = build.optimizer(config.optimizer, config.steps, clamp=task.clamp)
+    locks = tuple(config.get("lock", ()))
+    loss_fn = locked_loss(task.loss_fn, locks)
+    tx = locked_optimizer(build.optimizer(config.optimizer, config.steps, clamp=task.clamp), locks)
     ema, mesh = build.ema(config.ema), make_mesh(**config.mesh)
-    params = task.network.init(init_key) | task.beside
+    params = (task.initial or task.network.init(init_key)) | task.beside
     state = init_state(params, tx, ema, frozen=task.frozen, aux=task.aux, mesh=mesh)
     ctx = Context(state.step, state.ema, state.frozen, state.aux)
-    jax.eval_shape(task.loss_fn, state.params, ctx, task.batches(0), train_key)
+    jax.eval_shape(loss_fn, state.params, ctx, task.batches(0), train_key)
     _prepare(folder, config, task.text_encoder, overwrite, say)
     with Checkpointer(folder / CHECKPOINTS) as checkpointer, contextlib.closing(RunLog(folder, to_dict(config))) as log:
         fit(
             state=state,
-            loss_fn=task.loss_fn,
+            loss_fn=loss_fn,
             tx=tx,
             ema=ema,
             batches=task.batches,
@@ -239,66 +231,10 @@ def _json(value: Mapping[str, Any]) -> bytes:
     return (json.dumps(value, indent=2) + "\n").encode()
 
 
-@dataclasses.dataclass(frozen=True, eq=False)
-class _Captioned:
-    """A source's two splits; its training captions, each once (`unique`), and the rows [n, captions] of each example's."""
-
-    train: Any
-    held_out: Any
-    unique: tuple[str, ...]
-    rows: np.ndarray
-    held_captions: tuple[str, ...]
-
-
-@functools.cache
-def _captioned(name: str) -> _Captioned:
-    """The data of a name, whose captions are gathered once a process: runs that follow one another share them."""
-    train, held_out = (build.source({"name": name}, split) for split in ("train", "validation"))
-    return _Captioned(train, held_out, *caption_table(train), tuple(item["captions"][0] for item in held_out))
-
-
-def _process_slice() -> dict[str, int]:
-    return {"process_index": jax.process_index(), "process_count": jax.process_count()}
-
-
-def clip_task(config: ConfigDict, folder: Path, key: jax.Array) -> Task:
-    """CLIP on captioned images: a random caption of each, images shifted a little, zero-shot accuracy on validation."""
-    network, tokenizer, _ = clip_parts(config)
-    data = _captioned(config.data.name)
-    tokens = tokenizer.encode(data.unique)["tokens"]
-
-    def transform(batch: dict[str, np.ndarray], rng: np.random.Generator) -> dict[str, np.ndarray]:
-        picked = data.rows[batch["index"], rng.integers(data.rows.shape[1], size=len(batch["index"]))]
-        images = add_noise(random_shift(batch["image"], rng, config.data.shift), rng, config.data.noise)
-        return {"image": images, "tokens": tokens[picked]}
-
-    columns = data.held_out.columns()
-    held_tokens = tokenizer.encode(data.held_captions)["tokens"]
-    loss_fn = clip_loss(network.apply)
-    eval_step = jax.jit(make_eval_step(loss_fn))
-    held_batch = {"image": columns["image"], "tokens": held_tokens}
-
-    def evaluate(state: TrainState, done: int) -> dict[str, float]:
-        metrics = eval_step(state, held_batch, key)
-        numbers = {"val_loss": float(metrics["loss"]), "val_loss_ema": float(metrics["ema_loss"])}
-        for suffix, params in (("", state.params), ("_ema", state.ema)):
-            numbers[f"val_zero_shot{suffix}"] = _zero_shot(dataclasses.replace(probe, params=params), columns)
-        return numbers
-
-    probe = ClipRun(folder, config, network, {}, tokenizer)
-    stream = batches(data.train, config.batch_size, config.seed, transform, **_process_slice())
-    return Task(network, loss_fn, stream, evaluate, clamp={"logit_scale$": LOGIT_SCALE_RANGE})
-
-
-def _zero_shot(run: ClipRun, columns: Mapping[str, np.ndarray]) -> float:
-    classes = class_embeddings(run.encode_text, CLASS_NAMES, TEMPLATES)
-    return topk_accuracy(classify(run.encode_image(columns["image"]), classes), columns["label"])
-
-
 def diffusion_task(config: ConfigDict, folder: Path, key: jax.Array) -> Task:
     """Text-conditioned diffusion on a frozen CLIP text tower, whose embeddings of all captions are made once, here."""
     clip = load_clip(config.text_encoder)
-    data = _captioned(config.data.name)
+    data = captioned(config.data.name)
     table = clip.condition(data.unique)
     shape = data.train[0]["image"].shape
     network = diffusion_network(config, clip, shape)
@@ -344,7 +280,7 @@ def diffusion_task(config: ConfigDict, folder: Path, key: jax.Array) -> Task:
         _save_samples(folder / "samples", done, raw, averaged)
         return {"val_loss": float(metrics["loss"]), "val_loss_ema": float(metrics["ema_loss"])}
 
-    stream = batches(data.train, config.batch_size, config.seed, transform, **_process_slice())
+    stream = batches(data.train, config.batch_size, config.seed, transform, **process_slice())
     return Task(
         network,
         loss(drop=config.loss.drop, uncertainty=uncertain),

@@ -27,6 +27,9 @@ ALLOWED = {
 }
 WITHOUT_FLAX = ("process", "sampling", "contrastive")
 COMPOSERS = {
+    "clip_evaluation",
+    "clip_task",
+    "task",
     "build",
     "clip_run",
     "pretrained",

@@ -167,7 +167,17 @@ class Preprocess:
         scale: tuple[float, float] = (0.9, 1.0),
         ratio: tuple[float, float] = (3 / 4, 4 / 3),
     ) -> Float[np.ndarray, "edge edge 3"]:
-        """For training, on the host: a random part of the image, squashed to the crop's edge, normalised.
+        """`random_pixels`, normalised."""
+        return self.normalise(self.random_pixels(image, rng, scale, ratio))
+
+    def random_pixels(
+        self,
+        image: Picture,
+        rng: np.random.Generator,
+        scale: tuple[float, float] = (0.9, 1.0),
+        ratio: tuple[float, float] = (3 / 4, 4 / 3),
+    ) -> UInt8[np.ndarray, "edge edge 3"]:
+        """For training, on the host: a random part of the image, squashed to the crop's edge, in 0 .. 255.
 
         The part has a share `scale` of the area (uniform) and an aspect `ratio` width/height (log-uniform), anywhere;
         after ten that do not fit, the largest central one within `ratio` (torchvision's rule; scale as open_clip's).
@@ -181,7 +191,7 @@ class Preprocess:
         left, top, width, height = random_box(picture.width, picture.height, rng, scale, ratio)
         picture = picture.crop((left, top, left + width, top + height))
         picture = picture.resize((self.edge, self.edge), FILTERS[self.interpolation])
-        return self.normalise(np.asarray(_rgb(picture)))
+        return np.asarray(_rgb(picture))
 
     def normalise(self, pixels: Any) -> Any:
         """(pixels / 255 - mean) / std in float32, of [..., 3] or grey [..., 1] in 0 .. 255; NumPy or JAX as given."""

@@ -1,0 +1,189 @@
+"""Training CLIP: on the digits, whose captions say what is measured on them, and on pictures with captions of one's own."""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from ml_collections import ConfigDict
+
+from diffusion_jax import build, convert
+from diffusion_jax.clip_evaluation import read_templates, zero_shot_of
+from diffusion_jax.clip_run import ClipRun, clip_parts
+from diffusion_jax.contrastive import infonce, sigmoid_loss
+from diffusion_jax.data.captions import CLASS_NAMES, TEMPLATES
+from diffusion_jax.data.class_folder import ClassFolder
+from diffusion_jax.data.pairs import pair_batches
+from diffusion_jax.data.pipeline import batches
+from diffusion_jax.data.preprocess import Preprocess
+from diffusion_jax.data.transforms import add_noise, random_shift
+from diffusion_jax.evals import class_embeddings, classify, topk_accuracy
+from diffusion_jax.evals.retrieval import retrieval
+from diffusion_jax.nets import Network, clip_model
+from diffusion_jax.parallel.mesh import make_mesh
+from diffusion_jax.systems.clip import LOGIT_SCALE_RANGE, clip_loss
+from diffusion_jax.task import Task, captioned, process_slice
+from diffusion_jax.train.state import TrainState
+from diffusion_jax.train.step import make_eval_step
+from diffusion_jax.typing import LossFn, Params, UserError
+
+__all__ = ["clip_task"]
+
+_log = logging.getLogger(__name__)
+CLAMP = {"logit_scale$": LOGIT_SCALE_RANGE}
+
+
+def clip_task(config: ConfigDict, folder: Path, key: jax.Array) -> Task:
+    """CLIP on captioned images: a random caption of each, zero-shot or retrieval on held-out ones."""
+    build.one_data(config.data.name)
+    return (_digits if config.data.name in build.SOURCES else _pairs)(config, folder, key)
+
+
+def _digits(config: ConfigDict, folder: Path, key: jax.Array) -> Task:
+    """Images shifted a little, zero-shot accuracy on the validation scans."""
+    network, tokenizer, _ = clip_parts(config)
+    data = captioned(config.data.name)
+    tokens = tokenizer.encode(data.unique)["tokens"]
+
+    def transform(batch: dict[str, np.ndarray], rng: np.random.Generator) -> dict[str, np.ndarray]:
+        picked = data.rows[batch["index"], rng.integers(data.rows.shape[1], size=len(batch["index"]))]
+        images = add_noise(random_shift(batch["image"], rng, config.data.shift), rng, config.data.noise)
+        return {"image": images, "tokens": tokens[picked]}
+
+    columns = data.held_out.columns()
+    held_tokens = tokenizer.encode(data.held_captions)["tokens"]
+    eval_step = jax.jit(make_eval_step(clip_loss(network.apply, loss=_loss_options(config)["name"])))
+    held_batch = {"image": columns["image"], "tokens": held_tokens}
+
+    def evaluate(state: TrainState, done: int) -> dict[str, float]:
+        metrics = eval_step(state, held_batch, key)
+        numbers = {"val_loss": float(metrics["loss"]), "val_loss_ema": float(metrics["ema_loss"])}
+        for suffix, params in (("", state.params), ("_ema", state.ema)):
+            numbers[f"val_zero_shot{suffix}"] = _zero_shot(dataclasses.replace(probe, params=params), columns)
+        return numbers
+
+    probe = ClipRun(folder, config, network, {}, tokenizer)
+    stream = batches(data.train, config.batch_size, config.seed, transform, **process_slice())
+    return Task(network, _loss(config, network), stream, evaluate, clamp=CLAMP, initial=_initial(config, network))
+
+
+def _zero_shot(run: ClipRun, columns: Mapping[str, np.ndarray]) -> float:
+    classes = class_embeddings(run.encode_text, CLASS_NAMES, TEMPLATES)
+    return topk_accuracy(classify(run.encode_image(columns["image"]), classes), columns["label"])
+
+
+def _pairs(config: ConfigDict, folder: Path, key: jax.Array) -> Task:
+    """Pictures and captions of one's own: retrieval on held-out pairs, and zero-shot where a folder of classes is given."""
+    network, tokenizer, prepare = clip_parts(config)
+    if prepare is None:
+        raise UserError(f"data {config.data.name!r} holds photographs, which need a preprocess")
+    options = build.reading(config.data)
+    train, held_out = (build.pairs(config.data, split) for split in ("train", "validation"))
+    _log.info("%d pictures to train on, %d held out", len(train), len(held_out))
+
+    def image(raw: Any, rng: np.random.Generator) -> np.ndarray:
+        if options["crop"] == "center":
+            return prepare.pixels(raw)
+        return prepare.random_pixels(raw, rng, scale=tuple(options["crop_scale"]))
+
+    loss = _loss_options(config)
+    stream = pair_batches(
+        train,
+        config.batch_size,
+        config.seed,
+        image,
+        tokenizer,
+        identity=loss["identity"],
+        on_error=options["on_error"],
+        workers=options["workers"] or None,
+        **process_slice(),
+    )
+    probe = ClipRun(folder, config, network, {}, tokenizer, prepare)
+    evaluate = _evaluation(config, probe, held_out, options["eval_pairs"], loss["name"])
+    return Task(
+        network, _loss(config, network, prepare), stream, evaluate, clamp=CLAMP, initial=_initial(config, network)
+    )
+
+
+def _evaluation(
+    config: ConfigDict, probe: ClipRun, held_out: Any, most: int, loss: str
+) -> Callable[[TrainState, int], dict[str, float]]:
+    """Held-out loss, retrieval and zero-shot of raw and averaged weights; the held-out pictures are read once."""
+    assert probe.preprocess is not None
+    items = [held_out[i] for i in range(min(most, len(held_out)))]
+    pixels = np.stack([probe.preprocess.pixels(item["image"]) for item in items])
+    pairs = [(number, text) for number, item in enumerate(items) for text in item["captions"]]
+    first = [next(i for i, (owner, _) in enumerate(pairs) if owner == number) for number in range(len(items))]
+    spec = config.get("zero_shot")
+    classes = None if spec is None else ClassFolder(spec["path"], spec.get("classes"))
+    templates = None if spec is None else read_templates(spec.get("templates", "photo"))
+
+    def evaluate(state: TrainState, done: int) -> dict[str, float]:
+        numbers: dict[str, float] = {}
+        for suffix, params in (("", state.params), ("_ema", state.ema)):
+            run = dataclasses.replace(probe, params=params)
+            image, text = run.encode_image(pixels, batch_size=64), run.encode_text([text for _, text in pairs])
+            scale = jnp.exp(params["logit_scale"])
+            two = jnp.asarray(image), jnp.asarray(text[first])
+            each = sigmoid_loss(*two, scale, params["logit_bias"]) if loss == "sigmoid" else infonce(*two, scale)
+            numbers[f"val_loss{suffix}"] = float(each.mean())
+            found = retrieval(image, text, [owner for owner, _ in pairs])
+            for way, short in (("image_to_text", "i2t"), ("text_to_image", "t2i")):
+                numbers |= {f"val_{short}_r{k}{suffix}": found[way][f"r{k}"] for k in (1, 5, 10)}
+            if classes is not None and templates is not None:
+                numbers[f"val_zero_shot{suffix}"] = zero_shot_of(run, classes, templates).accuracy(1)
+        return numbers
+
+    return evaluate
+
+
+def _loss_options(config: ConfigDict) -> dict[str, Any]:
+    return build.contrastive_loss(config.get("loss"), logit_bias=build.clip_sizes(config.model)["logit_bias"])
+
+
+def _loss(config: ConfigDict, network: Network, prepare: Preprocess | None = None) -> LossFn:
+    """The contrastive loss of a config; uint8 pictures are normalised on the device."""
+    options = _loss_options(config)
+    spread = options["chunk"] > 0
+
+    def normalised(call: Callable[..., Any]) -> Callable[..., Any]:
+        if prepare is None:
+            return call
+        return lambda params, images, *rest, **how: call(params, prepare.normalise(images), *rest, **how)
+
+    return clip_loss(
+        normalised(network.apply),
+        loss=options["name"],
+        encoders=(normalised(network.method("encode_image")), network.method("encode_text")),
+        micro_batches=options["micro_batches"],
+        mesh=make_mesh(**config.mesh) if spread or options["micro_batches"] > 1 else None,
+        chunk=options["chunk"] or None,
+    )
+
+
+def _initial(config: ConfigDict, network: Network) -> Params | None:
+    """The weights that training begins with, of the config's `weights` group: {"path", "model"}; None for fresh ones.
+
+    UserError when they are those of another model than the config's.
+    """
+    spec = config.get("weights")
+    if not spec or not spec.get("path"):
+        return None
+    build.accepts("weights", lambda path, model=None: None, spec)
+    model = spec.get("model")
+    _, params = convert.load_clip(spec["path"], config=clip_model(model) if model else None)
+    wanted = jax.eval_shape(network.init, jax.random.key(0))
+    shapes = [{jax.tree_util.keystr(p): x.shape for p, x in jax.tree.leaves_with_path(t)} for t in (params, wanted)]
+    wrong = sorted(path for path in shapes[0].keys() | shapes[1].keys() if shapes[0].get(path) != shapes[1].get(path))
+    if wrong:
+        raise UserError(
+            f"weights {spec['path']!r} are of another model than the config's: {len(wrong)} differ, the first {wrong[0]} "
+            f"({shapes[0].get(wrong[0], 'absent')}, the config's {shapes[1].get(wrong[0], 'absent')})"
+        )
+    return jax.tree.map(jnp.asarray, params)

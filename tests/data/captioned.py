@@ -1,0 +1,27 @@
+"""Small folders of pictures with captions: coloured squares that say their colour."""
+
+import csv
+
+import numpy as np
+from PIL import Image
+
+COLOURS = {"red": (220, 30, 30), "green": (30, 200, 40), "blue": (30, 60, 220), "white": (240, 240, 240)}
+
+
+def write(folder, count=24, size=(20, 26), seed=0):
+    """`count` PNGs and captions.csv; gives the rows [(name, caption)]."""
+    folder.mkdir(parents=True, exist_ok=True)
+    rng, rows = np.random.default_rng(seed), []
+    for i in range(count):
+        colour = list(COLOURS)[i % len(COLOURS)]
+        noise = rng.integers(-20, 20, (*size, 3))
+        pixels = np.clip(np.array(COLOURS[colour]) + noise, 0, 255).astype(np.uint8)
+        Image.fromarray(pixels).save(folder / f"{i:03d}.png")
+        rows.append((f"{i:03d}.png", f"a {colour} square"))
+    table(folder, rows)
+    return rows
+
+
+def table(folder, rows, name="captions.csv", header=("image", "caption")):
+    with (folder / name).open("w", newline="", encoding="utf-8") as file:
+        csv.writer(file).writerows([header, *rows])
