@@ -13,10 +13,16 @@ Variants   siglip: the sigmoid loss; flip: half of the patches dropped; accumula
 from ml_collections import ConfigDict
 
 VARIANTS = {
-    "siglip": {"model.preset": "ViT-B-16-SigLIP", "loss.name": "sigmoid", "tokenizer.name": "siglip"},
-    "flip": {"model.vision": {"patch_dropout": 0.5}},
+    "siglip": {
+        "model.preset": "ViT-B-16-SigLIP",
+        "model.text": {"context_length": 64},
+        "loss.name": "sigmoid",
+        "tokenizer.name": "siglip",
+        "preprocess": {"mean": (0.5, 0.5, 0.5), "std": (0.5, 0.5, 0.5), "resize": "squash"},
+    },
+    "flip": {"model.vision.patch_dropout": 0.5},
     "accumulate": {"loss.micro_batches": 4},
-    "coco": {"data.name": "tfds", "data.path": "coco_captions"},
+    "coco": {"data": {"name": "tfds", "path": "coco_captions", "caption_key": "captions/text", "on_error": "skip"}},
 }
 
 
@@ -41,14 +47,21 @@ def get_config() -> ConfigDict:
         }
     )
     config.tokenizer = ConfigDict({"name": "bpe", "path": "bpe_simple_vocab_16e6.txt.gz"})
-    config.lock = ()
+    config.preprocess = ConfigDict(
+        {
+            "mean": (0.48145466, 0.4578275, 0.40821073),
+            "std": (0.26862954, 0.26130258, 0.27577711),
+            "resize": "shortest",
+        }
+    )
+    config.locked = ()
 
     config.model = ConfigDict(
         {
             "name": "clip",
             "preset": "ViT-B-16-quickgelu",
-            "vision": {},
-            "text": {},
+            "vision": {"image_size": 224, "patch_dropout": 0.0},
+            "text": {"context_length": 77},
             "dtype": "auto",
             "scan": True,
             "remat": "dots_with_no_batch_dims_saveable",

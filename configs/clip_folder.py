@@ -8,13 +8,15 @@ Variants   `finetune` begins with published weights of ViT-B/32 (--config.weight
 
 from ml_collections import ConfigDict
 
+OPENAI = ((0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711))
 VARIANTS = {
     "finetune": {
         "model.preset": "ViT-B-32-quickgelu",
         "model.vision": {},
         "model.text": {},
         "model.embed": 512,
-        "lock": ("^visual/",),
+        "locked": ("^visual/",),
+        "preprocess": {"mean": OPENAI[0], "std": OPENAI[1], "resize": "shortest", "interpolation": "bicubic"},
         "optimizer.learning_rate": 1e-5,
         "optimizer.weight_decay": 0.2,
     },
@@ -46,7 +48,7 @@ def get_config() -> ConfigDict:
         {"mean": (0.5, 0.5, 0.5), "std": (0.5, 0.5, 0.5), "resize": "shortest", "interpolation": "bicubic"}
     )
     config.weights = ConfigDict({"path": "", "model": ""})
-    config.lock = ()
+    config.locked = ()
 
     config.model = ConfigDict(
         {

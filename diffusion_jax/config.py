@@ -46,7 +46,10 @@ def load_config(spec: str, overrides: Mapping[str, str] | None = None) -> Config
     if variant:
         variants = getattr(module, "VARIANTS", {})
         for key, value in variants[one_of(f"variant of {name}", variant, variants)].items():
-            _assign(config, key, value)
+            if isinstance(value, Mapping):  # a whole group in place of the file's
+                _replace(config, key, value)
+            else:
+                _assign(config, key, value)
     return apply_overrides(config, overrides or {})
 
 
@@ -129,6 +132,16 @@ def _parse(key: str, text: str, current: Any) -> Any:
         wanted = type(current).__name__
         raise UserError(f"config key {key!r} takes a value of type {wanted}, like {current!r}; {text!r} is not one")
     return value
+
+
+def _replace(config: ConfigDict, key: str, group: Mapping[str, Any]) -> None:
+    *groups, last = key.split(".")
+    node: Any = config
+    for name in groups:
+        node = node[name]
+    if not isinstance(node.get(last), ConfigDict):
+        raise UserError(f"config key {key!r} is no group; a variant cannot put one in its place")
+    node[last] = ConfigDict(dict(group))
 
 
 def _assign(config: ConfigDict, key: str, value: Any) -> None:

@@ -65,8 +65,8 @@ KEYS = {
     "diffusion": COMMON | {"text_encoder", "schedule", "prediction", "time", "loss", "sampler"},
 }
 OPTIONAL: dict[str, set[str]] = {
-    "clip": {"tokenizer", "preprocess", "loss", "lock", "weights", "zero_shot"},
-    "diffusion": {"sigma_data", "lock"},
+    "clip": {"tokenizer", "preprocess", "loss", "locked", "weights", "zero_shot"},
+    "diffusion": {"sigma_data", "locked"},
 }
 GROUPS = {
     "data": ("name",),
@@ -147,7 +147,7 @@ def train_run(config: ConfigDict, *, overwrite: bool = False, progress: bool = T
     init_key, train_key, eval_key = (jax.random.fold_in(key, i) for i in range(3))
     # Building comes before anything is written: a config that cannot be built leaves no folder behind.
     task = TASKS[config.system](config, folder, eval_key)
-    locks = tuple(config.get("lock", ()))
+    locks = tuple(config.get("locked", ()))
     loss_fn = locked_loss(task.loss_fn, locks)
     tx = locked_optimizer(build.optimizer(config.optimizer, config.steps, clamp=task.clamp), locks)
     ema, mesh = build.ema(config.ema), make_mesh(**config.mesh)

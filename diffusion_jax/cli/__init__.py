@@ -1,4 +1,4 @@
-"""`diffusion-jax train | sample | evaluate | convert | report`: each command is a thin reading of arguments around one call.
+"""`diffusion-jax train | sample | evaluate | convert | vocabulary | report`: each a thin reading of arguments round a call.
 
 Exit codes: 0 done, 1 a defect of ours (with a traceback), 2 something the user can mend (one line), 130 interrupted.
 """
@@ -16,7 +16,7 @@ from diffusion_jax.typing import UserError, one_of
 
 __all__ = ["guarded", "main", "parser"]
 
-COMMANDS = ("train", "sample", "evaluate", "convert", "report")
+COMMANDS = ("train", "sample", "evaluate", "convert", "vocabulary", "report")
 
 
 class _Help(argparse.RawDescriptionHelpFormatter, argparse.ArgumentDefaultsHelpFormatter):
@@ -124,9 +124,13 @@ def parser() -> argparse.ArgumentParser:
         formatter_class=_Help,
         description="Measure a run on held-out scans and write report/metrics.json.",
         epilog="examples: diffusion-jax evaluate --run runs/digits --split validation --samples 500\n"
-        "          diffusion-jax evaluate --run runs/digits --bits-per-dim",
+        "          diffusion-jax evaluate --run runs/digits --bits-per-dim\n"
+        "          diffusion-jax evaluate --run clip-vit-base-patch32 --zero-shot imagenet/val --templates seven\n"
+        "          diffusion-jax evaluate --run runs/my_clip --retrieval pictures --out /tmp/numbers",
     )
-    evaluate.add_argument("--run", required=True, metavar="DIR", help="the run's folder, such as runs/digits")
+    evaluate.add_argument(
+        "--run", required=True, metavar="DIR", help="the run's folder, such as runs/digits, or published CLIP weights"
+    )
     evaluate.add_argument(
         "--split", choices=("validation", "test"), default="test", help="make choices on validation, report test"
     )
@@ -144,6 +148,27 @@ def parser() -> argparse.ArgumentParser:
         "--divergence",
         default="rademacher",
         help="with --bits-per-dim: rademacher or gaussian (4 probes a scan), or exact (64 derivatives an evaluation)",
+    )
+    evaluate.add_argument("--zero-shot", metavar="DIR", help="of a CLIP: classify the pictures DIR/CLASS/PICTURE")
+    evaluate.add_argument("--classes", metavar="FILE", help='with --zero-shot: a JSON file {"folder": "name", ...}')
+    evaluate.add_argument(
+        "--templates",
+        metavar="NAME",
+        default="photo",
+        help="with --zero-shot: photo, seven, ... or a file of templates",
+    )
+    evaluate.add_argument(
+        "--retrieval", metavar="DIR", help="of a CLIP: recall between the pictures and captions of DIR"
+    )
+    evaluate.add_argument(
+        "--linear-probe", nargs=2, metavar="DIR", help="of a CLIP: the classes of one folder learned, of another read"
+    )
+    evaluate.add_argument(
+        "--clip-score", metavar="DIR", help="of a CLIP: the score of the pictures and captions of DIR"
+    )
+    evaluate.add_argument("--model", metavar="NAME", help="of published weights that do not say it: ViT-B-32, ...")
+    evaluate.add_argument(
+        "--tokenizer", metavar="PATH", help="of published weights: the vocabulary, if not beside them"
     )
     evaluate.add_argument("--out", metavar="DIR", help="where to write (default: RUN/report)")
 
@@ -172,6 +197,17 @@ def parser() -> argparse.ArgumentParser:
     )
     convert.add_argument("--overwrite", action="store_true", help="replace what is at --out")
 
+    vocabulary = commands.add_parser(
+        "vocabulary",
+        help="learn a tokenizer's vocabulary from captions",
+        formatter_class=_Help,
+        description="Learn a byte-pair vocabulary from the captions of a folder of pictures, for models trained from scratch.",
+        epilog="example: diffusion-jax vocabulary pictures --merges 500 --out vocabulary",
+    )
+    vocabulary.add_argument("path", metavar="DIR", help="a folder of pictures with captions")
+    vocabulary.add_argument("--merges", type=int, metavar="N", default=500, help="how many pairs are joined at most")
+    vocabulary.add_argument("--out", required=True, metavar="DIR", help="the folder of vocab.json and merges.txt")
+
     report = commands.add_parser(
         "report",
         help="write the page of an evaluated run",
@@ -195,9 +231,10 @@ def _command(argv: Sequence[str] | None) -> int:
     arguments, rest = parser().parse_known_args(given)
     if rest and arguments.command != "train":
         raise UserError(f"argument {rest[0]!r} is not known (see diffusion-jax {arguments.command} --help)")
-    from diffusion_jax.cli import commands, convert
+    from diffusion_jax.cli import commands, convert, pictures
 
-    found = convert.convert if arguments.command == "convert" else getattr(commands, arguments.command)
+    others = {"convert": convert.convert, "vocabulary": pictures.vocabulary}
+    found = others.get(arguments.command) or getattr(commands, arguments.command)
     return found(arguments, rest)
 
 

@@ -11,7 +11,9 @@ import time
 from pathlib import Path
 from typing import Any
 
+from diffusion_jax.build import SOURCES
 from diffusion_jax.cli.accelerator import configure
+from diffusion_jax.cli.pictures import CLIP_MEASURES, evaluate_pictures
 from diffusion_jax.config import load_config, parse_overrides
 from diffusion_jax.evals.pictures import save_grid, write_atomic
 from diffusion_jax.evaluation import Evaluation, evaluate_clip, evaluate_diffusion, save_evaluation
@@ -140,7 +142,12 @@ def evaluate(arguments: argparse.Namespace, rest: list[str]) -> int:
     if arguments.samples < 2:
         raise UserError(f"--samples {arguments.samples} is not at least 2")
     configure(say)
+    if any(getattr(arguments, name) for name in CLIP_MEASURES):
+        return evaluate_pictures(arguments, say)
     run = load_run(arguments.run)
+    if isinstance(run, ClipRun) and run.config.data.name not in SOURCES:
+        flags = ", ".join(f"--{name.replace('_', '-')}" for name in CLIP_MEASURES)
+        raise UserError(f"the CLIP in {arguments.run!r} is measured on pictures of yours: give one of {flags}")
     if arguments.bits_per_dim:
         return _bits_per_dim(run, arguments)
     evaluation = measure(run, arguments.split, samples=arguments.samples, seed=arguments.seed)

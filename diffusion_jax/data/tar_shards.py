@@ -1,7 +1,8 @@
 """Pictures and captions in tar files (KEY.jpg beside KEY.txt or KEY.json), as a random-access source.
 
-Each shard is read through once for where its members lie; the places are kept beside it (or in `index`) as SHARD.index.json, with the
-size and the time of the shard that they belong to. From then on an item is two reads at an offset, in any order.
+Each shard is read through once for where its members lie; the places are kept beside it (or in `index`) as
+SHARD.index.json, with the size and the time of the shard that they belong to. From then on an item is two reads at an
+offset, in any order.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from tqdm import tqdm
 
 from diffusion_jax.data.caption_folder import CAPTION_COLUMNS, IMAGE_ENDINGS, SPLITS, split_of
 from diffusion_jax.typing import UserError, one_of
@@ -80,7 +82,7 @@ class TarShards:
             )
         shards = expand(self.path)
         names, places = [], []
-        for number, shard in enumerate(shards):
+        for number, shard in enumerate(tqdm(shards, "reading shards", delay=2, leave=False)):
             for name, *place in _index(shard, None if self.index is None else Path(self.index)):
                 if self.split in (None, split_of(f"{shard.name}/{name}", shares)):
                     names.append(name)

@@ -1,7 +1,7 @@
 """A prepared TensorFlow dataset with captions as a random-access source, without TensorFlow.
 
-`tfds.data_source` reads datasets that were prepared as ArrayRecord. Whether one is prepared is looked up before anything else: a
-dataset that is not would be asked for over the network for minutes.
+`tfds.data_source` reads datasets that were prepared as ArrayRecord. Whether one is prepared is looked up before anything
+else: a dataset that is not would be asked for over the network for minutes.
 """
 
 from __future__ import annotations

@@ -38,10 +38,10 @@ def locked_tree(params: Params, patterns: Sequence[str]) -> PyTree:
     for pattern, count in found.items():
         if not count:
             raise UserError(
-                f"lock {pattern!r} is found in no parameter; their paths begin with {', '.join(sorted(params))}"
+                f"locked {pattern!r} is found in no parameter; their paths begin with {', '.join(sorted(params))}"
             )
     if all(jax.tree.leaves(tree)):
-        raise UserError(f"lock {tuple(patterns)} leaves no parameter to train")
+        raise UserError(f"locked {tuple(patterns)} leaves no parameter to train")
     return tree
 
 
@@ -49,7 +49,7 @@ def _compile(pattern: str) -> re.Pattern[str]:
     try:
         return re.compile(pattern)
     except re.error as error:
-        raise UserError(f"lock {pattern!r} is not a regular expression: {error}") from error
+        raise UserError(f"locked {pattern!r} is not a regular expression: {error}") from error
 
 
 def locked_loss(loss_fn: LossFn, patterns: Sequence[str]) -> LossFn:

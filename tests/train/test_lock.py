@@ -56,7 +56,7 @@ def test_gradients_of_locked_parameters_are_zero():
 
 def test_wrong_patterns_are_told():
     with pytest.raises(
-        UserError, match="lock '\\^vision/' is found in no parameter; their paths begin with text, visual"
+        UserError, match="locked '\\^vision/' is found in no parameter; their paths begin with text, visual"
     ):
         locked_tree(PARAMS, ("^vision/",))
     with pytest.raises(UserError, match="is not a regular expression"):
