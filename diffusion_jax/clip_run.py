@@ -16,6 +16,7 @@ from ml_collections import ConfigDict
 from diffusion_jax import build
 from diffusion_jax.data.preprocess import Preprocess
 from diffusion_jax.nets import Network
+from diffusion_jax.parallel.mesh import batch_sharding, make_mesh, replicated
 from diffusion_jax.systems.clip import in_batches, text_condition, unit
 from diffusion_jax.typing import Params, Tokenizer, UserError
 
@@ -42,26 +43,33 @@ class ClipRun:
         With a `preprocess` also of a list of pictures of any size (paths, bytes, PIL images, uint8 arrays), and of uint8
         [n, height, width, 3]. Raises UserError for pictures that cannot be read and for another size, dtype or range.
         """
-        encode, _ = _encoders(self.network)
-        prepare = self._prepared
-        if isinstance(images, np.ndarray | jax.Array) and np.issubdtype(images.dtype, np.floating):
-            images = np.asarray(prepare(np.asarray(images)))
-            return in_batches(lambda x: encode(self.params, x), images, size=batch_size)
         pre = self.preprocess
-        if pre is not None and isinstance(images, np.ndarray) and images.shape[1:] == (pre.edge, pre.edge, 3):
-            if images.dtype != np.uint8:
-                raise UserError(f"images of {images.dtype}: give uint8 in 0 .. 255, or floats in [-1, 1]")
-            return in_batches(lambda x: encode(self.params, pre.normalise(x)), images, size=batch_size)
-        if self.preprocess is None:
+        if isinstance(images, np.ndarray | jax.Array) and np.issubdtype(images.dtype, np.floating):
+            return self._embed(np.asarray(self._prepared(np.asarray(images))), batch_size)
+        if pre is None:
             raise UserError(f"images of {getattr(images, 'dtype', type(images).__name__)}: give floats in [-1, 1]")
+        if isinstance(images, np.ndarray) and images.dtype == np.uint8 and images.shape[1:] == (pre.edge, pre.edge, 3):
+            whole = [pre.normalise(images[i : i + batch_size]) for i in range(0, len(images), batch_size)]
+            return np.concatenate([self._embed(part, batch_size) for part in whole])
         rows = [images] if isinstance(images, str | os.PathLike | bytes) else images
-        parts = [
-            in_batches(
-                lambda x: encode(self.params, x), self.preprocess.batch(rows[i : i + batch_size]), size=batch_size
-            )
-            for i in range(0, max(len(rows), 1), batch_size)
-        ]
-        return np.concatenate(parts)
+        starts = range(0, max(len(rows), 1), batch_size)
+        return np.concatenate([self._embed(pre.batch(rows[i : i + batch_size]), batch_size) for i in starts])
+
+    def _embed(self, images: np.ndarray, batch_size: int) -> np.ndarray:
+        """Embeddings of prepared images, each batch spread over this process's devices where they divide it."""
+        encode = _encoders(self.network)[0]
+        devices = jax.local_devices()
+        size = min(batch_size, len(images)) // len(devices) * len(devices)
+        if len(devices) == 1 or size == 0:
+            return in_batches(lambda x: encode(self.params, x), images, size=batch_size)
+        params, rows = self._copies
+        return in_batches(lambda x: encode(params, jax.device_put(x, rows)), images, size=size)
+
+    @functools.cached_property
+    def _copies(self) -> tuple[Params, Any]:
+        """The weights on every device of this process, and how a batch is spread over them."""
+        mesh = make_mesh(devices=jax.local_devices())
+        return jax.device_put(self.params, replicated(mesh)), batch_sharding(mesh)
 
     @property
     def _prepared(self) -> Any:
@@ -74,12 +82,13 @@ class ClipRun:
 
     def encode_text(self, texts: Sequence[str]) -> np.ndarray:
         """Unit-norm embeddings [n, embed]; unknown words are left out (`tokenizer.explain` says which)."""
-        return self.condition(texts)["pooled"]
+        encode = _encoders(self.network)[2]
+        return in_batches(lambda x: encode(self.params, x), self.tokenizer.encode(texts)["tokens"])
 
     def condition(self, texts: Sequence[str]) -> dict[str, np.ndarray]:
         """The condition of a diffusion model for each text: {"pooled", "tokens", "length"}, leading axis n."""
         encoded = self.tokenizer.encode(texts)
-        _, encode = _encoders(self.network)
+        encode = _encoders(self.network)[1]
         return in_batches(lambda *x: encode(self.params, *x), encoded["tokens"], encoded["length"])
 
 
@@ -92,11 +101,12 @@ def _image_embedding(network: Network, preprocess: Preprocess | None) -> Any:
 
 
 @functools.cache
-def _encoders(network: Network) -> tuple[Any, Any]:
-    """The compiled image and text encoders of a network; weights are arguments, so that other weights do not recompile."""
+def _encoders(network: Network) -> tuple[Any, Any, Any]:
+    """The compiled encoders of a network: images, conditions, texts; weights are arguments, so that others do not recompile."""
     encode_image, encode_text = (network.method(name) for name in ("encode_image", "encode_text"))
     image = jax.jit(lambda params, images: unit(encode_image(params, images).embedding))
-    return image, jax.jit(functools.partial(text_condition, encode_text))
+    text = jax.jit(lambda params, tokens: unit(encode_text(params, tokens).embedding))
+    return image, jax.jit(functools.partial(text_condition, encode_text)), text
 
 
 def clip_parts(config: ConfigDict) -> tuple[Network, Tokenizer, Preprocess | None]:
