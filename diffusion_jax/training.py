@@ -124,7 +124,8 @@ def validate(config: ConfigDict) -> None:
 
 
 def _data_keys(config: ConfigDict) -> tuple[str, ...]:
-    return ("shift",) if config.get("data", {}).get("name") in build.SOURCES else ()
+    data = config.get("data")
+    return ("shift",) if isinstance(data, ConfigDict) and data.get("name") in build.SOURCES else ()
 
 
 def _whole_number(config: ConfigDict, key: str, low: int, high: int | None = None) -> None:

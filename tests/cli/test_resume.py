@@ -10,13 +10,13 @@ import numpy as np
 import pytest
 import smallruns as tiny
 
-from diffusion_jax import training
+from diffusion_jax import clip_task
 from diffusion_jax.cli import main
 from diffusion_jax.train.checkpoint import restore_params
 
 KILLED = """
 import os, signal, sys, time
-from diffusion_jax import training
+from diffusion_jax import clip_task, training
 from diffusion_jax.cli import main
 make = training.batches
 
@@ -30,7 +30,7 @@ def batches(*given, **options):
         return batch(step)
     return dying
 
-training.batches = batches
+training.batches = clip_task.batches = batches
 main(sys.argv[2:])
 """
 IN_TURN = """
@@ -79,7 +79,7 @@ def test_killed_within_a_step_equals_uninterrupted_bit_for_bit(system, run, tmp_
 
 
 def test_ctrl_c_saves_is_130_and_goes_on_to_the_same_weights(run, tmp_path, monkeypatch, capsys):
-    make = training.batches
+    make = clip_task.batches
 
     def interrupted(*given, **options):
         batch = make(*given, **options)
@@ -93,7 +93,7 @@ def test_ctrl_c_saves_is_130_and_goes_on_to_the_same_weights(run, tmp_path, monk
 
     arguments = tiny.clip_arguments(tmp_path, checkpoint_every=6)
     with monkeypatch.context() as patch:
-        patch.setattr(training, "batches", interrupted)
+        patch.setattr(clip_task, "batches", interrupted)
         assert main(arguments) == 130
     last = capsys.readouterr().err.splitlines()[-1]
     assert last.startswith("interrupted: clip: SIGINT after step ")

@@ -3,7 +3,7 @@
     /path/to/the/parity/python tests/parity/make_tokenizer_golden.py
 
 The vocabulary is learned here, by byte-pair encoding (arXiv 1508.07909) of the captions below, because OpenAI's is
-not part of this repository. `hard_strings` is also what tests/parity/test_tokenizer.py reads.
+not part of this repository. `hard_strings` is also what tests/parity/test_clip_tokenizers.py reads.
 """
 
 import collections
