@@ -94,8 +94,8 @@ class Stack(nnx.Module):
             indices = jax.numpy.arange(self.depth)
             return jax.lax.scan(lambda xs, inner: ((layer(xs[0], *inner), xs[0]), None), (x, x), (stacked, indices))[0]
         before = x
-        for index in range(self.depth):
-            before, x = x, layer(x, jax.tree.map(lambda leaf: leaf[index], stacked), index)  # noqa: B023
+        for index, state in enumerate(_unstacked(stacked, self.depth)):
+            before, x = x, layer(x, state, index)
         return x, before
 
     def states(self, x: Array, *inputs: Any, key: Array | None = None, train: bool = False) -> Array:
@@ -120,6 +120,15 @@ class Stack(nnx.Module):
         if self.remat is not None:
             layer = jax.checkpoint(layer, policy=getattr(jax.checkpoint_policies, self.remat))
         return layer, stacked
+
+
+def _unstacked(tree: Any, depth: int) -> list[Any]:
+    """The layers of a stacked tree. Split at once, so that their gradients are joined at once too: indexing one by one would
+    make each gradient a sum of `depth` padded arrays, which XLA on the CPU works out anew for every use.
+    """
+    leaves, treedef = jax.tree.flatten(tree)
+    parts = [[part[0] for part in jax.lax.split(leaf, (1,) * depth)] for leaf in leaves]
+    return [jax.tree.unflatten(treedef, layer) for layer in zip(*parts)]
 
 
 def _plain(tree: Any) -> Any:
