@@ -89,6 +89,10 @@ def clip_score_of(run: ClipRun, source: CaptionFolder, *, say: Say | None = None
 
 
 def save_numbers(path: Path, found: dict[str, Any]) -> None:
-    """The numbers as JSON."""
+    """The numbers as JSON; measures that are in the file already and were not taken again stay."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(found, indent=2) + "\n")
+    try:
+        before = json.loads(path.read_text())
+    except (OSError, ValueError):
+        before = {}
+    path.write_text(json.dumps({**before, **found}, indent=2) + "\n")

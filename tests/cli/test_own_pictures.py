@@ -96,7 +96,9 @@ def test_every_measure_of_ones_own_pictures(trained, pictures, tmp_path, capsys)
     assert found["linear_probe"]["accuracy"] >= 0.9
     assert found["clip_score"]["pairs"] == 48 and 0 < found["clip_score"]["mean"] <= 2.5
     assert 0 <= found["retrieval"]["text_to_image"]["r1"] <= 1
-    # In the loop the same zero-shot stands beside the loss.
+    assert main(["evaluate", "--run", str(trained), "--clip-score", own, "--out", str(tmp_path)]) == 0
+    capsys.readouterr()
+    assert json.loads((tmp_path / "clip_metrics.json").read_text()).keys() == found.keys()
     for wrong, said in (
         (["--zero-shot", classes + "x"], "there is no folder"),
         (["--retrieval", own, "--classes", "x"], "--classes needs --zero-shot"),
