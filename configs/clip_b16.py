@@ -1,9 +1,9 @@
 """CLIP ViT-B/16 as OpenAI trained it (arXiv 2103.00020, table 18), on CC12M-like shards or TFDS captions, on a pod.
 
 Command    diffusion-jax train --config configs/clip_b16.py --config.data.path='shards/{00000..01242}.tar' \\
-               --config.tokenizer.path=bpe_simple_vocab_16e6.txt.gz
+               --config.tokenizer.path=bpe_simple_vocab_16e6.txt.gz --distributed
 Needs      shards of KEY.jpg with KEY.txt (data.name "tar"), or a prepared TFDS dataset (variant `coco`); CLIP's vocabulary
-Hardware   meant for 128 accelerators of 16 GB or more, the same command on every host; 11 epochs of CC12M
+Hardware   meant for 128 accelerators of 16 GB or more, the same command on every host (docs/devices.md); 11 epochs of CC12M
 NOT RUN    here, for there was neither the data nor an accelerator: no time and no score is claimed. What was run is the
            same code on small data (docs/own_pictures.md) and the compiled memory of its loss (docs/contrastive.md).
            Published for comparison: ViT-B/16 on 400M pairs, 32 epochs, ImageNet zero-shot 68.3%.
@@ -38,6 +38,8 @@ def get_config() -> ConfigDict:
         {
             "name": "tar",
             "path": "shards/{00000..01242}.tar",
+            "caption_key": None,  # of KEY.json; None: the first known one, such as caption
+            "index": None,  # the folder of the shards' indices; None: beside them
             "validation": 0.001,
             "crop": "random",
             "crop_scale": (0.9, 1.0),
@@ -54,6 +56,7 @@ def get_config() -> ConfigDict:
             "resize": "shortest",
         }
     )
+    config.zero_shot = ConfigDict({"path": "", "templates": "seven"})  # a folder a class, measured in the loop
     config.locked = ()
 
     config.model = ConfigDict(

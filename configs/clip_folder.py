@@ -35,6 +35,8 @@ def get_config() -> ConfigDict:
         {
             "name": "folder",
             "path": "pictures",
+            "image_column": None,  # None: the first known one, such as image and caption
+            "caption_column": None,
             "validation": 0.1,
             "crop": "random",
             "crop_scale": (0.9, 1.0),
@@ -47,6 +49,7 @@ def get_config() -> ConfigDict:
     config.preprocess = ConfigDict(
         {"mean": (0.5, 0.5, 0.5), "std": (0.5, 0.5, 0.5), "resize": "shortest", "interpolation": "bicubic"}
     )
+    config.zero_shot = ConfigDict({"path": "", "templates": "photo"})  # a folder a class, measured in the loop
     config.weights = ConfigDict({"path": "", "model": ""})
     config.locked = ()
 

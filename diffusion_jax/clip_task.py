@@ -120,9 +120,7 @@ def _evaluation(
     pixels = np.stack([probe.preprocess.pixels(item["image"]) for item in items])
     pairs = [(number, text) for number, item in enumerate(items) for text in item["captions"]]
     first = [next(i for i, (owner, _) in enumerate(pairs) if owner == number) for number in range(len(items))]
-    spec = config.get("zero_shot")
-    classes = None if spec is None else ClassFolder(spec["path"], spec.get("classes"))
-    templates = None if spec is None else read_templates(spec.get("templates", "photo"))
+    classes, templates = _classes(config.get("zero_shot") or {})
 
     def evaluate(state: TrainState, done: int) -> dict[str, float]:
         numbers: dict[str, float] = {}
@@ -136,11 +134,19 @@ def _evaluation(
             found = retrieval(image, text, [owner for owner, _ in pairs])
             for way, short in (("image_to_text", "i2t"), ("text_to_image", "t2i")):
                 numbers |= {f"val_{short}_r{k}{suffix}": found[way][f"r{k}"] for k in (1, 5, 10)}
-            if classes is not None and templates is not None:
+            if classes is not None:
                 numbers[f"val_zero_shot{suffix}"] = zero_shot_of(run, classes, templates).accuracy(1)
         return numbers
 
     return evaluate
+
+
+def _classes(spec: build.Spec) -> tuple[ClassFolder | None, tuple[str, ...]]:
+    """The folder of classes and the templates of a config's `zero_shot` group; no folder where its path is empty."""
+    if spec:
+        build.accepts("zero_shot", lambda path, classes=None, templates="photo": None, spec)
+    templates = read_templates(spec.get("templates", "photo"))
+    return (ClassFolder(spec["path"], spec.get("classes")) if spec.get("path") else None), templates
 
 
 def _loss_options(config: ConfigDict) -> dict[str, Any]:

@@ -182,7 +182,7 @@ class DiffusionRun:
                 raise UserError(
                     f"{name} has {len(given)} entries for {len(prompts)} prompts: give one, or one a prompt"
                 )
-        mesh = make_mesh()
+        mesh = make_mesh(devices=jax.local_devices())
         size = -(-min(batch_size, len(prompts)) // mesh.size) * mesh.size
         model = jax.device_put(denoise or self.denoise, replicated(mesh))
         unique = list(dict.fromkeys(prompts))

@@ -28,7 +28,9 @@ from diffusion_jax.data.captions import CLASS_NAMES, with_article
 from diffusion_jax.data.pipeline import batches
 from diffusion_jax.data.transforms import random_shift
 from diffusion_jax.evals.pictures import save_grid, write_atomic
+from diffusion_jax.parallel.hosts import first_decides
 from diffusion_jax.parallel.mesh import check_batch, make_mesh
+from diffusion_jax.parallel.rules import split_over_fsdp
 from diffusion_jax.process import uncertainty
 from diffusion_jax.process.importance import Importance
 from diffusion_jax.process.times import stratified
@@ -52,7 +54,7 @@ from diffusion_jax.train.loop import fit
 from diffusion_jax.train.runlog import RunLog
 from diffusion_jax.train.state import TrainState, init_state
 from diffusion_jax.train.step import make_eval_step
-from diffusion_jax.typing import Context, UserError, one_of
+from diffusion_jax.typing import Batch, Context, UserError, one_of
 
 __all__ = ["Task", "train_run", "validate"]
 
@@ -153,10 +155,11 @@ def train_run(config: ConfigDict, *, overwrite: bool = False, progress: bool = T
     tx = locked_optimizer(build.optimizer(config.optimizer, config.steps, clamp=task.clamp), locks)
     ema, mesh = build.ema(config.ema), make_mesh(**config.mesh)
     params = (task.initial or task.network.init(init_key)) | task.beside
-    state = init_state(params, tx, ema, frozen=task.frozen, aux=task.aux, mesh=mesh)
+    rules = split_over_fsdp(params, mesh)
+    state = init_state(params, tx, ema, frozen=task.frozen, aux=task.aux, mesh=mesh, rules=rules)
     ctx = Context(state.step, state.ema, state.frozen, state.aux)
-    jax.eval_shape(loss_fn, state.params, ctx, task.batches(0), train_key)
-    _prepare(folder, config, task.text_encoder, overwrite, say)
+    jax.eval_shape(loss_fn, state.params, ctx, _whole(task.batches(0)), train_key)
+    first_decides(lambda: _prepare(folder, config, task.text_encoder, overwrite, say))
     with Checkpointer(folder / CHECKPOINTS) as checkpointer, contextlib.closing(RunLog(folder, to_dict(config))) as log:
         fit(
             state=state,
@@ -168,6 +171,7 @@ def train_run(config: ConfigDict, *, overwrite: bool = False, progress: bool = T
             mesh=mesh,
             batch_size=config.batch_size,
             key=train_key,
+            rules=rules,
             log=log,
             checkpointer=checkpointer,
             log_every=config.log_every,
@@ -178,6 +182,12 @@ def train_run(config: ConfigDict, *, overwrite: bool = False, progress: bool = T
             progress=progress,
         )
     return folder
+
+
+def _whole(batch: Batch) -> Any:
+    """The shapes of the global batch of which each process makes its share."""
+    count = jax.process_count()
+    return jax.tree.map(lambda x: jax.ShapeDtypeStruct((count * x.shape[0], *x.shape[1:]), x.dtype), batch)
 
 
 def _prepare(folder: Path, config: ConfigDict, text_encoder: ClipRun | None, overwrite: bool, say: Any) -> None:
@@ -295,7 +305,9 @@ def diffusion_task(config: ConfigDict, folder: Path, key: jax.Array) -> Task:
 
 
 def _save_samples(folder: Path, step: int, raw: np.ndarray, averaged: np.ndarray) -> None:
-    """The same prompts and seeds under raw weights (first row) and averaged ones (second row)."""
+    """The same prompts and seeds under raw weights (first row) and averaged ones (second row); by the first process."""
+    if jax.process_index() != 0:
+        return
     folder.mkdir(parents=True, exist_ok=True)
     np.savez(folder / f"step_{step:06d}.npz", raw=raw, ema=averaged)
     settings = {"step": str(step), "rows": "raw weights; averaged weights", "prompts": "; ".join(SAMPLE_PROMPTS)}

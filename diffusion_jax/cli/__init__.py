@@ -73,6 +73,7 @@ def parser() -> argparse.ArgumentParser:
     )
     train.add_argument("--config", required=True, metavar="FILE[:VARIANT]", help="a config file, as in configs/")
     train.add_argument("--overwrite", action="store_true", help="delete the run that is in the folder and begin anew")
+    _distributed(train)
     train.add_argument("--no-progress", action="store_true", help="no progress bar")
 
     sample = commands.add_parser(
@@ -117,6 +118,8 @@ def parser() -> argparse.ArgumentParser:
     sample.add_argument("--scale", type=int, metavar="N", default=12, help="pixels of the PNG a pixel of an image")
     sample.add_argument("--out", required=True, metavar="PATH", help="the PNG file, or the folder with --prompts")
     sample.add_argument("--overwrite", action="store_true", help="replace what is at --out")
+
+    _distributed(sample)
 
     evaluate = commands.add_parser(
         "evaluate",
@@ -219,9 +222,27 @@ def parser() -> argparse.ArgumentParser:
     return top
 
 
+def _distributed(command: argparse.ArgumentParser) -> None:
+    command.add_argument(
+        "--distributed",
+        nargs="?",
+        const="",
+        metavar="HOST:PORT,COUNT,INDEX",
+        help="this is one of several processes: alone on Cloud TPU, Slurm, Open MPI or Kubernetes; elsewhere where "
+        "process 0 listens, how many there are, and which this is",
+    )
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs one command and returns its exit code."""
-    return guarded(lambda: _command(argv))
+    return _leave(guarded(lambda: _command(argv)))
+
+
+def _leave(code: int) -> int:
+    """The code, by `hosts.leave` where JAX was needed at all."""
+    if "diffusion_jax.parallel.hosts" not in sys.modules:
+        return code
+    return sys.modules["diffusion_jax.parallel.hosts"].leave(code)
 
 
 def _command(argv: Sequence[str] | None) -> int:
@@ -231,6 +252,10 @@ def _command(argv: Sequence[str] | None) -> int:
     arguments, rest = parser().parse_known_args(given)
     if rest and arguments.command != "train":
         raise UserError(f"argument {rest[0]!r} is not known (see diffusion-jax {arguments.command} --help)")
+    if getattr(arguments, "distributed", None) is not None:
+        from diffusion_jax.parallel.hosts import join
+
+        join(arguments.distributed)
     from diffusion_jax.cli import commands, convert, pictures
 
     others = {"convert": convert.convert, "vocabulary": pictures.vocabulary}

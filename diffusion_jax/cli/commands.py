@@ -11,6 +11,8 @@ import time
 from pathlib import Path
 from typing import Any
 
+import jax
+
 from diffusion_jax.build import SOURCES
 from diffusion_jax.cli.accelerator import configure
 from diffusion_jax.cli.pictures import CLIP_MEASURES, evaluate_pictures
@@ -30,12 +32,17 @@ def say(text: str) -> None:
     print(text, file=sys.stderr, flush=True)
 
 
+def _silent(text: str) -> None:
+    """What the other processes of a run say."""
+
+
 def train(arguments: argparse.Namespace, rest: list[str]) -> int:
     """Train or resume the run of a config."""
     config = load_config(arguments.config, parse_overrides(rest))
     configure(say)
-    folder = train_run(config, overwrite=arguments.overwrite, progress=not arguments.no_progress, say=say)
-    say(f"run in {folder}")
+    tell = say if jax.process_index() == 0 else _silent
+    folder = train_run(config, overwrite=arguments.overwrite, progress=not arguments.no_progress, say=tell)
+    tell(f"run in {folder}")
     return 0
 
 
@@ -58,6 +65,10 @@ def sample(arguments: argparse.Namespace, rest: list[str]) -> int:
         raise UserError(f"--out {arguments.out!r} is not a .png file; did you mean {out.with_suffix('.png').name!r}?")
     if arguments.prompt is not None and out.exists() and not arguments.overwrite:
         raise UserError(f"{out} exists; choose another --out, or --overwrite to replace it")
+    if arguments.prompt is not None and arguments.distributed is not None:
+        raise UserError(
+            "--distributed shares out the shards of --prompts FILE; one picture of --prompt needs no others"
+        )
     prompts = [arguments.prompt] if arguments.prompts is None else _read_prompts(arguments.prompts)
     _check_writable(out)
     configure(say)

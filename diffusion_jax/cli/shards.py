@@ -23,6 +23,7 @@ from tqdm import tqdm
 
 from diffusion_jax.config import changes
 from diffusion_jax.evals.pictures import to_uint8, write_atomic
+from diffusion_jax.parallel.hosts import first_decides
 from diffusion_jax.run import DiffusionRun
 from diffusion_jax.typing import UserError
 
@@ -43,7 +44,7 @@ def write_shards(
         "weights": run.fingerprint,
         "prompts": list(prompts),
     }
-    _claim(out, note, arguments.overwrite)
+    first_decides(lambda: _claim(out, note, arguments.overwrite))
     shards = range(-(-total // size))
     mine = [k for k in shards if k % jax.process_count() == jax.process_index()]
     names = {k: out / f"images-{k:06d}.npz" for k in mine}
@@ -65,7 +66,11 @@ def write_shards(
             shard = io.BytesIO()
             np.savez_compressed(shard, images=to_uint8(np.concatenate(parts)), prompts=np.array(texts), index=index)
             write_atomic(names[k], shard.getvalue())
-    say(f"{total} images in {len(shards)} shards: {out}")
+    count = jax.process_count()
+    say(
+        f"{total} images in {len(shards)} shards: {out}"
+        + (f", {len(mine)} of them by this process" if count > 1 else "")
+    )
     return 0
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import re
 from pathlib import Path
 from typing import Any
 
@@ -22,11 +23,11 @@ __all__ = ["TfdsCaptions"]
 class TfdsCaptions:
     """Item i is {"image": the picture, "captions": [str, ...], "name": its number} of a dataset in `data_dir`.
 
-    path: the name of the dataset, as "coco_captions" or "coco_captions/2014:1.1.0".
+    path: the name of the dataset, as "coco_captions" or "coco_captions/2014:1.1.0"; without a version the newest one.
     split: "train", "validation" or "test", as the dataset calls them. image_key, caption_key: features; a nested one is
     written with "/", as COCO's "captions/text".
 
-    Raises UserError for a dataset that is not prepared, an unknown split, and a feature that does not exist.
+    Raises UserError for a dataset or version that is not prepared, an unknown split, and a feature that does not exist.
     """
 
     path: str
@@ -40,8 +41,9 @@ class TfdsCaptions:
         import tensorflow_datasets as tfds
 
         root = Path(self.data_dir or tfds.core.constants.DATA_DIR).expanduser()
-        name = self.path.partition(":")[0]
-        if not list((root / name).rglob("dataset_info.json")):
+        name, _, version = self.path.partition(":")
+        folders = [path.parent for path in (root / name).rglob("dataset_info.json")]
+        if not folders:
             there = [p.name for p in root.iterdir() if p.is_dir()] if root.is_dir() else []
             near = difflib.get_close_matches(name, there, n=1)
             hint = f"; did you mean {near[0]!r}?" if near else ""
@@ -49,7 +51,12 @@ class TfdsCaptions:
                 f"dataset {self.path!r} is not prepared in {root}{hint}; prepare it once by "
                 f"tfds.builder({self.path!r}, data_dir=..., file_format='array_record').download_and_prepare()"
             )
-        folder = max(path.parent for path in (root / name).rglob("dataset_info.json"))
+        configs = sorted({str(folder.parent.relative_to(root)) for folder in folders})
+        if len(configs) > 1:
+            raise UserError(f"dataset {self.path!r} is prepared as {', '.join(configs)}; say which")
+        versions = {folder.name: folder for folder in folders}
+        newest = max(versions, key=lambda name: tuple(int(part) for part in re.findall(r"\d+", name)))
+        folder = versions[one_of(f"version of {name!r}", version or newest, versions)]
         builder = tfds.builder_from_directory(folder)
         split = one_of(f"split of {self.path!r}", self.split or "train", builder.info.splits)
         try:

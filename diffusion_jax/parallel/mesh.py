@@ -72,7 +72,7 @@ def check_batch(batch_size: int, mesh: Mesh) -> None:
 def put_batch(batch: Batch, mesh: Mesh) -> dict[str, Any]:
     """Host arrays [rows, ...] by name (nested dicts too) -> global arrays split over the mesh along the rows.
 
-    With several processes each gives its own rows, and the global batch is their concatenation. The arrays may be
+    On a mesh over several processes each gives its own rows, and the global batch is their concatenation. The arrays may be
     used in place: do not write to them afterwards. Raises `UserError` for a leaf that is no array of numbers (text, an
     object, None, a scalar), and for arrays that differ in their rows: nothing is left out silently.
     """
@@ -92,7 +92,7 @@ def put_batch(batch: Batch, mesh: Mesh) -> dict[str, Any]:
         raise UserError(
             "arrays of one batch differ in their first axis: " + ", ".join(f"{k} {v}" for k, v in rows.items())
         )
-    if jax.process_count() == 1:
+    if sharding.is_fully_addressable:
         for size in set(rows.values()):
             check_batch(size, mesh)
         placed = [jax.device_put(leaf, sharding) for _, leaf in leaves]

@@ -18,7 +18,7 @@ from jax.tree_util import DictKey, FlattenedIndexKey, GetAttrKey, SequenceKey
 
 from diffusion_jax.typing import PyTree, UserError, one_of
 
-__all__ = ["Rules", "parameter_path", "path_of", "shardings"]
+__all__ = ["Rules", "parameter_path", "path_of", "shardings", "split_over_fsdp"]
 
 Rules = tuple[tuple[str, PartitionSpec], ...]
 
@@ -73,6 +73,22 @@ def shardings(tree: PyTree, rules: Rules, mesh: Mesh) -> PyTree:
         return NamedSharding(mesh, PartitionSpec())
 
     return jax.tree_util.tree_map_with_path(place, tree)
+
+
+def split_over_fsdp(params: PyTree, mesh: Mesh, least: int = 2**12) -> Rules:
+    """A rule for each parameter of at least `least` elements: its longest axis that "fsdp" divides is split over it.
+
+    The optimizer's state and the average follow their parameter. None without a second axis of more than one device.
+    """
+    size = mesh.shape["fsdp"]
+    rules: list[tuple[str, PartitionSpec]] = []
+    for key_path, leaf in jax.tree_util.tree_leaves_with_path(params) if size > 1 else ():
+        fit = [axis for axis in range(leaf.ndim) if leaf.shape[axis] % size == 0]
+        if leaf.size >= least and fit:
+            longest = max(fit, key=lambda axis: leaf.shape[axis])
+            spec = PartitionSpec(*["fsdp" if axis == longest else None for axis in range(longest + 1)])
+            rules.append((f"^{re.escape(parameter_path(key_path))}$", spec))
+    return tuple(rules)
 
 
 def _axes(entry: Any) -> tuple[str, ...]:

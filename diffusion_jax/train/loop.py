@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import signal
 from collections import deque
 from collections.abc import Callable, Mapping
 from typing import Any, Protocol, runtime_checkable
@@ -20,6 +21,7 @@ import jax.numpy as jnp
 import optax
 from jax.sharding import Mesh
 
+from diffusion_jax.parallel.hosts import everywhere, preempted, whole_here
 from diffusion_jax.parallel.mesh import batch_sharding, check_batch, replicated
 from diffusion_jax.parallel.rules import Rules
 from diffusion_jax.train.ema import Ema
@@ -141,14 +143,17 @@ def fit(
 
     `state` is given away: its arrays (all but `frozen`) are not to be used afterwards. `batches(step)` gives the host
     batch of a step counted from 0, `batch_size` rows over all processes. `key` is folded with the step.
-    `evaluate(state, done)` gives numbers to log; it is called each `eval_every` steps and at the end, and must not keep
-    the state. Checkpoints are written each `checkpoint_every` steps and at the end, with `meta` beside them. Log lines
-    are means over the steps since the last.
+    `evaluate(state, done)` gives numbers to log; it is called each `eval_every` steps and at the end with the state
+    without the optimizer's, and must not keep it; of several processes each calls it, with arrays of its own.
+    Checkpoints are written each `checkpoint_every` steps and at the end, with `meta` beside them. Log lines are means
+    over the steps since the last.
 
     Ctrl-C or SIGTERM: the step under way ends, the state is saved, KeyboardInterrupt is raised; a second one stops at
-    once. Raises `UserError` for a batch size that the mesh does not divide, for a loss, gradient or parameter that is
-    not finite (naming the step, counted from 0 as in `batches`, and the last good checkpoint), and what the
-    checkpointer raises.
+    once. Of several processes SIGTERM to one stops all, at a step that they agree on.
+
+    Raises `UserError` for a batch size that the mesh does not divide, for a loss, gradient or parameter that is not
+    finite (naming the step, counted from 0 as in `batches`, and the last good checkpoint), and what the checkpointer
+    raises.
     """
     check_batch(batch_size, mesh)
     for what, every in (("log_every", log_every), ("eval_every", eval_every), ("checkpoint_every", checkpoint_every)):
@@ -172,7 +177,7 @@ def fit(
         if log is not None:
             log.start(start, state.params)
         run = _compile(loss_fn, tx, ema, layout, mesh)
-        key = jax.device_put(key, replicated(mesh))
+        key = everywhere(key, mesh)
         frozen = state.frozen
         live = dataclasses.replace(state, frozen=None)
         del state
@@ -214,6 +219,8 @@ def fit(
                 saves = last or (checkpoint_every is not None and done % checkpoint_every == 0)
                 if bar.due() and not last:
                     bar.show(done, pending.latest_loss())
+                if preempted(done):
+                    stop.signal = signal.SIGTERM
                 if not (logs or evaluates or saves or stop):
                     continue
                 loss = settle()
@@ -222,7 +229,8 @@ def fit(
                     speed = bar.images_per_second
                     log.write_means(done, **({} if speed is None else {"images_per_second": speed}))
                 if evaluates and evaluate is not None:
-                    numbers = evaluate(dataclasses.replace(live, frozen=frozen), done)
+                    seen = whole_here(dataclasses.replace(live, frozen=frozen, opt_state=None), mesh)
+                    numbers = evaluate(seen, done)
                     if log is not None:
                         log.write(done, numbers)
                 stopping = bool(stop)  # once: a signal that comes later waits for the next step

@@ -14,6 +14,7 @@ import jax.numpy as jnp
 import optax
 from jax.sharding import Mesh
 
+from diffusion_jax.parallel.hosts import everywhere
 from diffusion_jax.parallel.mesh import replicated
 from diffusion_jax.parallel.rules import Rules, path_of, shardings
 from diffusion_jax.train.ema import Ema
@@ -67,7 +68,7 @@ def init_state(
     where = None if mesh is None else shardings(jax.eval_shape(make, params, aux), rules, mesh)
     state = jax.jit(make, out_shardings=where)(params, aux)
     if mesh is not None:
-        frozen = jax.device_put(frozen, replicated(mesh))
+        frozen = everywhere(frozen, mesh)
     return dataclasses.replace(state, frozen=frozen)
 
 

@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import Any
 
 from diffusion_jax.cli import main
+from diffusion_jax.data.bpe_learning import learn_vocabulary
+from diffusion_jax.data.caption_folder import CaptionFolder
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "data"))
+from captioned import write
 
 ROOT = Path(__file__).parent.parent.parent
 CLIP = str(ROOT / "configs" / "digits_clip.py")
+FOLDER = str(ROOT / "configs" / "clip_folder.py")
 DIFFUSION = str(ROOT / "configs" / "digits_diffusion.py")
 
 SMALL = {
@@ -25,6 +32,18 @@ SMALL_CLIP = SMALL | {
     "model.vision.layers": 1,
     "model.text.width": 16,
     "model.text.layers": 1,
+}
+SMALL_FOLDER = SMALL | {
+    "eval_every": 3,
+    "model.embed": 16,
+    "model.vision.image_size": 16,
+    "model.vision.patch": 4,
+    "model.vision.width": 32,
+    "model.vision.layers": 1,
+    "model.text.width": 32,
+    "model.text.layers": 1,
+    "model.text.context_length": 12,
+    "data.validation": 0.2,
 }
 SMALL_DIFFUSION = SMALL | {"model.width": 16, "model.layers": 1, "sampler.num_steps": 4}
 
@@ -44,6 +63,20 @@ def diffusion_arguments(folder: Path, **options: object) -> list[str]:
     """`train` of the small diffusion run in folder / "diffusion", on folder / "clip"."""
     chosen = SMALL_DIFFUSION | {"workdir": folder / "diffusion", "text_encoder": folder / "clip"} | options
     return ["train", "--no-progress", "--config", DIFFUSION, *flags(chosen)]
+
+
+def folder_arguments(folder: Path, workdir: Path, **options: object) -> list[str]:
+    """`train` of a small CLIP on what `make_pictures` put in `folder`."""
+    own = {"data.path": folder / "pictures", "tokenizer.path": folder / "vocabulary", "workdir": workdir}
+    return ["train", "--no-progress", "--config", FOLDER, *flags(SMALL_FOLDER | own | options)]
+
+
+def make_pictures(folder: Path) -> Path:
+    """48 captioned squares of four colours in folder / "pictures", and a vocabulary of their captions."""
+    write(folder / "pictures", 48)
+    texts = [text for texts in CaptionFolder(folder / "pictures").texts for text in texts]
+    learn_vocabulary(texts, 30, folder / "vocabulary")
+    return folder
 
 
 def make(folder: Path) -> Path:

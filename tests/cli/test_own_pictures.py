@@ -12,48 +12,23 @@ from PIL import Image
 
 from diffusion_jax import load_run
 from diffusion_jax.cli import main
-from diffusion_jax.data.bpe_learning import learn_vocabulary
-from diffusion_jax.data.caption_folder import CaptionFolder
 from diffusion_jax.train.checkpoint import restore_params
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "data"))
 
-from captioned import COLOURS, write
-
-CONFIG = str(tiny.ROOT / "configs" / "clip_folder.py")
-SMALL = tiny.SMALL | {
-    "eval_every": 3,
-    "model.embed": 16,
-    "model.vision.image_size": 16,
-    "model.vision.patch": 4,
-    "model.vision.width": 32,
-    "model.vision.layers": 1,
-    "model.text.width": 32,
-    "model.text.layers": 1,
-    "model.text.context_length": 12,
-    "data.validation": 0.2,
-}
+from captioned import COLOURS
 
 
 @pytest.fixture(scope="module")
 def pictures(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("own")
-    write(folder / "pictures", 48)
-    texts = [text for texts in CaptionFolder(folder / "pictures").texts for text in texts]
-    learn_vocabulary(texts, 30, folder / "vocabulary")
-    return folder
-
-
-def arguments(folder, workdir, **options):
-    own = {"data.path": folder / "pictures", "tokenizer.path": folder / "vocabulary", "workdir": workdir}
-    return ["train", "--no-progress", "--config", CONFIG, *tiny.flags(SMALL | own | options)]
+    return tiny.make_pictures(tmp_path_factory.mktemp("own"))
 
 
 @pytest.fixture(scope="module")
 def trained(pictures):
     run = pictures / "run"
     options = {"loss.chunk": 4, "loss.micro_batches": 2, "optimizer.learning_rate": 3e-3, "steps": 40, "eval_every": 20}
-    assert main(arguments(pictures, run, **options)) == 0
+    assert main(tiny.folder_arguments(pictures, run, **options)) == 0
     return run
 
 
@@ -111,7 +86,7 @@ def test_every_measure_of_ones_own_pictures(trained, pictures, tmp_path, capsys)
 def test_published_weights_are_tuned_with_one_tower_locked(trained, pictures, tmp_path, capsys):
     assert main(["convert", str(trained), "--out", str(tmp_path / "hf")]) == 0
     options = {"weights.path": tmp_path / "hf", "locked": "('^visual/',)", "optimizer.learning_rate": 1e-3}
-    assert main(arguments(pictures, tmp_path / "tuned", **options)) == 0
+    assert main(tiny.folder_arguments(pictures, tmp_path / "tuned", **options)) == 0
     before, after = (
         restore_params(trained / "checkpoints", "ema"),
         restore_params(tmp_path / "tuned/checkpoints", "params"),
@@ -121,22 +96,19 @@ def test_published_weights_are_tuned_with_one_tower_locked(trained, pictures, tm
     assert np.abs(before["text"]["token_embedding"] - after["text"]["token_embedding"]).max() > 1e-4
     capsys.readouterr()
     wrong = {"weights.path": tmp_path / "hf", "model.text.width": 16}
-    tiny.fails(capsys, arguments(pictures, tmp_path / "other", **wrong), "are of another model than the config's")
+    tiny.fails(
+        capsys, tiny.folder_arguments(pictures, tmp_path / "other", **wrong), "are of another model than the config's"
+    )
     assert not (tmp_path / "other").exists()
 
 
 def test_zero_shot_in_the_loop(pictures, tmp_path):
-    config = tmp_path / "with_classes.py"
     classes = tmp_path / "classes"
     for i, colour in enumerate(("white", "red")):
         (classes / colour).mkdir(parents=True)
         Image.new("RGB", (16, 16), COLOURS[colour]).save(classes / colour / f"{i}.png")
-    group = f'config.zero_shot = ConfigDict({{"path": {str(classes)!r}, "templates": "plain"}})'
-    text = Path(CONFIG).read_text().replace("    return config", f"    {group}\n    return config")
-    config.write_text(text)
-    command = arguments(pictures, tmp_path / "run")
-    command[command.index(CONFIG)] = str(config)
-    assert main(command) == 0
+    asked = {"zero_shot.path": classes, "zero_shot.templates": "plain"}
+    assert main(tiny.folder_arguments(pictures, tmp_path / "run", **asked)) == 0
     lines = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
     assert all(0 <= line["val_zero_shot_ema"] <= 1 for line in lines if "val_loss" in line)
 
@@ -156,9 +128,12 @@ def test_zero_shot_in_the_loop(pictures, tmp_path):
         ({"loss.micro_batches": 3}, "3"),
         ({"locked": "('^vision/',)"}, "locked '^vision/' is found in no parameter"),
         ({"model.preset": "ViT-B-31"}, "model.preset 'ViT-B-31' is not known; did you mean 'ViT-"),
+        ({"zero_shot.path": "nothing"}, "there is no folder 'nothing'"),
+        ({"zero_shot.templates": "phot"}, "'phot' is not known; did you mean 'photo'?"),
+        ({"data.caption_column": "captoin"}, "captoin"),
         ({"weights.path": "nothing"}, "'nothing' does not exist"),
     ],
 )
 def test_what_is_wrong_is_one_line_and_leaves_no_folder(pictures, tmp_path, capsys, changed, said):
-    tiny.fails(capsys, arguments(pictures, tmp_path / "run", **changed), said)
+    tiny.fails(capsys, tiny.folder_arguments(pictures, tmp_path / "run", **changed), said)
     assert not (tmp_path / "run").exists()

@@ -4,6 +4,7 @@ import io
 import json
 import pickle
 import re
+import shutil
 import tarfile
 
 import numpy as np
@@ -306,9 +307,13 @@ def test_a_prepared_dataset_is_read_without_tensorflow(tmp_path):
     items = [source[i] for i in range(4)]
     assert sorted(tuple(item["captions"]) for item in items) == [(f"one {i}", f"two {i}") for i in range(4)]
     assert items[0]["image"].shape == (20, 26, 3)
-    make = lambda **more: TfdsCaptions("tiny", data_dir=str(tmp_path / "data"), **more)  # noqa: E731
+    make = lambda path="tiny", **more: TfdsCaptions(path, data_dir=str(tmp_path / "data"), **more)  # noqa: E731
     refused("has no feature 'caption': at 'caption' there are", make)
     refused("split of 'tiny' 'tran' is not known; did you mean 'train'", lambda: make(split="tran"))
+    refused("version of 'tiny' '1.0.1' is not known; did you mean '1.0.0'", lambda: make(path="tiny:1.0.1"))
+    assert len(make(path="tiny:1.0.0", caption_key="captions/text")) == 4
+    shutil.copytree(tmp_path / "data" / "tiny" / "1.0.0", tmp_path / "data" / "tiny" / "other" / "1.0.0")
+    refused("dataset 'tiny' is prepared as tiny, tiny/other; say which", make)
     refused(
         "dataset 'tinny' is not prepared in .*; did you mean 'tiny'",
         lambda: TfdsCaptions("tinny", data_dir=str(tmp_path / "data")),

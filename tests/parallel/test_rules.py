@@ -5,7 +5,7 @@ import pytest
 from jax.sharding import PartitionSpec as P
 
 from diffusion_jax.parallel.mesh import make_mesh
-from diffusion_jax.parallel.rules import parameter_path, path_of, shardings
+from diffusion_jax.parallel.rules import parameter_path, path_of, shardings, split_over_fsdp
 from diffusion_jax.train.ema import Ema
 from diffusion_jax.train.state import init_state
 from diffusion_jax.typing import UserError
@@ -49,3 +49,19 @@ def test_spec_is_trimmed_to_the_leaf():
 def test_bad_rules(rule, says):
     with pytest.raises(UserError, match=says):
         shardings(PARAMS, (rule,), make_mesh())
+
+
+def test_fsdp_splits_large_parameters_along_the_longest_axis_it_divides():
+    params = {
+        "stack": {"kernel": jnp.ones((2, 64, 96)), "bias": jnp.ones((2, 96))},
+        "table": jnp.ones((4097, 10)),
+        "odd": jnp.ones((101, 103)),
+    }
+    rules = split_over_fsdp(params, make_mesh(4, 2))
+    assert dict(rules) == {"^stack/kernel$": P(None, None, "fsdp"), "^table$": P(None, "fsdp")}
+    assert split_over_fsdp(params, make_mesh(8, 1)) == ()
+    mesh = make_mesh(2, 4)
+    state = init_state(params, optax.adam(1e-3), Ema(), mesh=mesh, rules=split_over_fsdp(params, mesh))
+    for tree in (state.params, state.ema, state.opt_state[0].mu):
+        assert tree["stack"]["kernel"].addressable_shards[0].data.shape == (2, 64, 24)
+        assert tree["table"].sharding.is_fully_replicated  # 4 divides neither axis
