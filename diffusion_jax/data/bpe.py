@@ -37,15 +37,26 @@ from jaxtyping import Int
 
 from diffusion_jax.typing import UserError
 
-__all__ = ["BYTE_SYMBOLS", "PATTERN", "BpeTokenizer", "check_captions", "clean", "existing", "shown"]
+__all__ = [
+    "ALPHABET",
+    "BYTE_SYMBOLS",
+    "END",
+    "PATTERN",
+    "START",
+    "BpeTokenizer",
+    "check_captions",
+    "clean",
+    "existing",
+    "shown",
+]
 
 PATTERN = regex.compile(
     r"<start_of_text>|<end_of_text>|'s|'t|'re|'ve|'m|'ll|'d|\p{L}+|\p{N}|[^\s\p{L}\p{N}]+", regex.IGNORECASE
 )
 """What cuts a caption into words; IGNORECASE also lets the long s follow an apostrophe."""
 
-_START, _END = "<start_of_text>", "<end_of_text>"
-_SPECIAL = {_START: "<|startoftext|>", _END: "<|endoftext|>"}  # ours and open_clip's -> Hugging Face's
+START, END = "<start_of_text>", "<end_of_text>"
+_SPECIAL = {START: "<|startoftext|>", END: "<|endoftext|>"}  # ours and open_clip's -> Hugging Face's
 _ENTITY = re.compile("&[^ ]")
 _GZ, _VOCAB, _MERGES, _WHOLE = "bpe_simple_vocab_16e6.txt.gz", "vocab.json", "merges.txt", "tokenizer.json"
 _MOST_MERGES = 49152 - 256 - 2  # the file has more lines than OpenAI's vocabulary uses
@@ -60,7 +71,7 @@ _BYTES = [*_PRINTABLE, *(byte for byte in range(256) if byte not in _PRINTABLE)]
 BYTE_SYMBOLS = {byte: chr(byte if byte in _PRINTABLE else 256 + i - len(_PRINTABLE)) for i, byte in enumerate(_BYTES)}
 """byte -> its symbol, one that can be printed (GPT-2's choice), in the order of the ids."""
 _BYTE_OF = {symbol: byte for byte, symbol in BYTE_SYMBOLS.items()}
-_ALPHABET = (*BYTE_SYMBOLS.values(), *(symbol + "</w>" for symbol in BYTE_SYMBOLS.values()))
+ALPHABET = (*BYTE_SYMBOLS.values(), *(symbol + "</w>" for symbol in BYTE_SYMBOLS.values()))
 
 
 def clean(text: str) -> str:
@@ -113,7 +124,7 @@ class _Pieces(dict[str, tuple[int, ...]]):
     def __init__(self, symbols: Sequence[str], merges: Sequence[tuple[str, str]], start: int, end: int) -> None:
         super().__init__()
         ids = {symbol: i for i, symbol in enumerate(symbols)}
-        self._special = {_START: (start,), _END: (end,)}
+        self._special = {START: (start,), END: (end,)}
         self._inner = [ids[BYTE_SYMBOLS[byte]] for byte in range(256)]
         self._last = [ids[BYTE_SYMBOLS[byte] + "</w>"] for byte in range(256)]
         self._ranks = {(ids[a], ids[b]): rank for rank, (a, b) in enumerate(merges)}
@@ -224,7 +235,17 @@ class BpeTokenizer:
             symbols, pairs = _from_json(path, merges)
         else:
             symbols, pairs = _from_gzip(path)
-        return cls(symbols, pairs, symbols.index(_START), symbols.index(_END), context_length)
+        return cls(symbols, pairs, symbols.index(START), symbols.index(END), context_length)
+
+    def save(self, folder: str | Path) -> Path:
+        """Writes vocab.json and merges.txt, as Hugging Face names its symbols, into `folder`; gives the folder."""
+        folder = Path(folder)
+        folder.mkdir(parents=True, exist_ok=True)
+        ids = {_SPECIAL.get(symbol, symbol): number for number, symbol in enumerate(self.symbols)}
+        (folder / _VOCAB).write_text(json.dumps(ids), encoding="utf-8")
+        lines = ["#version: 0.2", *(" ".join(pair) for pair in self.merges), ""]
+        (folder / _MERGES).write_text("\n".join(lines), encoding="utf-8")
+        return folder
 
     @property
     def vocabulary_size(self) -> int:
@@ -285,7 +306,7 @@ class BpeTokenizer:
                     f"prompt {shown(text)}: of {len(ids)} tokens only the first {room} fit; {over} are left out"
                 )
             if self.end in ids[:room]:
-                lines.append(f"prompt {shown(text)}: {_END!r} in it is the end token: what follows it is not read")
+                lines.append(f"prompt {shown(text)}: {END!r} in it is the end token: what follows it is not read")
         return lines
 
 
@@ -317,7 +338,7 @@ def _from_gzip(path: Path) -> tuple[tuple[str, ...], Pairs]:
     except (OSError, EOFError, zlib.error, UnicodeDecodeError) as error:
         raise UserError(f"{str(path)!r} is no gzip file of merges such as {_GZ}, or is damaged: {error}") from None
     pairs = _pairs(lines[1 : 1 + _MOST_MERGES], path)
-    symbols = [*_ALPHABET]
+    symbols = [*ALPHABET]
     known = set(symbols)
     for a, b in pairs:
         if a not in known or b not in known or a + b in known:
@@ -325,7 +346,7 @@ def _from_gzip(path: Path) -> tuple[tuple[str, ...], Pairs]:
             raise UserError(f"the merge {a + ' ' + b!r} in {str(path)!r} {what}")
         known.add(a + b)
         symbols.append(a + b)
-    return (*symbols, _START, _END), pairs
+    return (*symbols, START, END), pairs
 
 
 def _from_json(path: Path, merges: str | Path | None) -> tuple[tuple[str, ...], Pairs]:
@@ -346,7 +367,7 @@ def _from_json(path: Path, merges: str | Path | None) -> tuple[tuple[str, ...], 
         place = existing(merges if merges is not None else path.parent / _MERGES)
         rows = place.read_text("utf-8", errors="replace").split("\n")[1 : 1 + _MOST_MERGES]
     pairs = _pairs(rows, place)
-    made = {*_ALPHABET, *_SPECIAL.values(), *(a + b for a, b in pairs)}
+    made = {*ALPHABET, *_SPECIAL.values(), *(a + b for a, b in pairs)}
     needed = made.union(*pairs)
     for symbol in sorted(needed - vocabulary.keys())[:1]:
         raise UserError(f"{str(path)!r} lacks {symbol!r}, so that it does not fit the merges in {str(place)!r}")

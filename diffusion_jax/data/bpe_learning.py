@@ -8,11 +8,10 @@ from __future__ import annotations
 
 import collections
 import itertools
-import json
 from collections.abc import Iterable
 from pathlib import Path
 
-from diffusion_jax.data.bpe import BYTE_SYMBOLS, PATTERN, clean
+from diffusion_jax.data.bpe import ALPHABET, BYTE_SYMBOLS, END, PATTERN, START, BpeTokenizer, clean
 from diffusion_jax.typing import UserError
 
 __all__ = ["learn_vocabulary"]
@@ -49,11 +48,5 @@ def learn_vocabulary(captions: Iterable[str], merges: int, folder: str | Path) -
                 if (symbols[place], symbols[place + 1]) == best:
                     symbols[place : place + 2] = ["".join(best)]
                 place += 1
-    alphabet = [*BYTE_SYMBOLS.values(), *(symbol + "</w>" for symbol in BYTE_SYMBOLS.values())]
-    symbols = [*alphabet, *dict.fromkeys("".join(pair) for pair in learned), "<|startoftext|>", "<|endoftext|>"]
-    folder = Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / "vocab.json").write_text(json.dumps({symbol: i for i, symbol in enumerate(symbols)}), encoding="utf-8")
-    lines = ["#version: 0.2", *(" ".join(pair) for pair in learned), ""]
-    (folder / "merges.txt").write_text("\n".join(lines), encoding="utf-8")
-    return folder
+    ordered = (*ALPHABET, *dict.fromkeys("".join(pair) for pair in learned), START, END)
+    return BpeTokenizer(ordered, tuple(learned), len(ordered) - 2, len(ordered) - 1).save(folder)

@@ -10,7 +10,7 @@ import pytest
 import smallruns as tiny
 from PIL import Image
 
-from diffusion_jax import load_run
+from diffusion_jax import load_pretrained, load_run
 from diffusion_jax.cli import main
 from diffusion_jax.train.checkpoint import restore_params
 
@@ -85,6 +85,11 @@ def test_every_measure_of_ones_own_pictures(trained, pictures, tmp_path, capsys)
 
 def test_published_weights_are_tuned_with_one_tower_locked(trained, pictures, tmp_path, capsys):
     assert main(["convert", str(trained), "--out", str(tmp_path / "hf")]) == 0
+    assert "its vocabulary beside it" in capsys.readouterr().err
+    assert main(["convert", str(tmp_path / "hf"), "--out", str(tmp_path / "oc"), "--format", "open_clip"]) == 0
+    own = load_run(trained).encode_text(["a red square"])
+    for folder in ("hf", "oc"):
+        np.testing.assert_allclose(load_pretrained(tmp_path / folder).encode_text(["a red square"]), own, atol=1e-6)
     options = {"weights.path": tmp_path / "hf", "locked": "('^visual/',)", "optimizer.learning_rate": 1e-3}
     assert main(tiny.folder_arguments(pictures, tmp_path / "tuned", **options)) == 0
     before, after = (
