@@ -30,7 +30,8 @@ def start(command, devices=2):
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         address = f"127.0.0.1:{probe.getsockname()[1]}"
-    env = os.environ | {"JAX_PLATFORMS": "cpu", "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}"}
+    flags = f"--xla_force_host_platform_device_count={devices} --xla_backend_optimization_level=0"
+    env = os.environ | {"JAX_PLATFORMS": "cpu", "XLA_FLAGS": flags}
     parts = [[sys.executable, "-m", "diffusion_jax.cli", *command, "--distributed", f"{address},2,{i}"] for i in (0, 1)]
     return [subprocess.Popen(part, cwd=tiny.ROOT, env=env, stderr=subprocess.PIPE, text=True) for part in parts]
 
