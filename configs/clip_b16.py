@@ -22,7 +22,15 @@ VARIANTS = {
     },
     "flip": {"model.vision.patch_dropout": 0.5},
     "accumulate": {"loss.micro_batches": 4},
-    "coco": {"data": {"name": "tfds", "path": "coco_captions", "caption_key": "captions/text", "on_error": "skip"}},
+    "coco": {
+        "data": {
+            "name": "tfds",
+            "path": "coco_captions",
+            "data_dir": None,
+            "caption_key": "captions/text",
+            "on_error": "skip",
+        }
+    },
 }
 
 

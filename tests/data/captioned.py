@@ -1,6 +1,9 @@
 """Small folders of pictures with captions: coloured squares that say their colour."""
 
 import csv
+import io
+import json
+import tarfile
 
 import numpy as np
 from PIL import Image
@@ -25,3 +28,23 @@ def write(folder, count=24, size=(20, 26), seed=0):
 def table(folder, rows, name="captions.csv", header=("image", "caption")):
     with (folder / name).open("w", newline="", encoding="utf-8") as file:
         csv.writer(file).writerows([header, *rows])
+
+
+def shards(folder, count=12, each=5, **change):
+    """The pattern of `count` pictures in tars of `each`, captions in turn as text and as JSON."""
+    write(folder / "pictures", count)
+    names = sorted((folder / "pictures").glob("*.png"))
+    for number in range(0, count, each):
+        with tarfile.open(folder / f"{number // each:02d}.tar", "w") as archive:
+            for i, path in enumerate(names[number : number + each]):
+                archive.add(path, f"{path.stem}.png")
+                text = (
+                    f"picture {path.stem}"
+                    if i % 2
+                    else json.dumps({"caption": [f"picture {path.stem}", "again"], "w": 1})
+                )
+                data = change.get(path.stem, text).encode()
+                member = tarfile.TarInfo(f"{path.stem}.{'txt' if i % 2 else 'json'}")
+                member.size = len(data)
+                archive.addfile(member, io.BytesIO(data))
+    return str(folder / "{00..%02d}.tar") % ((count - 1) // each)

@@ -1,6 +1,5 @@
 """Folders of captioned pictures, what is wrong with them in one line, and batches that do not depend on processes."""
 
-import io
 import json
 import pickle
 import re
@@ -9,7 +8,7 @@ import tarfile
 
 import numpy as np
 import pytest
-from captioned import table, write
+from captioned import shards, table, write
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -221,26 +220,6 @@ def test_a_vocabulary_of_ones_own(tmp_path):
     assert tokenizer.decode(row["tokens"][0]) == "lowest"
     refused("merges 0 is not at least 1", lambda: learn_vocabulary(captions, 0, tmp_path))
     refused("hold no word", lambda: learn_vocabulary(["", " "], 5, tmp_path))
-
-
-def shards(folder, count=12, each=5, **change):
-    """`count` pictures in tars of `each`, captions in turn as text and as JSON."""
-    write(folder / "pictures", count)
-    names = sorted((folder / "pictures").glob("*.png"))
-    for number in range(0, count, each):
-        with tarfile.open(folder / f"{number // each:02d}.tar", "w") as archive:
-            for i, path in enumerate(names[number : number + each]):
-                archive.add(path, f"{path.stem}.png")
-                text = (
-                    f"picture {path.stem}"
-                    if i % 2
-                    else json.dumps({"caption": [f"picture {path.stem}", "again"], "w": 1})
-                )
-                data = change.get(path.stem, text).encode()
-                member = tarfile.TarInfo(f"{path.stem}.{'txt' if i % 2 else 'json'}")
-                member.size = len(data)
-                archive.addfile(member, io.BytesIO(data))
-    return str(folder / "{00..02}.tar")
 
 
 def test_shards_are_read_in_any_order_and_indexed_once(tmp_path, monkeypatch):
