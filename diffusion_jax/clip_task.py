@@ -11,6 +11,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 from diffusion_jax import build, convert
@@ -33,7 +34,7 @@ from diffusion_jax.train.state import TrainState
 from diffusion_jax.train.step import make_eval_step
 from diffusion_jax.typing import LossFn, Params, UserError
 
-__all__ = ["clip_task"]
+__all__ = ["clip_task", "recipe_loss"]
 
 _log = logging.getLogger(__name__)
 CLAMP = {"logit_scale$": LOGIT_SCALE_RANGE}
@@ -70,7 +71,7 @@ def _digits(config: ConfigDict, folder: Path, key: jax.Array) -> Task:
 
     probe = ClipRun(folder, config, network, {}, tokenizer)
     stream = batches(data.train, config.batch_size, config.seed, transform, **process_slice())
-    return Task(network, _loss(config, network), stream, evaluate, clamp=CLAMP, initial=_initial(config, network))
+    return Task(network, recipe_loss(config, network), stream, evaluate, clamp=CLAMP, initial=_initial(config, network))
 
 
 def _zero_shot(run: ClipRun, columns: Mapping[str, np.ndarray]) -> float:
@@ -107,7 +108,7 @@ def _pairs(config: ConfigDict, folder: Path, key: jax.Array) -> Task:
     probe = ClipRun(folder, config, network, {}, tokenizer, prepare)
     evaluate = _evaluation(config, probe, held_out, options["eval_pairs"], loss["name"])
     return Task(
-        network, _loss(config, network, prepare), stream, evaluate, clamp=CLAMP, initial=_initial(config, network)
+        network, recipe_loss(config, network, prepare), stream, evaluate, clamp=CLAMP, initial=_initial(config, network)
     )
 
 
@@ -153,8 +154,10 @@ def _loss_options(config: ConfigDict) -> dict[str, Any]:
     return build.contrastive_loss(config.get("loss"), logit_bias=build.clip_sizes(config.model)["logit_bias"])
 
 
-def _loss(config: ConfigDict, network: Network, prepare: Preprocess | None = None) -> LossFn:
-    """The contrastive loss of a config; uint8 pictures are normalised on the device."""
+def recipe_loss(
+    config: ConfigDict, network: Network, prepare: Preprocess | None = None, *, mesh: Mesh | None = None
+) -> LossFn:
+    """The contrastive loss of a config, on its own mesh unless one is given; uint8 pictures are normalised on the device."""
     options = _loss_options(config)
     spread = options["chunk"] > 0
 
@@ -168,7 +171,7 @@ def _loss(config: ConfigDict, network: Network, prepare: Preprocess | None = Non
         loss=options["name"],
         encoders=(normalised(network.method("encode_image")), network.method("encode_text")),
         micro_batches=options["micro_batches"],
-        mesh=make_mesh(**config.mesh) if spread or options["micro_batches"] > 1 else None,
+        mesh=(mesh or make_mesh(**config.mesh)) if spread or options["micro_batches"] > 1 else None,
         chunk=options["chunk"] or None,
     )
 
