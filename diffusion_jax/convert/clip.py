@@ -23,9 +23,8 @@ from diffusion_jax.convert.clip_config import (
     from_open_clip,
     from_openai,
     preprocess_of,
-    to_hf,
-    to_open_clip,
 )
+from diffusion_jax.convert.clip_config_out import to_hf, to_open_clip
 from diffusion_jax.convert.clip_keys import entries, ignored, untexted
 from diffusion_jax.convert.entries import read, write
 from diffusion_jax.convert.files import cast, find, read_json, read_tensors, write_json, write_tensors

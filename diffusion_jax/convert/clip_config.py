@@ -1,4 +1,4 @@
-"""What a checkpoint's own config says of the model, as keyword arguments of `nets.CLIP`, and back.
+"""What a checkpoint's own config says of the model, as keyword arguments of `nets.CLIP`.
 
 Weights alone do not tell the activation, the number of heads or the eps of the norms. They come from `config.json`
 (Hugging Face), from `open_clip_config.json`, from the user, or, for OpenAI's archives, from what all of OpenAI's models
@@ -15,7 +15,7 @@ import numpy as np
 
 from diffusion_jax.typing import UserError, one_of
 
-__all__ = ["OPENAI", "SIGLIP", "from_hf", "from_open_clip", "from_openai", "preprocess_of", "to_hf", "to_open_clip"]
+__all__ = ["HF_ACTIVATIONS", "OPENAI", "SIGLIP", "from_hf", "from_open_clip", "from_openai", "preprocess_of"]
 
 Config = dict[str, Any]
 OPENAI = {
@@ -25,7 +25,7 @@ OPENAI = {
 SIGLIP = {"mean": [0.5] * 3, "std": [0.5] * 3, "resize": "squash", "interpolation": "bicubic"}
 """How images are prepared: channel means and deviations of values in [0, 1], and the way to the model's size."""
 
-_HF_ACTIVATIONS = {
+HF_ACTIVATIONS = {
     "quick_gelu": "quick_gelu", "gelu": "gelu", "gelu_pytorch_tanh": "gelu_tanh", "gelu_new": "gelu_tanh",
 }  # fmt: skip
 _CLIP_TOWER = {"hidden_act": "quick_gelu", "layer_norm_eps": 1e-5, "num_hidden_layers": 12, "projection_dim": 512}
@@ -80,7 +80,7 @@ def from_hf(found: Mapping[str, Any], where: str) -> Config:
 
 def _hf_tower(family: str, tower: str, sizes: Mapping[str, Any], where: str) -> Config:
     width = sizes["hidden_size"]
-    activation = _HF_ACTIVATIONS[one_of(f"{where}: hidden_act", sizes["hidden_act"], _HF_ACTIVATIONS)]
+    activation = HF_ACTIVATIONS[one_of(f"{where}: hidden_act", sizes["hidden_act"], HF_ACTIVATIONS)]
     made: Config = {
         "width": width,
         "layers": sizes["num_hidden_layers"],
@@ -106,51 +106,6 @@ def _hf_tower(family: str, tower: str, sizes: Mapping[str, Any], where: str) -> 
 
 def _vision_sizes(size: int, patch: int, channels: int, pool: str) -> Config:
     return {"image_size": size, "patch": patch, "channels": channels, "pool": pool, "trim": size % patch > 0}
-
-
-def to_hf(config: Mapping[str, Any], preprocess: Mapping[str, Any]) -> tuple[Config, Config]:
-    """(config.json, preprocessor_config.json) of a model for Hugging Face's libraries."""
-    siglip = bool(config.get("logit_bias"))
-    names = {ours: theirs for theirs, ours in _HF_ACTIVATIONS.items() if theirs != "gelu_new"}
-    towers = {}
-    for tower in ("text", "vision"):
-        ours = config[tower]
-        sizes = {
-            "hidden_size": ours["width"],
-            "intermediate_size": round(ours["width"] * ours["mlp_ratio"]),
-            "num_hidden_layers": ours["layers"],
-            "num_attention_heads": ours["heads"],
-            "hidden_act": names[ours["activation"]],
-            "layer_norm_eps": ours["eps"],
-            "model_type": f"{'siglip' if siglip else 'clip'}_{tower}_model",
-        }
-        if tower == "text":
-            sizes |= {"vocab_size": ours["vocabulary_size"], "max_position_embeddings": ours["context_length"]}
-            if siglip:
-                sizes |= {"projection_size": config["embed"]}
-            else:
-                last = ours["vocabulary_size"] - 1
-                sizes |= {"eos_token_id": last if ours.get("end_token") is None else ours["end_token"]}
-                sizes |= {"bos_token_id": sizes["eos_token_id"] - 1, "pad_token_id": 0}
-        else:
-            sizes |= {"image_size": ours["image_size"], "patch_size": ours["patch"], "num_channels": ours["channels"]}
-        towers[f"{tower}_config"] = sizes if siglip else {**sizes, "projection_dim": config["embed"]}
-    made: Config = {
-        "architectures": ["SiglipModel" if siglip else "CLIPModel"],
-        "model_type": "siglip" if siglip else "clip",
-    }
-    made |= towers if siglip else {**towers, "projection_dim": config["embed"]}
-    size = config["vision"]["image_size"]
-    square = {"height": size, "width": size}
-    squash = preprocess["resize"] == "squash"
-    prepared = {
-        "image_processor_type": "SiglipImageProcessor" if siglip else "CLIPImageProcessor",
-        "do_resize": True, "do_rescale": True, "do_normalize": True, "do_convert_rgb": True, "rescale_factor": 1 / 255,
-        "resample": 3 if preprocess["interpolation"] == "bicubic" else 2,
-        "size": square if squash else {"shortest_edge": size},
-        "image_mean": list(preprocess["mean"]), "image_std": list(preprocess["std"]),
-    }  # fmt: skip
-    return made, prepared if squash else {**prepared, "do_center_crop": True, "crop_size": square}
 
 
 def preprocess_of(config: Mapping[str, Any], found: Mapping[str, Any] | None = None) -> Config:
@@ -233,25 +188,6 @@ def _siglip(name: str, text: Mapping[str, Any], embed: int, tensors: Mapping[str
             "context_length": text["context_length"], "pool": "last", "end_token": None, **shared,
         },
     }  # fmt: skip
-
-
-def to_open_clip(config: Mapping[str, Any], preprocess: Mapping[str, Any]) -> Config:
-    """open_clip's config of a CLIP model. UserError for SigLIP, whose tower open_clip takes from timm by name."""
-    vision, text = config["vision"], config["text"]
-    if config.get("logit_bias"):
-        raise UserError("open_clip has no config for a SigLIP of its own sizes; nearest: the Hugging Face format")
-    sizes: Config = {"image_size": vision["image_size"], "layers": vision["layers"], "width": vision["width"]}
-    if vision.get("tower") != "resnet":
-        sizes |= {"patch_size": vision["patch"], "mlp_ratio": vision["mlp_ratio"]}
-        sizes |= {"head_width": vision["width"] // vision["heads"]}
-    names = ("width", "layers", "heads", "context_length", "mlp_ratio")
-    words = {name: text[name] for name in names} | {"vocab_size": text["vocabulary_size"]}
-    model = {"embed_dim": config["embed"], "vision_cfg": sizes, "text_cfg": words}
-    if text["activation"] == "quick_gelu":
-        model["quick_gelu"] = True
-    prepared = {"mean": list(preprocess["mean"]), "std": list(preprocess["std"])}
-    prepared |= {"interpolation": preprocess["interpolation"], "resize_mode": preprocess["resize"]}
-    return {"model_cfg": model, "preprocess_cfg": prepared}
 
 
 def from_openai(tensors: Mapping[str, np.ndarray], where: str) -> Config:

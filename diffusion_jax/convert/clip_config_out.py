@@ -1,0 +1,75 @@
+"""A model's sizes as the config files of other libraries: the inverse of `clip_config`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from diffusion_jax.convert.clip_config import HF_ACTIVATIONS, Config
+from diffusion_jax.typing import UserError
+
+__all__ = ["to_hf", "to_open_clip"]
+
+
+def to_hf(config: Mapping[str, Any], preprocess: Mapping[str, Any]) -> tuple[Config, Config]:
+    """(config.json, preprocessor_config.json) of a model for Hugging Face's libraries."""
+    siglip = bool(config.get("logit_bias"))
+    names = {ours: theirs for theirs, ours in HF_ACTIVATIONS.items() if theirs != "gelu_new"}
+    towers = {}
+    for tower in ("text", "vision"):
+        ours = config[tower]
+        sizes = {
+            "hidden_size": ours["width"],
+            "intermediate_size": round(ours["width"] * ours["mlp_ratio"]),
+            "num_hidden_layers": ours["layers"],
+            "num_attention_heads": ours["heads"],
+            "hidden_act": names[ours["activation"]],
+            "layer_norm_eps": ours["eps"],
+            "model_type": f"{'siglip' if siglip else 'clip'}_{tower}_model",
+        }
+        if tower == "text":
+            sizes |= {"vocab_size": ours["vocabulary_size"], "max_position_embeddings": ours["context_length"]}
+            if siglip:
+                sizes |= {"projection_size": config["embed"]}
+            else:
+                last = ours["vocabulary_size"] - 1
+                sizes |= {"eos_token_id": last if ours.get("end_token") is None else ours["end_token"]}
+                sizes |= {"bos_token_id": sizes["eos_token_id"] - 1, "pad_token_id": 0}
+        else:
+            sizes |= {"image_size": ours["image_size"], "patch_size": ours["patch"], "num_channels": ours["channels"]}
+        towers[f"{tower}_config"] = sizes if siglip else {**sizes, "projection_dim": config["embed"]}
+    made: Config = {
+        "architectures": ["SiglipModel" if siglip else "CLIPModel"],
+        "model_type": "siglip" if siglip else "clip",
+    }
+    made |= towers if siglip else {**towers, "projection_dim": config["embed"]}
+    size = config["vision"]["image_size"]
+    square = {"height": size, "width": size}
+    squash = preprocess["resize"] == "squash"
+    prepared = {
+        "image_processor_type": "SiglipImageProcessor" if siglip else "CLIPImageProcessor",
+        "do_resize": True, "do_rescale": True, "do_normalize": True, "do_convert_rgb": True, "rescale_factor": 1 / 255,
+        "resample": 3 if preprocess["interpolation"] == "bicubic" else 2,
+        "size": square if squash else {"shortest_edge": size},
+        "image_mean": list(preprocess["mean"]), "image_std": list(preprocess["std"]),
+    }  # fmt: skip
+    return made, prepared if squash else {**prepared, "do_center_crop": True, "crop_size": square}
+
+
+def to_open_clip(config: Mapping[str, Any], preprocess: Mapping[str, Any]) -> Config:
+    """open_clip's config of a CLIP model. UserError for SigLIP, whose tower open_clip takes from timm by name."""
+    vision, text = config["vision"], config["text"]
+    if config.get("logit_bias"):
+        raise UserError("open_clip has no config for a SigLIP of its own sizes; nearest: the Hugging Face format")
+    sizes: Config = {"image_size": vision["image_size"], "layers": vision["layers"], "width": vision["width"]}
+    if vision.get("tower") != "resnet":
+        sizes |= {"patch_size": vision["patch"], "mlp_ratio": vision["mlp_ratio"]}
+        sizes |= {"head_width": vision["width"] // vision["heads"]}
+    names = ("width", "layers", "heads", "context_length", "mlp_ratio")
+    words = {name: text[name] for name in names} | {"vocab_size": text["vocabulary_size"]}
+    model = {"embed_dim": config["embed"], "vision_cfg": sizes, "text_cfg": words}
+    if text["activation"] == "quick_gelu":
+        model["quick_gelu"] = True
+    prepared = {"mean": list(preprocess["mean"]), "std": list(preprocess["std"])}
+    prepared |= {"interpolation": preprocess["interpolation"], "resize_mode": preprocess["resize"]}
+    return {"model_cfg": model, "preprocess_cfg": prepared}
