@@ -1,12 +1,11 @@
-"""CLIP and SigLIP weights in and out: OpenAI's, open_clip's and Hugging Face's files, without PyTorch.
+"""CLIP and SigLIP weights read: OpenAI's, open_clip's and Hugging Face's files, without PyTorch.
 
     config, params = load_clip("path/to/clip-vit-base-patch32")          # a folder with config.json
     config, params = load_clip("ViT-B-32.pt")                            # OpenAI's archive, where PyTorch is installed
     config, params = load_clip("model.safetensors", config=clip_model("ViT-B-32"))    # weights that say nothing else
-    save_clip("out", config, params, "hf")
 
 `config` holds the keyword arguments of `nets.CLIP` and, as "preprocess", how images are prepared. Half-precision weights are
-read as float32, which holds them exactly; written in the dtype they came in they are bit for bit the same.
+read as float32, which holds them exactly. `clip_save` writes.
 """
 
 from __future__ import annotations
@@ -24,16 +23,14 @@ from diffusion_jax.convert.clip_config import (
     from_openai,
     preprocess_of,
 )
-from diffusion_jax.convert.clip_config_out import to_hf, to_open_clip
 from diffusion_jax.convert.clip_keys import entries, ignored, untexted
-from diffusion_jax.convert.entries import read, write
-from diffusion_jax.convert.files import cast, find, read_json, read_tensors, write_json, write_tensors
+from diffusion_jax.convert.entries import read
+from diffusion_jax.convert.files import find, read_json, read_tensors
 from diffusion_jax.convert.positions import resize_image, resize_text
-from diffusion_jax.typing import Params, UserError, one_of
+from diffusion_jax.typing import Params, UserError
 
-__all__ = ["FORMATS", "load_clip", "save_clip"]
+__all__ = ["load_clip"]
 
-FORMATS = ("hf", "open_clip", "openai")
 WEIGHTS = (
     "model.safetensors",
     "model.safetensors.index.json",
@@ -95,42 +92,6 @@ def load_clip(
     if context_length is not None:
         made, params = resize_text(made, params, context_length)
     return made, params
-
-
-def save_clip(
-    path: str | Path, config: Mapping[str, Any], params: Params, format: str = "hf", *, dtype: str = "float32"
-) -> Path:
-    """Writes a model for other libraries and returns the file of its weights.
-
-    "hf": a folder with config.json, preprocessor_config.json and model.safetensors; "open_clip": a folder with
-    open_clip_config.json and open_clip_model.safetensors; "openai": a state dict, `.pt` (needs PyTorch) or `.safetensors`.
-    Raises UserError for what a format cannot hold and for parameters that do not fit `config`.
-    """
-    path = Path(path)
-    one_of("format", format, FORMATS)
-    model = {key: value for key, value in config.items() if key != "preprocess"}
-    prepared = config.get("preprocess") or preprocess_of(model)
-    if format == "openai" and (model.get("logit_bias") or model["text"].get("activation") != "quick_gelu"):
-        raise UserError("OpenAI's format is for QuickGELU models without a bias; nearest: 'open_clip' or 'hf'")
-    tensors = cast(write(entries(model, "hf" if format == "hf" else "open_clip"), params, f"format {format!r}"), dtype)
-    if format == "openai":
-        vision = model["vision"]
-        sizes = {"input_resolution": vision["image_size"], "context_length": model["text"]["context_length"]}
-        sizes |= {"vocab_size": model["text"]["vocabulary_size"]}
-        write_tensors(path, tensors | {name: np.array(value) for name, value in sizes.items()})
-        return path
-    if path.suffix in {".safetensors", ".pt", ".bin"}:
-        raise UserError(f"format {format!r} writes a folder, not {str(path)!r}; nearest: {str(path.with_suffix(''))!r}")
-    if format == "hf":
-        configs = dict(zip(("config.json", "preprocessor_config.json"), to_hf(model, prepared)))
-        file = path / "model.safetensors"
-    else:
-        configs = {"open_clip_config.json": to_open_clip(model, prepared)}
-        file = path / "open_clip_model.safetensors"
-    write_tensors(file, tensors)
-    for name, value in configs.items():
-        write_json(path / name, value)
-    return file
 
 
 def _beside(file: Path, name: str, what: str) -> Path:
