@@ -40,6 +40,7 @@ COMPOSERS = {
     "evaluation",
     "cli",
     "__init__",
+    "__main__",
 }
 
 

@@ -1,14 +1,17 @@
-"""What `pip install` makes: an editable install that is found from every folder, a wheel and an sdist that hold what they must."""
+"""What `pip install` makes: an editable install found from every folder, a wheel and an sdist that hold what they must."""
 
 import importlib.metadata
 import shutil
 import subprocess
 import sys
 import tarfile
+import tomllib
 import zipfile
 from pathlib import Path
 
 import pytest
+
+from diffusion_jax import __version__
 
 ROOT = Path(__file__).parent.parent
 FOUND = "import diffusion_jax; from diffusion_jax import __version__; print(diffusion_jax.__file__)"
@@ -79,3 +82,7 @@ def test_wheel_and_sdist_hold_the_package_whole_and_no_tests(clone, tmp_path):
         names = {name.partition("/")[2] for name in sdist.getnames()}
     assert package | {"pyproject.toml", "README.md", "LICENSE"} <= names
     assert not [name for name in names if name.startswith("tests")]
+
+
+def test_the_package_and_its_metadata_are_of_one_version():
+    assert tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["version"] == __version__

@@ -23,7 +23,21 @@ class _Help(argparse.RawDescriptionHelpFormatter, argparse.ArgumentDefaultsHelpF
     """Shows the defaults that there are, and examples line by line."""
 
     def _get_help_string(self, action: argparse.Action) -> str | None:
-        return action.help if action.default is None or action.default is False else super()._get_help_string(action)
+        return action.help if action.default in (None, False, []) else super()._get_help_string(action)
+
+
+class _Version(argparse.Action):
+    """Prints the versions that a report of a fault needs, as installed; nothing is imported for it."""
+
+    def __call__(self, parser: argparse.ArgumentParser, *_: Any) -> None:  # type: ignore[override]
+        import platform
+        from importlib.metadata import version
+
+        from diffusion_jax import __version__
+
+        others = ", ".join(f"{name} {version(name)}" for name in ("jax", "jaxlib", "flax"))
+        print(f"diffusion_jax {__version__}, {others}, Python {platform.python_version()}")
+        parser.exit()
 
 
 class _Parser(argparse.ArgumentParser):
@@ -60,6 +74,7 @@ def parser() -> argparse.ArgumentParser:
         epilog="example: diffusion-jax sample --run runs/digits --prompt 'a bold seven' --out seven.png\n"
         "         diffusion-jax COMMAND --help shows the examples of a command",
     )
+    top.add_argument("--version", action=_Version, nargs=0, help="the versions of this package, of JAX and of Flax")
     commands = top.add_subparsers(dest="command", metavar="COMMAND", required=True, parser_class=_Parser)
 
     train = commands.add_parser(
@@ -101,14 +116,20 @@ def parser() -> argparse.ArgumentParser:
         metavar="KEY=VALUE",
         action="append",
         default=[],
-        help="an option or limit of the guidance, such as eta=0.2, rescale=0.7, threshold=0.99 or interval=0.3,5; repeat it "
-        "for several",
+        help="an option of the guidance, such as eta=0.2 of apg, or a limit: rescale=0.7, threshold=0.99, clip=1 or "
+        "interval=0.3,5; repeat it for several",
     )
     sample.add_argument(
-        "--solver", metavar="NAME", help="ddim, dpm_solver_pp, unipc, heun, ... (default: the config's)"
+        "--solver",
+        metavar="NAME",
+        help="adaptive_ode, consistency, ddim, ddpm, deis, dpm_solver, dpm_solver_pp, edm_stochastic, euler, "
+        "euler_ancestral, euler_maruyama, exponential_euler, heun, ipndm, lms, pndm, predictor_corrector, restart, "
+        "sa_solver or unipc (default: the config's)",
     )
     sample.add_argument("--eta", type=float, help="DDIM's noise, from 0 (none) to 1 (as DDPM)")
-    sample.add_argument("--grid", metavar="NAME", help="uniform or logsnr (default: the config's)")
+    sample.add_argument(
+        "--grid", metavar="NAME", help="discrete, karras, logsnr, quadratic or uniform (default: the config's)"
+    )
     sample.add_argument("--num-steps", type=int, metavar="N", help="solver steps (default: the config's)")
     sample.add_argument("--num-images", type=int, metavar="N", default=8, help="how many images")
     sample.add_argument("--seed", type=int, default=0, help="image i is a function of the seed and of i")
@@ -125,7 +146,8 @@ def parser() -> argparse.ArgumentParser:
         "evaluate",
         help="measure a run",
         formatter_class=_Help,
-        description="Measure a run on held-out scans and write report/metrics.json.",
+        description="Measure a run on the held-out scans of the digits, into report/metrics.json; or a CLIP on pictures of\n"
+        "yours, into report/clip_metrics.json.",
         epilog="examples: diffusion-jax evaluate --run runs/digits --split validation --samples 500\n"
         "          diffusion-jax evaluate --run runs/digits --bits-per-dim\n"
         "          diffusion-jax evaluate --run clip-vit-base-patch32 --zero-shot imagenet/val --templates seven\n"
@@ -150,7 +172,7 @@ def parser() -> argparse.ArgumentParser:
     evaluate.add_argument(
         "--divergence",
         default="rademacher",
-        help="with --bits-per-dim: rademacher or gaussian (4 probes a scan), or exact (64 derivatives an evaluation)",
+        help="with --bits-per-dim: exact (64 derivatives an evaluation), gaussian or rademacher (4 probes a scan)",
     )
     evaluate.add_argument("--zero-shot", metavar="DIR", help="of a CLIP: classify the pictures DIR/CLASS/PICTURE")
     evaluate.add_argument("--classes", metavar="FILE", help='with --zero-shot: a JSON file {"folder": "name", ...}')
@@ -158,7 +180,8 @@ def parser() -> argparse.ArgumentParser:
         "--templates",
         metavar="NAME",
         default="photo",
-        help="with --zero-shot: photo, seven, ... or a file of templates",
+        help="with --zero-shot: actions, aircraft, cars, digits, flowers, food, pets, photo, plain, satellite, scenes, seven, "
+        "textures, or a file with a template a line, such as 'a photo of a {}.'",
     )
     evaluate.add_argument(
         "--retrieval", metavar="DIR", help="of a CLIP: recall between the pictures and captions of DIR"
