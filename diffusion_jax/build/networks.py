@@ -1,0 +1,98 @@
+"""The group `model`: networks by name, and how they compute."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from diffusion_jax.build.constructors import Spec, accepts
+from diffusion_jax.nets import CLIP, CLIP_MODELS, DiT, Network, TextTransformer, complete
+from diffusion_jax.nets.clip import TOWERS
+from diffusion_jax.typing import UserError, one_of
+
+__all__ = ["NETWORKS", "clip_network", "clip_sizes", "compute_dtype", "dit_network"]
+
+
+def compute_dtype(name: str) -> Any:
+    """The dtype of a network's computation: "auto" is bfloat16 on an accelerator and float32 on a CPU."""
+    one_of("dtype", name, ("auto", "float32", "bfloat16"))
+    if name == "auto":
+        return jnp.float32 if jax.default_backend() == "cpu" else jnp.bfloat16
+    return jnp.dtype(name)
+
+
+def clip_sizes(spec: Spec, **given: Any) -> dict[str, Any]:
+    """Every size of the dual encoder of a config's `model` group, as keyword arguments of `nets.CLIP`.
+
+    The group has `embed`, `vision` and `text`, or the name of a published model as `preset` and in `vision` and `text` what
+    differs from it. `given` are sizes that the data decide: image_size, channels, vocabulary_size; None leaves one
+    to the group.
+    """
+    _model_name(spec, "clip")
+    accepts("model 'clip'", _clip_options, [key for key in spec if key != "name"])
+    base: Mapping[str, Any] = {"vision": {}, "text": {}}
+    if spec.get("preset"):
+        base = CLIP_MODELS[one_of("model.preset", spec["preset"], CLIP_MODELS)]
+    elif "embed" not in spec or "vision" not in spec or "text" not in spec:
+        raise UserError("model 'clip' needs 'embed', 'vision' and 'text', or a 'preset' such as 'ViT-B-16'")
+    decided = {key: value for key, value in given.items() if value is not None}
+    made: dict[str, Any] = {"embed": spec.get("embed") or base["embed"]}
+    made["logit_bias"] = spec.get("logit_bias", base.get("logit_bias", False))
+    for key, names in (("vision", ("image_size", "channels")), ("text", ("vocabulary_size",))):
+        own = {name: decided[name] for name in names if name in decided}
+        options = {**base[key], **spec.get(key, {})}
+        make: Callable[..., Any] = TextTransformer
+        if key == "vision":
+            make = TOWERS[one_of("model.vision.tower", options.get("tower", "vit"), TOWERS)]
+        asked = [name for name in options if name != "tower" and (name not in own or name in spec.get(key, {}))]
+        accepts(f"model.{key}", make, asked, {*own, *_HOW, "embed"})
+        made[key] = {**options, **own}
+    return complete(made)
+
+
+_HOW = ("scan", "remat", "norm", "dtype")
+
+
+def clip_network(spec: Spec, **given: Any) -> Network:
+    """The dual encoder of a config's `model` group; `given` as in `clip_sizes`."""
+    model = clip_sizes(spec, **given)
+    how = {key: spec[key] for key in ("scan", "remat", "norm") if key in spec}
+    how["dtype"] = compute_dtype(spec["dtype"])
+    towers = {key: {**model[key], **how} for key in ("vision", "text")}
+    return Network(lambda rngs: CLIP(rngs, **{**model, **towers}))
+
+
+def _clip_options(
+    dtype: str,
+    embed: int | None = None,
+    vision: Any = None,
+    text: Any = None,
+    preset: str | None = None,
+    logit_bias: bool = False,
+    scan: bool = False,
+    remat: str | None = None,
+    norm: str = "saved",
+) -> None:
+    """The keys of a CLIP config's `model` group; those with a default may be absent."""
+
+
+def dit_network(spec: Spec, *, image_size: int, channels: int, pooled: int | None, context: int | None) -> Network:
+    """The diffusion transformer of a config's `model` group for this image size and condition."""
+    _model_name(spec, "dit")
+    given: dict[str, Any] = {"image_size": image_size, "channels": channels, "pooled": pooled, "context": context}
+    options = {key: value for key, value in spec.items() if key != "name"}
+    accepts("model 'dit'", DiT, options, given)
+    options["dtype"] = compute_dtype(spec["dtype"])
+    return Network(lambda rngs: DiT(rngs, **given, **options))
+
+
+NETWORKS = {"clip": clip_network, "dit": dit_network}
+
+
+def _model_name(spec: Spec, wanted: str) -> None:
+    name = one_of("model", spec["name"], NETWORKS)
+    if name != wanted:
+        raise UserError(f"this system trains a model of name {wanted!r}, not {name!r}")

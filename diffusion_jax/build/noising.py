@@ -1,0 +1,90 @@
+"""The groups `schedule` and `loss` of a diffusion config: schedules, times, weightings, predictions."""
+
+from __future__ import annotations
+
+import functools
+import inspect
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from ml_collections import ConfigDict
+
+from diffusion_jax import process
+from diffusion_jax.build.constructors import Spec, accepts, construct
+from diffusion_jax.process import weighting
+from diffusion_jax.process.importance import Importance
+from diffusion_jax.process.prediction import KINDS
+from diffusion_jax.typing import Schedule, UserError, one_of
+
+__all__ = ["PREDICTIONS", "SCHEDULES", "TIMES", "WEIGHTS", "loss", "schedule"]
+
+SCHEDULES: dict[str, Callable[..., Any]] = {
+    "vp_linear": process.VPLinear,
+    "sub_vp": process.SubVP,
+    "cosine": process.Cosine,
+    "ve": process.VE,
+    "edm": process.EDM,
+    "rectified_flow": process.RectifiedFlow,
+    "discrete": process.Discrete,
+}
+TIMES: dict[str, Callable[..., Any]] = {
+    "uniform": process.times.uniform,
+    "stratified": process.times.stratified,
+    "logit_normal": process.times.logit_normal,
+    "log_normal": process.times.log_normal,
+    "mode": process.times.mode,
+    "cosmap": process.times.cosmap,
+    "importance": Importance,
+}
+WEIGHTS: dict[str, Callable[..., weighting.Weighting]] = {
+    "simple": weighting.simple,
+    "eps_simple": weighting.eps_simple,
+    "flow_matching": weighting.flow_matching,
+    "vlb": weighting.vlb,
+    "vlb_discrete": weighting.vlb_discrete,
+    "likelihood": weighting.likelihood,
+    "edm": weighting.edm,
+    "min_snr": weighting.min_snr,
+    "p2": weighting.p2,
+    "sigmoid": weighting.sigmoid,
+}
+PREDICTIONS = (*KINDS, "edm")
+
+
+def schedule(spec: Spec) -> Schedule:
+    """The schedule of a config's `schedule` group."""
+    return construct("schedule", SCHEDULES, spec)
+
+
+def loss(spec: Spec) -> dict[str, Any]:
+    """The `space`, `weight` and `sample_t` of a config's `loss` group, for `systems.diffusion_loss`.
+
+    The optional groups `weight_options` and `times_options` hold the keyword arguments of the weighting and the times.
+    """
+    accepts("loss", _loss_options, spec)
+    weight, times = one_of("loss.weight", spec["weight"], WEIGHTS), one_of("loss.times", spec["times"], TIMES)
+    chosen = {}
+    for key in ("weight_options", "times_options"):
+        chosen[key] = spec.get(key, {})
+        if not isinstance(chosen[key], Mapping | ConfigDict):
+            raise UserError(f"config key 'loss.{key}' is {chosen[key]!r}; it is a group of keys")
+    sampler, options = TIMES[times], chosen["times_options"]
+    stateful = inspect.isclass(sampler)
+    accepts(f"loss.times {times!r}", sampler, options, () if stateful else ("key", "n", "schedule"))
+    return {
+        "space": one_of("loss.space", spec["space"], KINDS),
+        "weight": construct("loss.weight", WEIGHTS, {"name": weight, **chosen["weight_options"]}),
+        "sample_t": sampler(**options) if stateful else functools.partial(sampler, **options),
+    }
+
+
+def _loss_options(
+    space: str,
+    weight: str,
+    times: str,
+    drop: float,
+    weight_options: Any = None,
+    times_options: Any = None,
+    uncertainty: bool = False,
+) -> None:
+    """The keys of a diffusion config's `loss` group; those with a default may be absent."""

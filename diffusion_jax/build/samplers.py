@@ -1,0 +1,54 @@
+"""Solvers and grids by name, for the group `sampler` of a diffusion config and for the command line."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from diffusion_jax import sampling
+from diffusion_jax.build.constructors import construct
+from diffusion_jax.typing import Schedule, Solver, one_of
+
+__all__ = ["GRIDS", "SOLVERS", "grid", "solver"]
+
+SOLVERS: dict[str, Callable[..., Any]] = {
+    "ddpm": sampling.DDPM,
+    "ddim": sampling.DDIM,
+    "euler": sampling.Euler,
+    "heun": sampling.Heun,
+    "euler_ancestral": sampling.EulerAncestral,
+    "edm_stochastic": sampling.EDMStochastic,
+    "restart": sampling.Restart,
+    "euler_maruyama": sampling.EulerMaruyama,
+    "predictor_corrector": sampling.PredictorCorrector,
+    "exponential_euler": sampling.ExponentialEuler,
+    "dpm_solver": sampling.DPMSolver,
+    "dpm_solver_pp": sampling.DPMSolverPP,
+    "unipc": sampling.UniPC,
+    "deis": sampling.DEIS,
+    "ipndm": sampling.IPNDM,
+    "pndm": sampling.PNDM,
+    "lms": sampling.LMS,
+    "sa_solver": sampling.SASolver,
+    "consistency": sampling.ConsistencyMultistep,
+    "adaptive_ode": sampling.AdaptiveODE,
+}
+GRIDS: dict[str, Callable[..., np.ndarray]] = {
+    "uniform": sampling.uniform,
+    "logsnr": sampling.logsnr_uniform,
+    "karras": sampling.karras,
+    "quadratic": sampling.quadratic,
+    "discrete": sampling.discrete,
+}
+
+
+def solver(name: str, **options: Any) -> Solver:
+    """A solver by its name, e.g. solver("ddim", eta=0.5)."""
+    return construct("solver", SOLVERS, {"name": name, **options})
+
+
+def grid(name: str, num_steps: int, schedule: Schedule) -> np.ndarray:
+    """The times of `num_steps` steps from the schedule's noise to its data, descending, float64 [num_steps + 1]."""
+    return GRIDS[one_of("grid", name, GRIDS)](num_steps, schedule)
