@@ -46,14 +46,15 @@ def load_clip(
     path: str | Path,
     *,
     config: Mapping[str, Any] | None = None,
+    silent: Mapping[str, Any] | None = None,
     image_size: int | None = None,
     context_length: int | None = None,
 ) -> tuple[dict[str, Any], Params]:
     """(config, params) of the CLIP or SigLIP in a folder or file; params are float32 NumPy arrays.
 
     `config` (keyword arguments of `nets.CLIP`, every size told, as of `nets.clip_model`) takes the place of what lies
-    beside the weights, and must be given where nothing does. `image_size` and `context_length` interpolate the learned
-    positions. A folder of one tower of CLIP gives `params` with that tower alone.
+    beside the weights; `silent` is one for weights beside which nothing lies. `image_size` and `context_length` interpolate the
+    learned positions. A folder of one tower of CLIP gives `params` with that tower alone.
 
     Raises UserError: no or damaged weights, another architecture, and all missing, extra and misshapen names at once.
     """
@@ -70,7 +71,7 @@ def load_clip(
     if config is not None:
         found = {key: value for key, value in config.items() if key != "preprocess"}
         beside = config.get("preprocess")
-    elif hugging:
+    elif hugging and (silent is None or (file.parent / "config.json").is_file()):
         found = from_hf(read_json(_beside(file, "config.json", "the weights")), f"{file.parent}/config.json")
         prepared = file.parent / "preprocessor_config.json"
         beside = read_json(prepared) if prepared.is_file() else None
@@ -80,6 +81,8 @@ def load_clip(
         beside = told.get("preprocess_cfg")
     elif "input_resolution" in tensors:
         found = from_openai(tensors, where)
+    elif silent is not None:
+        found = _not_by_name(silent, file)
     else:
         raise UserError(
             f"{where}: weights alone do not tell the activation and the heads; put open_clip_config.json beside it, or "
@@ -98,6 +101,22 @@ def _beside(file: Path, name: str, what: str) -> Path:
     if not (file.parent / name).is_file():
         raise UserError(f"{name} is missing beside {what} {str(file)!r}: it tells the sizes of the model")
     return file.parent / name
+
+
+_NAMED = {"openai": "quick_gelu", "quickgelu": "quick_gelu", "laion2b": "gelu", "datacomp": "gelu"}
+"""What is in the names of published files, and the activation of those models."""
+
+
+def _not_by_name(config: Mapping[str, Any], file: Path) -> dict[str, Any]:
+    """`config`, unless the name of the weights tells another activation: then a UserError."""
+    told = config["text"]["activation"]
+    for part, activation in _NAMED.items():
+        if part in file.name.lower() and told in ("gelu", "quick_gelu") and told != activation:
+            raise UserError(
+                f"{str(file)!r} by its name holds weights of activation {activation!r}, and the model named is of {told!r}: "
+                f"name one {'with' if activation == 'quick_gelu' else 'without'} -quickgelu, or the file otherwise"
+            )
+    return dict(config)
 
 
 def _is_hf(tensors: Mapping[str, np.ndarray], where: str) -> bool:

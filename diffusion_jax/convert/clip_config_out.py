@@ -6,43 +6,31 @@ from collections.abc import Mapping
 from typing import Any
 
 from diffusion_jax.convert.clip_config import HF_ACTIVATIONS, Config
-from diffusion_jax.typing import UserError
+from diffusion_jax.typing import UserError, one_of
 
 __all__ = ["to_hf", "to_open_clip"]
 
 
-def to_hf(config: Mapping[str, Any], preprocess: Mapping[str, Any]) -> tuple[Config, Config]:
-    """(config.json, preprocessor_config.json) of a model for Hugging Face's libraries."""
+def to_hf(config: Mapping[str, Any], preprocess: Mapping[str, Any] | None) -> tuple[Config, Config | None]:
+    """(config.json, preprocessor_config.json) of a model for Hugging Face's libraries.
+
+    A model of one tower is CLIP's, and without `preprocess` where it is of text.
+    """
     siglip = bool(config.get("logit_bias"))
-    names = {ours: theirs for theirs, ours in HF_ACTIVATIONS.items() if theirs != "gelu_new"}
-    towers = {}
-    for tower in ("text", "vision"):
-        ours = config[tower]
-        sizes = {
-            "hidden_size": ours["width"],
-            "intermediate_size": round(ours["width"] * ours["mlp_ratio"]),
-            "num_hidden_layers": ours["layers"],
-            "num_attention_heads": ours["heads"],
-            "hidden_act": names[ours["activation"]],
-            "layer_norm_eps": ours["eps"],
-            "model_type": f"{'siglip' if siglip else 'clip'}_{tower}_model",
+    towers = {f"{name}_config": _hf_tower(config, name, siglip) for name in ("text", "vision") if name in config}
+    if len(towers) == 1:
+        ((name, sizes),) = towers.items()
+        kind = "Text" if name == "text_config" else "Vision"
+        projected = "WithProjection" if config["embed"] is not None else ""
+        made = {"architectures": [f"CLIP{kind}Model{projected}"], **sizes}
+    else:
+        made = {
+            "architectures": ["SiglipModel" if siglip else "CLIPModel"],
+            "model_type": "siglip" if siglip else "clip",
         }
-        if tower == "text":
-            sizes |= {"vocab_size": ours["vocabulary_size"], "max_position_embeddings": ours["context_length"]}
-            if siglip:
-                sizes |= {"projection_size": config["embed"]}
-            else:
-                last = ours["vocabulary_size"] - 1
-                sizes |= {"eos_token_id": last if ours.get("end_token") is None else ours["end_token"]}
-                sizes |= {"bos_token_id": sizes["eos_token_id"] - 1, "pad_token_id": 0}
-        else:
-            sizes |= {"image_size": ours["image_size"], "patch_size": ours["patch"], "num_channels": ours["channels"]}
-        towers[f"{tower}_config"] = sizes if siglip else {**sizes, "projection_dim": config["embed"]}
-    made: Config = {
-        "architectures": ["SiglipModel" if siglip else "CLIPModel"],
-        "model_type": "siglip" if siglip else "clip",
-    }
-    made |= towers if siglip else {**towers, "projection_dim": config["embed"]}
+        made |= towers if siglip else {**towers, "projection_dim": config["embed"]}
+    if preprocess is None:
+        return made, None
     size = config["vision"]["image_size"]
     square = {"height": size, "width": size}
     squash = preprocess["resize"] == "squash"
@@ -56,11 +44,35 @@ def to_hf(config: Mapping[str, Any], preprocess: Mapping[str, Any]) -> tuple[Con
     return made, prepared if squash else {**prepared, "do_center_crop": True, "crop_size": square}
 
 
+def _hf_tower(config: Mapping[str, Any], tower: str, siglip: bool) -> Config:
+    names = {ours: theirs for theirs, ours in HF_ACTIVATIONS.items() if theirs != "gelu_new"}
+    ours = config[tower]
+    sizes = {
+        "hidden_size": ours["width"],
+        "intermediate_size": round(ours["width"] * ours["mlp_ratio"]),
+        "num_hidden_layers": ours["layers"],
+        "num_attention_heads": ours["heads"],
+        "hidden_act": names[one_of("activation", ours["activation"], names)],
+        "layer_norm_eps": ours["eps"],
+        "model_type": f"{'siglip' if siglip else 'clip'}_{tower}_model",
+    }
+    if tower == "text":
+        sizes |= {"vocab_size": ours["vocabulary_size"], "max_position_embeddings": ours["context_length"]}
+        if siglip:
+            return sizes | {"projection_size": config["embed"]}
+        last = ours["vocabulary_size"] - 1
+        sizes |= {"eos_token_id": last if ours["end_token"] is None else ours["end_token"]}
+        sizes |= {"bos_token_id": sizes["eos_token_id"] - 1, "pad_token_id": 0}
+    else:
+        sizes |= {"image_size": ours["image_size"], "patch_size": ours["patch"], "num_channels": ours["channels"]}
+    return sizes if siglip or config["embed"] is None else {**sizes, "projection_dim": config["embed"]}
+
+
 def to_open_clip(config: Mapping[str, Any], preprocess: Mapping[str, Any]) -> Config:
     """open_clip's config of a CLIP model. UserError for SigLIP, whose tower open_clip takes from timm by name."""
     vision, text = config["vision"], config["text"]
     if config.get("logit_bias"):
-        raise UserError("open_clip has no config for a SigLIP of its own sizes; nearest: the Hugging Face format")
+        raise UserError("open_clip has no config for a SigLIP of its own sizes")
     sizes: Config = {"image_size": vision["image_size"], "layers": vision["layers"], "width": vision["width"]}
     if vision.get("tower") != "resnet":
         sizes |= {"patch_size": vision["patch"], "mlp_ratio": vision["mlp_ratio"]}

@@ -38,15 +38,16 @@ def entries(config: Mapping[str, Any], layout: str) -> list[Entry]:
     vision, text = config.get("vision"), config.get("text")
     embed: Any = config.get("embed")
     siglip = bool(config.get("logit_bias"))
+    mapped = vision is not None and vision.get("pool") == "map"
     found: list[Entry] = []
     if vision is not None and vision.get("tower") == "resnet":
         if layout == "hf":
-            raise UserError("a ResNet tower has no layout in Hugging Face folders; nearest: 'open_clip'")
+            raise UserError("a ResNet tower has no layout in Hugging Face folders")
         found += _resnet(vision, embed)
     elif vision is not None:
-        found += (_hf_vision if layout == "hf" else _timm_vision if siglip else _vision)(vision, embed)
+        found += (_hf_vision if layout == "hf" else _timm_vision if mapped else _vision)(vision, embed)
     if text is not None:
-        found += _hf_text(text, embed) if layout == "hf" else _text(text, embed, prefix="text." if siglip else "")
+        found += _hf_text(text, embed) if layout == "hf" else _text(text, embed, prefix="text." if mapped else "")
     if vision is not None and text is not None:
         shape = (1,) if layout == "hf" and siglip else ()
         found.append(plain("logit_scale", "logit_scale", shape, reshaped=()))

@@ -17,7 +17,7 @@ import numpy as np
 
 from diffusion_jax.typing import Params, UserError
 
-__all__ = ["Entry", "Rule", "conv", "fused", "linear", "patches", "plain", "read", "same", "split", "write"]
+__all__ = ["Entry", "Rule", "conv", "flatten", "fused", "linear", "patches", "plain", "read", "same", "split", "write"]
 
 Arrays = list[np.ndarray]
 
@@ -177,7 +177,7 @@ def _folded(names: Sequence[str]) -> list[str]:
 
 def write(entries: Sequence[Entry], params: Params, where: str) -> dict[str, np.ndarray]:
     """A checkpoint's tensors from our parameters. UserError with every path that is missing or left over."""
-    flat = dict(_flatten(params))
+    flat = dict(flatten(params))
     wanted = {path for entry in entries for path in entry.ours}
     missing, extra = sorted(wanted - flat.keys()), sorted(flat.keys() - wanted)
     if missing or extra:
@@ -201,8 +201,9 @@ def write(entries: Sequence[Entry], params: Params, where: str) -> dict[str, np.
     return tensors
 
 
-def _flatten(tree: Params, prefix: str = "") -> list[tuple[str, Any]]:
+def flatten(tree: Params, prefix: str = "") -> list[tuple[str, Any]]:
+    """(path joined by "/", leaf) of a tree of parameters."""
     found = []
     for name, value in tree.items():
-        found += _flatten(value, f"{prefix}{name}/") if isinstance(value, dict) else [(f"{prefix}{name}", value)]
+        found += flatten(value, f"{prefix}{name}/") if isinstance(value, dict) else [(f"{prefix}{name}", value)]
     return found

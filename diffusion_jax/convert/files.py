@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import difflib
 import json
 import os
+import shutil
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +17,7 @@ import numpy as np
 
 from diffusion_jax.typing import UserError, one_of
 
-__all__ = ["DTYPES", "cast", "find", "read_json", "read_tensors", "write_json", "write_tensors"]
+__all__ = ["DTYPES", "cast", "find", "read_json", "read_tensors", "staged", "write_json", "write_tensors"]
 
 DTYPES: dict[str, Any] = {"float32": np.float32, "float16": np.float16, "bfloat16": ml_dtypes.bfloat16}
 SAFETENSORS, TORCH = (".safetensors",), (".pt", ".pth", ".bin", ".ckpt")
@@ -144,10 +146,51 @@ def write_tensors(path: Path, tensors: Mapping[str, np.ndarray]) -> None:
         raise UserError(f"{str(path)!r} ends in {path.suffix!r}; weights are written to .safetensors or .pt")
 
 
-def _atomic(path: Path, write: Any) -> None:
+@contextlib.contextmanager
+def staged(path: Path, *, folder: bool) -> Iterator[Path]:
+    """A place beside `path` to write a file or a folder at, moved to `path` when the block ends well, else removed.
+
+    A new folder appears whole; in one that exists each file is replaced. Nothing is left of what fails, not even the folders
+    above `path` that were made for it. Raises UserError where nothing can be written.
+    """
+    above = [place for place in (path.parent, *path.parent.parents) if not place.exists()]
+    aside: Path | None = None
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+        aside = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name[:40]}."))
+        if folder:
+            yield aside
+            aside.chmod(0o755)
+            if path.exists():
+                for file in aside.iterdir():
+                    os.replace(file, path / file.name)
+            else:
+                os.rename(aside, path)
+        else:
+            # Beside `path` and not in a folder of its own: what lies there belongs to the file.
+            place = path.with_name(f"{aside.name}{path.suffix}")
+            try:
+                yield place
+                os.replace(place, path)
+            finally:
+                place.unlink(missing_ok=True)
+        above = []
+    except OSError as error:
+        raise UserError(f"{str(path)!r} cannot be written: {error}") from error
+    finally:
+        if aside is not None:
+            shutil.rmtree(aside, ignore_errors=True)
+        for place in above:
+            with contextlib.suppress(OSError):
+                place.rmdir()
+
+
+def _atomic(path: Path, write: Any) -> None:
+    from safetensors import SafetensorError
+
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name[:40]}.")
         os.close(handle)
         try:
             write(temporary)
@@ -155,5 +198,5 @@ def _atomic(path: Path, write: Any) -> None:
             os.replace(temporary, path)
         finally:
             Path(temporary).unlink(missing_ok=True)
-    except OSError as error:
+    except (OSError, RuntimeError, SafetensorError) as error:  # a full disk is another error in each library
         raise UserError(f"{str(path)!r} cannot be written: {error}") from error
