@@ -19,7 +19,7 @@ from diffusion_jax.evals.retrieval import retrieval
 from diffusion_jax.evals.zero_shot import ZeroShot, class_embeddings, zero_shot
 from diffusion_jax.typing import UserError
 
-__all__ = ["clip_score_of", "probe_of", "read_templates", "retrieval_of", "zero_shot_of"]
+__all__ = ["clip_score_of", "probe_of", "read_templates", "recall_of", "retrieval_of", "zero_shot_of"]
 
 Say = Callable[[str], None]
 
@@ -64,10 +64,18 @@ def zero_shot_of(
 
 
 def retrieval_of(run: ClipRun, source: CaptionFolder, *, say: Say | None = None) -> dict[str, dict[str, float]]:
-    """Recall at 1, 5 and 10 both ways between a folder's pictures and all of their captions."""
+    """Recall at 1, 5 and 10 both ways between a folder's pictures and all of their captions; equal captions are one answer."""
     image = _features(run, [source[i]["image"] for i in range(len(source))], say, "retrieval")
-    pairs = [(number, text) for number, texts in enumerate(source.texts) for text in texts]
-    return retrieval(image, run.encode_text([text for _, text in pairs]), [number for number, _ in pairs])
+    return recall_of(run, image, source.texts)
+
+
+def recall_of(run: ClipRun, image: np.ndarray, texts: Sequence[Sequence[str]]) -> dict[str, dict[str, float]]:
+    """The same from embeddings [n, embed] and the captions of each; a caption is encoded once, however often it stands."""
+    pairs = [(number, text) for number, several in enumerate(texts) for text in several]
+    captions = [text for _, text in pairs]
+    index = {text: row for row, text in enumerate(dict.fromkeys(captions))}
+    rows = run.encode_text(list(index))[[index[text] for text in captions]]
+    return retrieval(image, rows, [number for number, _ in pairs], names=captions)
 
 
 def probe_of(run: ClipRun, train: ClassFolder, test: ClassFolder, *, say: Say | None = None) -> dict[str, float]:

@@ -5,20 +5,21 @@ from __future__ import annotations
 import dataclasses
 import functools
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import jax
 import numpy as np
 from ml_collections import ConfigDict
+from PIL import Image
 
 from diffusion_jax import build
-from diffusion_jax.data.preprocess import Preprocess
+from diffusion_jax.data.preprocess import Preprocess, check_unit_range
 from diffusion_jax.nets import Network
 from diffusion_jax.parallel.mesh import batch_sharding, make_mesh, replicated
 from diffusion_jax.systems.clip import in_batches, text_condition, unit
-from diffusion_jax.typing import Params, Tokenizer, UserError
+from diffusion_jax.typing import Params, Tokenizer, UserError, texts_of, whole_number
 
 __all__ = ["ClipRun", "clip_parts"]
 
@@ -40,20 +41,22 @@ class ClipRun:
     def encode_image(self, images: Any, *, batch_size: int = 256) -> np.ndarray:
         """Unit-norm embeddings [n, embed] of images [n, height, width, channels] in [-1, 1], of the tower's size.
 
-        With a `preprocess` also of a list of pictures of any size (paths, bytes, PIL images, uint8 arrays), and of uint8
-        [n, height, width, 3]. Raises UserError for pictures that cannot be read and for another size, dtype or range.
+        With a `preprocess` also of pictures of any size (paths, bytes, PIL images, uint8 arrays). One picture alone, also
+        an array [height, width, channels], counts as one and gives [1, embed]. Raises UserError for none, for pictures
+        that cannot be read, and for another size, dtype or range.
         """
-        pre = self.preprocess
-        if isinstance(images, np.ndarray | jax.Array) and np.issubdtype(images.dtype, np.floating):
-            return self._embed(np.asarray(self._prepared(np.asarray(images))), batch_size)
+        pre, size, rows = self.preprocess, whole_number("batch_size", batch_size, 1), _pictures(images)
+        if isinstance(rows, np.ndarray) and np.issubdtype(rows.dtype, np.floating):
+            if pre is None:
+                check_unit_range(rows)
+                return self._embed(rows.astype(np.float32), size)
+            return self._embed(np.asarray(pre.from_unit_range(rows)), size)
         if pre is None:
-            raise UserError(f"images of {getattr(images, 'dtype', type(images).__name__)}: give floats in [-1, 1]")
-        if isinstance(images, np.ndarray) and images.dtype == np.uint8 and images.shape[1:] == (pre.edge, pre.edge, 3):
-            whole = [pre.normalise(images[i : i + batch_size]) for i in range(0, len(images), batch_size)]
-            return np.concatenate([self._embed(part, batch_size) for part in whole])
-        rows = [images] if isinstance(images, str | os.PathLike | bytes) else images
-        starts = range(0, max(len(rows), 1), batch_size)
-        return np.concatenate([self._embed(pre.batch(rows[i : i + batch_size]), batch_size) for i in starts])
+            raise UserError(f"images of {getattr(rows, 'dtype', type(rows[0]).__name__)}: give floats in [-1, 1]")
+        parts = [rows[i : i + size] for i in range(0, len(rows), size)]
+        if isinstance(rows, np.ndarray) and rows.dtype == np.uint8 and rows.shape[1:] == (pre.edge, pre.edge, 3):
+            return np.concatenate([self._embed(pre.normalise(part), size) for part in parts])
+        return np.concatenate([self._embed(pre.batch(part), size) for part in parts])
 
     def _embed(self, images: np.ndarray, batch_size: int) -> np.ndarray:
         """Embeddings of prepared images, each batch spread over this process's devices where they divide it."""
@@ -72,24 +75,53 @@ class ClipRun:
         return jax.device_put(self.params, replicated(mesh)), batch_sharding(mesh)
 
     @property
-    def _prepared(self) -> Any:
-        return (lambda images: images) if self.preprocess is None else self.preprocess.from_unit_range
-
-    @property
     def image_encoder(self) -> Any:
         """images [n, height, width, channels] -> embeddings [n, embed] as a pytree of its weights, for `clip_guidance`."""
         return jax.tree_util.Partial(_image_embedding(self.network, self.preprocess), self.params)
 
-    def encode_text(self, texts: Sequence[str]) -> np.ndarray:
-        """Unit-norm embeddings [n, embed]; unknown words are left out (`tokenizer.explain` says which)."""
-        encode = _encoders(self.network)[2]
-        return in_batches(lambda x: encode(self.params, x), self.tokenizer.encode(texts)["tokens"])
+    def encode_text(self, texts: str | Sequence[str]) -> np.ndarray:
+        """Unit-norm embeddings [n, embed] of the texts, or [1, embed] of one; unknown words are left out.
 
-    def condition(self, texts: Sequence[str]) -> dict[str, np.ndarray]:
-        """The condition of a diffusion model for each text: {"pooled", "tokens", "length"}, leading axis n."""
-        encoded = self.tokenizer.encode(texts)
+        `tokenizer.explain` says which. UserError for none, and for what is no text.
+        """
+        encode = _encoders(self.network)[2]
+        encoded = self.tokenizer.encode(texts_of("texts", texts))
+        return in_batches(lambda x: encode(self.params, x), encoded["tokens"])
+
+    def condition(self, texts: str | Sequence[str]) -> dict[str, np.ndarray]:
+        """The condition of a diffusion model for each text: {"pooled", "tokens", "length"}, leading axis n; as above."""
+        encoded = self.tokenizer.encode(texts_of("texts", texts))
         encode = _encoders(self.network)[1]
         return in_batches(lambda *x: encode(self.params, *x), encoded["tokens"], encoded["length"])
+
+
+def _pictures(images: Any) -> Any:
+    """A list of pictures, or an array whose first axis counts them; what is one picture becomes one of them.
+
+    An array of channels last is one at [height, width, 1, 3 or 4], and at [height, width] where it is uint8.
+    """
+    if isinstance(images, jax.Array):
+        images = np.asarray(images)
+    if isinstance(images, str | os.PathLike | bytes | bytearray | Image.Image):
+        return [images]
+    if isinstance(images, np.ndarray):
+        if (images.ndim == 3 and images.shape[-1] in (1, 3, 4)) or (images.ndim == 2 and images.dtype == np.uint8):
+            return images[None]
+        if not images.ndim or not len(images):
+            raise UserError(f"images of shape {images.shape}: give one picture at least")
+        return images
+    if not isinstance(images, Iterable) or isinstance(images, Mapping | set | frozenset):
+        raise UserError(f"images is a {type(images).__name__}: give a picture, a list of pictures or an array")
+    rows = list(images)
+    if not rows:
+        raise UserError("images holds no picture: give at least one")
+    arrays = [np.asarray(row) for row in rows if isinstance(row, np.ndarray | jax.Array)]
+    if len(arrays) == len(rows) and all(np.issubdtype(row.dtype, np.floating) for row in arrays):
+        shapes = sorted({row.shape for row in arrays})
+        if len(shapes) > 1:
+            raise UserError(f"images of shapes {shapes[0]} and {shapes[1]}: float images of a list have one shape")
+        return np.stack(arrays)
+    return rows
 
 
 @functools.cache

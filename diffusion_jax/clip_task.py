@@ -15,17 +15,16 @@ from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 from diffusion_jax import build, convert
-from diffusion_jax.clip_evaluation import read_templates, zero_shot_of
+from diffusion_jax.clip_evaluation import read_templates, recall_of, zero_shot_of
 from diffusion_jax.clip_run import ClipRun, clip_parts
 from diffusion_jax.contrastive import infonce, sigmoid_loss
 from diffusion_jax.data.captions import CLASS_NAMES, TEMPLATES
 from diffusion_jax.data.class_folder import ClassFolder
-from diffusion_jax.data.pairs import pair_batches
+from diffusion_jax.data.pairs import caption_identity, pair_batches
 from diffusion_jax.data.pipeline import batches
 from diffusion_jax.data.preprocess import Preprocess
 from diffusion_jax.data.transforms import add_noise, random_shift
 from diffusion_jax.evals import class_embeddings, classify, topk_accuracy
-from diffusion_jax.evals.retrieval import retrieval
 from diffusion_jax.nets import Network, clip_model
 from diffusion_jax.parallel.mesh import make_mesh
 from diffusion_jax.systems.clip import LOGIT_SCALE_RANGE, clip_loss
@@ -106,33 +105,36 @@ def _pairs(config: ConfigDict, folder: Path, key: jax.Array) -> Task:
         **process_slice(),
     )
     probe = ClipRun(folder, config, network, {}, tokenizer, prepare)
-    evaluate = _evaluation(config, probe, held_out, options["eval_pairs"], loss["name"])
+    evaluate = _evaluation(config, probe, held_out, options["eval_pairs"], loss)
     return Task(
         network, recipe_loss(config, network, prepare), stream, evaluate, clamp=CLAMP, initial=_initial(config, network)
     )
 
 
 def _evaluation(
-    config: ConfigDict, probe: ClipRun, held_out: Any, most: int, loss: str
+    config: ConfigDict, probe: ClipRun, held_out: Any, most: int, loss: Mapping[str, Any]
 ) -> Callable[[TrainState, int], dict[str, float]]:
     """Held-out loss, retrieval and zero-shot of raw and averaged weights; the held-out pictures are read once."""
     assert probe.preprocess is not None
     items = [held_out[i] for i in range(min(most, len(held_out)))]
     pixels = np.stack([probe.preprocess.pixels(item["image"]) for item in items])
-    pairs = [(number, text) for number, item in enumerate(items) for text in item["captions"]]
-    first = [next(i for i, (owner, _) in enumerate(pairs) if owner == number) for number in range(len(items))]
+    captions = [item["captions"] for item in items]
+    same = jnp.asarray(caption_identity([texts[0] for texts in captions])) if loss["identity"] else None
     classes, templates = _classes(config.get("zero_shot") or {})
 
     def evaluate(state: TrainState, done: int) -> dict[str, float]:
         numbers: dict[str, float] = {}
         for suffix, params in (("", state.params), ("_ema", state.ema)):
             run = dataclasses.replace(probe, params=params)
-            image, text = run.encode_image(pixels, batch_size=64), run.encode_text([text for _, text in pairs])
+            image, text = run.encode_image(pixels, batch_size=64), run.encode_text([texts[0] for texts in captions])
             scale = jnp.exp(params["logit_scale"])
-            two = jnp.asarray(image), jnp.asarray(text[first])
-            each = sigmoid_loss(*two, scale, params["logit_bias"]) if loss == "sigmoid" else infonce(*two, scale)
+            two = jnp.asarray(image), jnp.asarray(text)
+            if loss["name"] == "sigmoid":
+                each = sigmoid_loss(*two, scale, params["logit_bias"], identity=same)
+            else:
+                each = infonce(*two, scale, identity=same)
             numbers[f"val_loss{suffix}"] = float(each.mean())
-            found = retrieval(image, text, [owner for owner, _ in pairs])
+            found = recall_of(run, image, captions)
             for way, short in (("image_to_text", "i2t"), ("text_to_image", "t2i")):
                 numbers |= {f"val_{short}_r{k}{suffix}": found[way][f"r{k}"] for k in (1, 5, 10)}
             if classes is not None:

@@ -13,6 +13,7 @@ import difflib
 import functools
 import hashlib
 import json
+import math
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -30,7 +31,17 @@ from diffusion_jax.parallel.mesh import make_mesh, put_batch, replicated
 from diffusion_jax.process import denoiser
 from diffusion_jax.systems.diffusion import example_keys, generate
 from diffusion_jax.train.checkpoint import restore_params
-from diffusion_jax.typing import Array, DenoiseFn, Params, PyTree, Schedule, Solver, UserError
+from diffusion_jax.typing import (
+    Array,
+    DenoiseFn,
+    Params,
+    PyTree,
+    Schedule,
+    Solver,
+    UserError,
+    texts_of,
+    whole_number,
+)
 
 __all__ = [
     "ClipRun",
@@ -44,6 +55,7 @@ __all__ = [
     "read_text_encoder",
 ]
 
+MOST_STEPS = 100_000  # of sampling: a grid of more fills the memory, and is a slip of the hand
 CONFIG, CHECKPOINTS, TEXT_ENCODER = "config.json", "checkpoints", "text_encoder.json"
 
 
@@ -85,9 +97,9 @@ class DiffusionRun:
         """The standard deviation of the data that prediction "edm" takes, the config's `sigma_data` or 0.5."""
         return self.config.get("sigma_data", 0.5)
 
-    def encode_text(self, prompts: Sequence[str]) -> dict[str, np.ndarray]:
-        """The condition of each prompt, leading axis n."""
-        return self.clip.condition(prompts)
+    def encode_text(self, prompts: str | Sequence[str]) -> dict[str, np.ndarray]:
+        """The condition of each prompt, or of one, leading axis n. UserError for none, and for what is no text."""
+        return self.clip.condition(texts_of("prompts", prompts))
 
     @functools.cached_property
     def null(self) -> dict[str, np.ndarray]:
@@ -105,16 +117,16 @@ class DiffusionRun:
     ) -> tuple[Solver, np.ndarray, Any]:
         """(solver, times [num_steps + 1], guidance scale) of these names; what is None is the config's.
 
-        Raises UserError for an unknown solver, option or grid, for num_steps below 1, and for a scale that is not
-        finite.
+        Raises UserError for an unknown solver, option or grid, for num_steps that are not from 1 to 100,000, and for a
+        scale or option that is not finite.
         """
         default = self.config.sampler
-        scale = default.guidance_scale if guidance_scale is None else guidance_scale
-        scale = float(np.asarray(scale)) if np.ndim(scale) == 0 else np.asarray(scale, np.float32)
-        if not np.isfinite(scale).all():
-            raise UserError(f"guidance scale {scale} is not finite; 1 is no guidance, usual are 1 to 8")
-        steps = default.num_steps if num_steps is None else num_steps
+        scale = _scale(default.guidance_scale if guidance_scale is None else guidance_scale)
+        steps = whole_number("num_steps", default.num_steps if num_steps is None else num_steps, 1, MOST_STEPS)
         options = solver_options or {}
+        for key, value in options.items():
+            if isinstance(value, float) and not math.isfinite(value):
+                raise UserError(f"{key} {value} of the solver is not a finite number")
         ts = build.grid(grid or default.grid, steps, self.schedule)
         return build.solver(solver or default.solver, **options), ts, scale
 
@@ -132,22 +144,20 @@ class DiffusionRun:
         negative prompt are one, or one an image of the batch. Raises UserError for an unknown name or option, for a
         negative scale without a negative prompt, and for a negative prompt that is not text.
         """
-        scale = self.config.sampler.guidance_scale if guidance_scale is None else guidance_scale
-        if isinstance(scale, Sequence):
-            scale = np.asarray(scale, np.float32)
+        scale = _scale(self.config.sampler.guidance_scale if guidance_scale is None else guidance_scale)
         return steering.guided(
             self.config.sampler.get("guidance") if guidance is None else guidance,
             denoise or self.denoise,
             self.null,
             scale,
-            None if negative is None else self.encode_text(_texts("negative", negative)),
+            None if negative is None else self.encode_text(texts_of("negative", negative)),
             schedule=self.schedule,
             prediction="x0" if self.config.prediction == "edm" else self.config.prediction,
         )
 
     def generate(
         self,
-        prompts: Sequence[str],
+        prompts: str | Sequence[str],
         *,
         negative: str | Sequence[str] | None = None,
         guidance_scale: ArrayLike | Sequence[float] | None = None,
@@ -161,22 +171,23 @@ class DiffusionRun:
         batch_size: int = 256,
         denoise: DenoiseFn | None = None,
     ) -> np.ndarray:
-        """One image a prompt, [n, height, width, channels] in [-1, 1]; what is None is the config's.
+        """One image a prompt, [n, height, width, channels] in [-1, 1]; what is None is the config's. A text alone is one.
 
         Image i is a function of the seed and of `start` + i, whatever the batch size and the number of devices. A
         negative prompt takes the unconditional prediction's place; it and the scale are one, or one a prompt; `guidance`
         as in `guided`. Raises UserError for an unknown solver, grid or guidance, for CFG++ with a solver of higher
-        order, and for another number of scales or negative prompts than of prompts.
+        order, for another number of scales or negative prompts than of prompts, for no prompt or what is no text, and
+        for a seed, start or batch size that is no whole number in its range.
         """
-        if not prompts:
-            raise UserError("generate needs at least one prompt")
-        if batch_size < 1:
-            raise UserError(f"batch_size {batch_size} is not at least 1")
+        prompts = texts_of("prompts", prompts)
+        batch_size, seed = whole_number("batch_size", batch_size, 1), whole_number("seed", seed, 0, 2**32 - 1)
+        start = whole_number("start", start, 0, 2**31 - 1 - len(prompts))
+        guidance_scale = None if guidance_scale is None else _scale(guidance_scale)
         chosen, ts, scale = self.sampler(
             solver=solver, num_steps=num_steps, grid=grid, guidance_scale=guidance_scale, solver_options=solver_options
         )
         steering.check_solver(guidance or self.config.sampler.get("guidance"), solver or self.config.sampler.solver)
-        leave = None if negative is None else _texts("negative", negative)
+        leave = None if negative is None else texts_of("negative", negative)
         for name, given in (("guidance_scale", np.atleast_1d(scale)), ("negative", leave or [""])):
             if len(given) not in (1, len(prompts)):
                 raise UserError(
@@ -206,12 +217,19 @@ class DiffusionRun:
         return np.concatenate([one(slice(begin, min(begin + size, len(prompts)))) for begin in starts])
 
 
-def _texts(name: str, given: Any) -> list[str]:
-    """One text or several, as a list. UserError for something else."""
-    texts: list[Any] = [given] if isinstance(given, str) else list(given) if isinstance(given, Sequence) else [None]
-    if not texts or not all(isinstance(text, str) for text in texts):
-        raise UserError(f"{name} is a {type(given).__name__}, which is not text: give a prompt, or one an image")
-    return texts
+def _scale(given: Any) -> Any:
+    """A guidance scale as a float, or one an image as float32 [n]. UserError for what is no finite number."""
+    if isinstance(given, jax.core.Tracer):
+        return given
+    try:
+        scale = np.asarray(given)
+    except ValueError:  # a list of lists of several lengths
+        scale = np.asarray(None)
+    if scale.dtype.kind not in "iuf" or scale.ndim > 1 or not scale.size:
+        raise UserError(f"guidance scale {given!r} is not a number, or one an image")
+    if not np.isfinite(scale).all():
+        raise UserError(f"guidance scale {scale} is not finite; 1 is no guidance, usual are 1 to 8")
+    return float(scale) if scale.ndim == 0 else scale.astype(np.float32)
 
 
 def fingerprint(params: PyTree) -> str:

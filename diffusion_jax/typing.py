@@ -35,6 +35,8 @@ __all__ = [
     "one_of",
     "pytree_dataclass",
     "static",
+    "texts_of",
+    "whole_number",
 ]
 
 T = TypeVar("T")
@@ -58,6 +60,31 @@ def one_of(what: str, value: Any, options: Iterable[str]) -> str:
     near = difflib.get_close_matches(str(value).lower(), options, n=1, cutoff=0.5)
     hint = f"; did you mean {near[0]!r}?" if near else ""
     raise UserError(f"{what} {value!r} is not known{hint} (known: {', '.join(options)})")
+
+
+def texts_of(what: str, given: Any) -> list[str]:
+    """One text or several as a list: a text alone counts as one, never as its letters. `UserError` for none and others."""
+    one = isinstance(given, str | bytes) or given is None
+    if not one and (isinstance(given, Mapping | set | frozenset) or not isinstance(given, Iterable)):
+        raise UserError(f"{what} is a {type(given).__name__}, which is not text: give one text or a list of texts")
+    texts = [given] if one else list(given)
+    if not texts:
+        raise UserError(f"{what} holds no text: give at least one")
+    for i, text in enumerate(texts):
+        if not isinstance(text, str):
+            place = what if one else f"{what}[{i}]"
+            raise UserError(f"{place} is a {type(text).__name__}, which is not text")
+    return [str(text) for text in texts]
+
+
+def whole_number(what: str, value: Any, low: int, high: int | None = None) -> int:
+    """`value` as an int when it is a whole number in [low, high]; else a `UserError` that names the nearest that is."""
+    whole = isinstance(value, int | np.integer) and not isinstance(value, bool)
+    if whole and low <= value and (high is None or value <= high):
+        return int(value)
+    wanted = f"a whole number of at least {low}" if high is None else f"a whole number from {low} to {high}"
+    near = f"; nearest: {min(max(low, int(value)), low if high is None else high)}" if whole else ""
+    raise UserError(f"{what} {value!r} is not {wanted}{near}")
 
 
 def static(**kwargs: Any) -> Any:

@@ -35,7 +35,7 @@ from PIL import Image
 from diffusion_jax.data.pictures import Picture, open_picture
 from diffusion_jax.typing import Array, UserError, one_of
 
-__all__ = ["HALF", "OPENAI_MEAN", "OPENAI_STD", "SIGLIP", "Picture", "Preprocess"]
+__all__ = ["HALF", "OPENAI_MEAN", "OPENAI_STD", "SIGLIP", "Picture", "Preprocess", "check_unit_range"]
 
 Images = TypeVar("Images", np.ndarray, Array)
 Triple = tuple[float, float, float]
@@ -204,7 +204,7 @@ class Preprocess:
         float32; affine, so that gradients pass; no resizing. NumPy in, NumPy out; under `jit` values are not looked at.
         Raises UserError for another number of channels, and for values that are NaN or outside [-1, 1].
         """
-        _check_unit_range(images)
+        check_unit_range(images)
         unit = images.astype(np.float32) * np.float32(0.5) + np.float32(0.5)
         return (unit - _channels(self.mean, unit)) / _channels(self.std, unit)
 
@@ -284,7 +284,8 @@ def _check_batch(images: Any) -> None:
         raise UserError(f"images of {dtype}: give uint8 in 0 .. 255; from [-1, 1] by evals.pictures.to_uint8")
 
 
-def _check_unit_range(images: Any) -> None:
+def check_unit_range(images: Any) -> None:
+    """UserError unless `images` are floats [..., height, width, 3 or 1] in [-1, 1]; under `jit` values are not looked at."""
     shape = np.shape(images)
     if len(shape) < 3 or shape[-1] not in (1, 3):
         raise UserError(f"images of shape {shape}: give [..., height, width, 3 or 1]")

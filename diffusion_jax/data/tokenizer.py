@@ -19,6 +19,9 @@ from diffusion_jax.typing import UserError
 
 __all__ = ["WordTokenizer"]
 
+TOLD = 5
+"""Unknown words of one text that have a line each."""
+
 _WORD = re.compile(r"[^\W_]+(?:-[^\W_]+)*")
 
 
@@ -87,24 +90,43 @@ class WordTokenizer:
         return tuple(word for word in dict.fromkeys(self.words(text)) if word not in self._ids)
 
     def explain(self, texts: Sequence[str]) -> list[str]:
-        """A line for each word that is left out, with the nearest known one, and for each text that is cut."""
+        """A line for each word that is left out, with the nearest known one, and for each text that is cut or left empty.
+
+        Of a text with many unknown words the first `TOLD` have a line, the others one together.
+        """
         _check_list(texts)
         lines = []
         for text in dict.fromkeys(texts):
-            for word in self.unknown(text):
-                near = difflib.get_close_matches(word, self.vocabulary, n=1, cutoff=0.6)
+            said, unknown = _shown(text), self.unknown(text)
+            for word in unknown[:TOLD]:
+                near = difflib.get_close_matches(word[:40], self.vocabulary, n=1, cutoff=0.6)
                 hint = f" (nearest: {near[0]!r})" if near else ""
-                lines.append(f"prompt {text!r}: {word!r} is not in the vocabulary and is left out{hint}")
+                lines.append(f"prompt {said}: {_shown(word)} is not in the vocabulary and is left out{hint}")
+            if len(unknown) > TOLD:
+                lines.append(
+                    f"prompt {said}: {len(unknown) - TOLD} more words are not in the vocabulary and are left out"
+                )
             known = [word for word in self.words(text) if word in self._ids]
+            if not known:
+                lines.append(f"prompt {said}: no word of it reaches the model: it counts as the empty prompt")
             over = len(known) - (self.context_length - 2)
             if over > 0:
                 room = self.context_length - 2
                 lines.append(
-                    f"prompt {text!r}: of {len(known)} known words only the first {room} fit; {over} are left out"
+                    f"prompt {said}: of {len(known)} known words only the first {room} fit; {over} are left out"
                 )
         return lines
 
 
+def _shown(text: str, most: int = 80) -> str:
+    """The text as Python writes it, cut in the middle where it is longer than `most` characters and a little."""
+    said = repr(text)
+    return said if len(said) <= most + 40 else f"{said[: most // 2]}...{said[-most // 2 :]}"
+
+
 def _check_list(texts: Sequence[str]) -> None:
-    if isinstance(texts, str):
-        raise UserError(f"the tokenizer takes a list of texts, not the text {texts!r}; write [{texts!r}]")
+    if isinstance(texts, str | bytes):
+        raise UserError(f"the tokenizer takes a list of texts, not the text {_shown(texts)}; write [{_shown(texts)}]")
+    for i, text in enumerate(texts):
+        if not isinstance(text, str):
+            raise UserError(f"caption {i} is a {type(text).__name__}, which is not text")

@@ -8,6 +8,9 @@ these t + r is taken as random: the query counts as found at k with the probabil
 first m = k - g of them, 1 - C(t, m) / C(t + r, m) (0 for m <= 0), and its rank is the expected one, 1 + g + t / (r + 1).
 So embeddings that are all the same score chance, not 100%, and no order of the rows matters.
 
+Equal captions. Where a caption stands at several images, it is right for each of them, and each of them for it: no
+encoder could tell its copies apart. `retrieval` is told by `names` which texts are equal.
+
 Scores are made some rows at a time against all items of the other side, 2^25 at most: never the whole matrix.
 """
 
@@ -31,15 +34,17 @@ def retrieval(
     text: Float[np.ndarray, "texts _"],
     image_of: Sequence[int] | np.ndarray | None = None,
     *,
+    names: Sequence[object] | None = None,
     ks: Sequence[int] = (1, 5, 10),
     block: int = 1024,
 ) -> dict[str, dict[str, float]]:
     """Recall at each k, in [0, 1], and the median rank, from 1, in both directions over unit-norm rows [n, embed].
 
     `image_of[j]` is the image that text j describes; an image has one text or more, their number may vary. By default
-    text j describes image j. `block` is the most rows at once. Returns {"image_to_text": {"r1", .., "median_rank"},
-    "text_to_image": {..}}. Raises UserError for an image without a text, a number that is no image, rows that
-    are not finite or differ in width, and a k below 1.
+    text j describes image j. `names[j]` says what text j is (the caption itself): texts of one name are right answers for
+    the images of all of them; by default all differ. `block` is the most rows at once. Returns {"image_to_text": {"r1",
+    .., "median_rank"}, "text_to_image": {..}}. Raises UserError for an image without a text, a number that is no image,
+    rows that are not finite or differ in width, another number of names than of texts, and a k below 1.
     """
     count = len(image)
     if image_of is None and len(text) != count:
@@ -50,7 +55,13 @@ def retrieval(
     if codes.size and not (codes.min() >= 0 and codes.max() < count):
         wrong = int(codes.min() if codes.min() < 0 else codes.max())
         raise UserError(f"image_of names image {wrong} of {count}; nearest: {min(max(wrong, 0), count - 1)}")
-    return _both_ways(image, text, np.arange(count), codes, ks, block, median=True)
+    if names is None:
+        return _both_ways(image, text, np.arange(count), codes, ks, block, median=True)
+    kinds = _codes(names)
+    if len(kinds) != len(text):
+        raise UserError(f"{len(kinds)} names for {len(text)} texts: give one a text")
+    pairs = np.unique(np.stack([codes, kinds], axis=1), axis=0)
+    return _both_ways(image, text, np.arange(count), kinds, ks, block, median=True, pairs=pairs)
 
 
 def recall(
@@ -67,25 +78,40 @@ def recall(
     generated caption describes more than one image; by default every pair is its own. Returns {"image_to_text":
     {"r1": ..}, "text_to_image": {..}}. Raises UserError as `retrieval`.
     """
-    names = list(range(len(image))) if identity is None else list(identity)
-    if not len(names) == len(image) == len(text):
-        raise UserError(f"{len(image)} images, {len(text)} texts and {len(names)} identities: pairs need equal numbers")
-    index = {name: i for i, name in enumerate(dict.fromkeys(names))}
-    codes = np.array([index[name] for name in names], np.int64)
+    codes = np.arange(len(image)) if identity is None else _codes(identity)
+    if not len(codes) == len(image) == len(text):
+        raise UserError(f"{len(image)} images, {len(text)} texts and {len(codes)} identities: pairs need equal numbers")
     return _both_ways(image, text, codes, codes, ks, block, median=False)
 
 
+def _codes(names: Sequence[object]) -> np.ndarray:
+    """The same number for equal names, int64. UserError for one text in the place of a list."""
+    if isinstance(names, str | bytes):
+        raise UserError(f"{names!r} is one text: give a list of them, one a row")
+    index: dict[object, int] = {}
+    return np.array([index.setdefault(name, len(index)) for name in names], np.int64)
+
+
 def _both_ways(
-    image: Any, text: Any, images: np.ndarray, texts: np.ndarray, ks: Sequence[int], block: int, *, median: bool
+    image: Any,
+    text: Any,
+    images: np.ndarray,
+    texts: np.ndarray,
+    ks: Sequence[int],
+    block: int,
+    *,
+    median: bool,
+    pairs: np.ndarray | None = None,
 ) -> dict[str, dict[str, float]]:
+    """`pairs` [n, 2] are the codes of images and of texts that belong together; by default the equal ones do."""
     if not ks or min(ks) < 1:
         raise UserError(f"k of {tuple(ks)} for recall: each must be 1 or more")
     found = {}
-    for direction, queries, items, own, others in (
-        ("image_to_text", image, text, images, texts),
-        ("text_to_image", text, image, texts, images),
+    for direction, queries, items, own, others, answers in (
+        ("image_to_text", image, text, images, texts, pairs),
+        ("text_to_image", text, image, texts, images, None if pairs is None else pairs[:, ::-1]),
     ):
-        above, tied, right = _places(queries, items, own, others, block, direction)
+        above, tied, right = _places(queries, items, own, others, block, direction, answers)
         found[direction] = {f"r{k}": float(_found(above, tied, right, k).mean()) for k in ks}
         if median:
             found[direction]["median_rank"] = float(np.median(1 + above + tied / (right + 1)))
@@ -111,7 +137,13 @@ def ranks(
 
 
 def _places(
-    queries: Any, items: Any, own: np.ndarray, others: np.ndarray, block: int, direction: str
+    queries: Any,
+    items: Any,
+    own: np.ndarray,
+    others: np.ndarray,
+    block: int,
+    direction: str,
+    pairs: np.ndarray | None = None,
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """For each query g, t and r of the module's docstring, int64."""
     queries, items = _rows(queries), _rows(items)
@@ -122,7 +154,8 @@ def _places(
         raise UserError(f"retrieval among {len(queries)} and {len(items)} rows: each side needs one at least")
     if queries.shape[1] != items.shape[1]:
         raise UserError(f"rows of {queries.shape[1]} and {items.shape[1]} numbers do not match: one model makes both")
-    alone = ~np.isin(own, others)
+    answers = None if pairs is None else _Answers(pairs)
+    alone = ~np.isin(own, others if pairs is None else pairs[:, 0])
     if alone.any():
         raise UserError(f"{query} {int(alone.argmax())} has no {item} of its own; leave it out, or give it one")
     step = max(1, min(block, ENTRIES // len(items)))
@@ -130,13 +163,31 @@ def _places(
     for start in range(0, len(queries), step):
         part = slice(start, start + step)
         scores = queries[part] @ items.T
-        same = own[part, None] == others[None, :]
+        same = own[part, None] == others[None, :] if answers is None else answers(own[part], others)
         best = np.where(same, scores, -np.inf).max(axis=1, keepdims=True)
         equal = scores == best
         found[0, part] = ((scores > best) & ~same).sum(axis=1)
         found[1, part] = (equal & ~same).sum(axis=1)
         found[2, part] = (equal & same).sum(axis=1)
     return found[0], found[1], found[2]
+
+
+class _Answers:
+    """Which items are right for which queries, from the pairs [n, 2] of a query's code and an item's."""
+
+    def __init__(self, pairs: np.ndarray) -> None:
+        order = pairs[np.argsort(pairs[:, 0], kind="stable")]
+        self.items = order[:, 1]
+        self.bounds = np.searchsorted(order[:, 0], np.arange(int(order[-1, 0]) + 2))
+        self.kinds = int(pairs[:, 1].max()) + 1
+
+    def __call__(self, own: np.ndarray, others: np.ndarray) -> np.ndarray:
+        """bool [queries, items] of the queries' codes and the items'."""
+        codes, where = np.unique(own, return_inverse=True)
+        right = np.zeros((len(codes), self.kinds), bool)
+        for row, code in zip(right, codes, strict=True):
+            row[self.items[self.bounds[code] : self.bounds[code + 1]]] = True
+        return right[where][:, others]
 
 
 def _found(above: np.ndarray, tied: np.ndarray, right: np.ndarray, k: int) -> np.ndarray:

@@ -13,10 +13,10 @@ from smallruns import DIFFUSION, ROOT
 from diffusion_jax import steering
 from diffusion_jax.config import load_config
 from diffusion_jax.process import Cosine
-from diffusion_jax.run import _texts, load_run
+from diffusion_jax.run import load_run
 from diffusion_jax.sampling import DDIM, classifier_free, clip_guidance, initial_noise, sample, uniform
 from diffusion_jax.training import validate
-from diffusion_jax.typing import Prediction, UserError
+from diffusion_jax.typing import Prediction, UserError, texts_of
 
 
 def model(xt, t, cond=None):
@@ -94,7 +94,7 @@ def test_scales_and_negative_prompts_by_image(run):
         with pytest.raises(UserError, match=message):
             loaded.generate(prompts, **options)
     with pytest.raises(UserError, match="negative is a dict, which is not text"):
-        _texts("negative", {"name": "thin"})
+        texts_of("negative", {"name": "thin"})
 
 
 def test_a_runs_clip_guides_and_compiles_once(run):

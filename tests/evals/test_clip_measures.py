@@ -202,6 +202,44 @@ def test_ties_are_the_mean_over_all_orders(seed, images, extra, k):
     assert found["text_to_image"][f"r{k}"] == pytest.approx(brute(scores.T, of, np.arange(images), k))
 
 
+def brute_pairs(scores, right, k):
+    """The same where `right` [queries, items] says which items are right."""
+    found = []
+    for row, own in zip(scores, right, strict=True):
+        orders = itertools.permutations(range(len(row)))
+        found.append(np.mean([own[sorted(order, key=lambda i: -row[i])[:k]].any() for order in orders]))
+    return np.mean(found)
+
+
+@settings(max_examples=15, deadline=None)
+@given(SEEDS, st.integers(1, 4), st.integers(0, 2), st.integers(1, 6), st.integers(1, 4))
+def test_equal_captions_are_right_for_one_another(seed, images, extra, k, block):
+    """Few captions and scores of few values, so that most are equal, against every order of up to six items."""
+    rng = np.random.default_rng(seed)
+    image = rng.integers(0, 2, (images, 2)).astype(np.float32)
+    of = np.concatenate([np.arange(images), rng.integers(0, images, extra)])
+    kind = rng.integers(0, 3, len(of))
+    text = rng.integers(0, 2, (len(of), 2)).astype(np.float32)
+    found = retrieval(image, text, of, ks=(k,), names=[f"caption {i}" for i in kind], block=block)
+    right = np.array([[kind[j] in kind[of == i] for j in range(len(of))] for i in range(images)])
+    scores = image @ text.T
+    assert found["image_to_text"][f"r{k}"] == pytest.approx(brute_pairs(scores, right, k))
+    assert found["text_to_image"][f"r{k}"] == pytest.approx(brute_pairs(scores.T, right.T, k))
+
+
+def test_a_model_that_is_right_about_36_captions_of_240_pictures_has_recall_1():
+    rng = np.random.default_rng(0)
+    kind = np.concatenate([np.arange(36), rng.integers(0, 36, 204)])
+    rows = random_rows(rng, 36)[kind]
+    captions = [f"caption {i}" for i in kind]
+    found = retrieval(rows, rows, names=captions)
+    assert all(found[way]["r1"] == found[way]["median_rank"] == 1 for way in found)
+    assert found["image_to_text"]["r1"] == recall(rows, rows, identity=captions)["image_to_text"]["r1"]
+    # By rows alone each of the copies is found with the chance of a draw among them.
+    assert retrieval(rows, rows)["image_to_text"]["r1"] == pytest.approx(36 / 240)
+    assert retrieval(rows, rows, names=range(240)) == retrieval(rows, rows)
+
+
 @settings(max_examples=20, deadline=None)
 @given(SEEDS, st.integers(2, 12), st.integers(1, 30))
 def test_no_order_of_rows_and_no_block_matters(seed, images, block):
@@ -258,6 +296,9 @@ def test_retrieval_refuses():
     refused(lambda: retrieval(rows, rows, [0, 1, 1]), "image 2 has no text")
     refused(lambda: retrieval(rows, np.eye(3, 4), [0, 1, 2]), "3 and 4 numbers")
     refused(lambda: retrieval(rows, rows * np.nan), "not finite")
+    refused(lambda: retrieval(rows, rows, names=["a", "b"]), "2 names for 3 texts")
+    refused(lambda: retrieval(rows, rows, names="abc"), "'abc' is one text: give a list")
+    refused(lambda: recall(rows, rows, identity="abc"), "'abc' is one text: give a list")
     refused(lambda: retrieval(rows[:0], rows[:0]), "0 and 0 rows")
     refused(lambda: retrieval(rows, rows, ks=(0,)), "(0,)")
     refused(lambda: retrieval(rows, rows, block=0), "block 0")
