@@ -24,6 +24,9 @@ from diffusion_jax.typing import Params, Tokenizer, UserError, texts_of, whole_n
 __all__ = ["ClipRun", "clip_parts"]
 
 
+SAMPLED = 4.0  # how far samples that nothing clips stand outside [-1, 1]; pictures in 0 .. 255 are beyond
+
+
 @dataclasses.dataclass(frozen=True, eq=False)
 class ClipRun:
     """A trained dual encoder: `encode_image`, `encode_text`, and `condition` for what diffusion models are given.
@@ -48,7 +51,7 @@ class ClipRun:
         pre, size, rows = self.preprocess, whole_number("batch_size", batch_size, 1), _pictures(images)
         if isinstance(rows, np.ndarray) and np.issubdtype(rows.dtype, np.floating):
             if pre is None:
-                check_unit_range(rows)
+                check_unit_range(rows, SAMPLED)
                 return self._embed(rows.astype(np.float32), size)
             return self._embed(np.asarray(pre.from_unit_range(rows)), size)
         if pre is None:

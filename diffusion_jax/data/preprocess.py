@@ -284,8 +284,11 @@ def _check_batch(images: Any) -> None:
         raise UserError(f"images of {dtype}: give uint8 in 0 .. 255; from [-1, 1] by evals.pictures.to_uint8")
 
 
-def check_unit_range(images: Any) -> None:
-    """UserError unless `images` are floats [..., height, width, 3 or 1] in [-1, 1]; under `jit` values are not looked at."""
+def check_unit_range(images: Any, most: float = 1.001) -> None:
+    """UserError unless `images` are floats [..., height, width, 3 or 1] in [-1, 1]; under `jit` values are not looked at.
+
+    `most` is the largest value that is let pass: what rounding alone puts outside, or what a sampler does.
+    """
     shape = np.shape(images)
     if len(shape) < 3 or shape[-1] not in (1, 3):
         raise UserError(f"images of shape {shape}: give [..., height, width, 3 or 1]")
@@ -296,7 +299,7 @@ def check_unit_range(images: Any) -> None:
     if isinstance(images, jax.core.Tracer):
         return
     low, high = float(images.min()), float(images.max())
-    if not (low >= -1.001 and high <= 1.001):  # also refuses NaN; what rounding alone puts outside may pass
+    if not (low >= -most and high <= most):  # also refuses NaN
         raise UserError(
             f"images from {low:g} to {high:g} are not in [-1, 1]; clip them, or rescale 0 .. 255 by x/127.5 - 1"
         )
