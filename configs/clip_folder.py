@@ -50,7 +50,9 @@ def get_config() -> ConfigDict:
         {"mean": (0.5, 0.5, 0.5), "std": (0.5, 0.5, 0.5), "resize": "shortest", "interpolation": "bicubic"}
     )
     config.zero_shot = ConfigDict({"path": "", "templates": "photo"})  # a folder a class, measured in the loop
-    config.weights = ConfigDict({"path": "", "model": ""})
+    config.weights = ConfigDict(
+        {"path": "", "model": "", "preprocess": "same"}
+    )  # "config": prepared otherwise than theirs
     config.locked = ()
 
     config.model = ConfigDict(

@@ -21,7 +21,7 @@ from diffusion_jax.parallel.mesh import batch_sharding, make_mesh, replicated
 from diffusion_jax.systems.clip import in_batches, text_condition, unit
 from diffusion_jax.typing import Params, Tokenizer, UserError, texts_of, whole_number
 
-__all__ = ["ClipRun", "clip_parts"]
+__all__ = ["ClipRun", "check_end", "clip_model_of", "clip_parts"]
 
 
 SAMPLED = 4.0  # how far samples that nothing clips stand outside [-1, 1]; pictures in 0 .. 255 are beyond
@@ -144,6 +144,25 @@ def _encoders(network: Network) -> tuple[Any, Any, Any]:
     return image, jax.jit(functools.partial(text_condition, encode_text)), text
 
 
+def check_end(tokenizer: Tokenizer, text: Mapping[str, Any]) -> None:
+    """UserError unless the text tower (keyword arguments) takes its feature where the tokenizer ends a text."""
+    end = getattr(tokenizer, "end", None)
+    if text["pool"] != "end" or end is None:
+        return
+    wanted = tokenizer.vocabulary_size - 1 if text["end_token"] is None else text["end_token"]
+    if end != wanted:
+        what = "the largest id of a row" if text["end_token"] is None else f"id {wanted}"
+        raise UserError(f"the text tower takes its feature at {what}, and the tokenizer ends a text with id {end}")
+
+
+def clip_model_of(config: ConfigDict, tokenizer: Tokenizer) -> dict[str, Any]:
+    """The model of a CLIP config, every size told, those too that its data and its tokenizer decide."""
+    given: dict[str, Any] = {"vocabulary_size": tokenizer.vocabulary_size}
+    if config.data.name in build.SOURCES:
+        given |= build.source_size(config.data)
+    return build.clip_sizes(config.model, **given)
+
+
 def clip_parts(config: ConfigDict) -> tuple[Network, Tokenizer, Preprocess | None]:
     """The network, tokenizer and preprocessing of a CLIP config.
 
@@ -152,6 +171,7 @@ def clip_parts(config: ConfigDict) -> tuple[Network, Tokenizer, Preprocess | Non
     """
     context = build.clip_sizes(config.model)["text"]["context_length"]
     tokenizer = build.tokenizer(config.get("tokenizer"), context)
+    check_end(tokenizer, build.clip_sizes(config.model)["text"])
     if config.data.name in build.SOURCES:
         sizes = build.source_size(config.data) | {"vocabulary_size": tokenizer.vocabulary_size}
         return build.clip_network(config.model, **sizes), tokenizer, None

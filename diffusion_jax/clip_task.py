@@ -14,9 +14,9 @@ import numpy as np
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
-from diffusion_jax import build, convert
+from diffusion_jax import build
 from diffusion_jax.clip_evaluation import read_templates, recall_of, zero_shot_of
-from diffusion_jax.clip_run import ClipRun, clip_parts
+from diffusion_jax.clip_run import ClipRun, clip_model_of, clip_parts
 from diffusion_jax.contrastive import infonce, sigmoid_loss
 from diffusion_jax.data.captions import CLASS_NAMES, TEMPLATES
 from diffusion_jax.data.class_folder import ClassFolder
@@ -25,13 +25,14 @@ from diffusion_jax.data.pipeline import batches
 from diffusion_jax.data.preprocess import Preprocess
 from diffusion_jax.data.transforms import add_noise, random_shift
 from diffusion_jax.evals import class_embeddings, classify, topk_accuracy
-from diffusion_jax.nets import Network, clip_model
+from diffusion_jax.nets import Network
 from diffusion_jax.parallel.mesh import make_mesh
+from diffusion_jax.pretrained import initial_params
 from diffusion_jax.systems.clip import LOGIT_SCALE_RANGE, clip_loss
 from diffusion_jax.task import Task, captioned, process_slice
 from diffusion_jax.train.state import TrainState
 from diffusion_jax.train.step import make_eval_step
-from diffusion_jax.typing import LossFn, Params, UserError
+from diffusion_jax.typing import LossFn, UserError
 
 __all__ = ["clip_task", "recipe_loss"]
 
@@ -70,7 +71,8 @@ def _digits(config: ConfigDict, folder: Path, key: jax.Array) -> Task:
 
     probe = ClipRun(folder, config, network, {}, tokenizer)
     stream = batches(data.train, config.batch_size, config.seed, transform, **process_slice())
-    return Task(network, recipe_loss(config, network), stream, evaluate, clamp=CLAMP, initial=_initial(config, network))
+    initial = initial_params(config.get("weights"), clip_model_of(config, tokenizer), tokenizer, None)
+    return Task(network, recipe_loss(config, network), stream, evaluate, clamp=CLAMP, initial=initial)
 
 
 def _zero_shot(run: ClipRun, columns: Mapping[str, np.ndarray]) -> float:
@@ -106,9 +108,8 @@ def _pairs(config: ConfigDict, folder: Path, key: jax.Array) -> Task:
     )
     probe = ClipRun(folder, config, network, {}, tokenizer, prepare)
     evaluate = _evaluation(config, probe, held_out, options["eval_pairs"], loss)
-    return Task(
-        network, recipe_loss(config, network, prepare), stream, evaluate, clamp=CLAMP, initial=_initial(config, network)
-    )
+    initial = initial_params(config.get("weights"), clip_model_of(config, tokenizer), tokenizer, prepare)
+    return Task(network, recipe_loss(config, network, prepare), stream, evaluate, clamp=CLAMP, initial=initial)
 
 
 def _evaluation(
@@ -176,25 +177,3 @@ def recipe_loss(
         mesh=(mesh or make_mesh(**config.mesh)) if spread or options["micro_batches"] > 1 else None,
         chunk=options["chunk"] or None,
     )
-
-
-def _initial(config: ConfigDict, network: Network) -> Params | None:
-    """The weights that training begins with, of the config's `weights` group: {"path", "model"}; None for fresh ones.
-
-    UserError when they are those of another model than the config's.
-    """
-    spec = config.get("weights")
-    if not spec or not spec.get("path"):
-        return None
-    build.accepts("weights", lambda path, model=None: None, spec)
-    model = spec.get("model")
-    _, params = convert.load_clip(spec["path"], config=clip_model(model) if model else None)
-    wanted = jax.eval_shape(network.init, jax.random.key(0))
-    shapes = [{jax.tree_util.keystr(p): x.shape for p, x in jax.tree.leaves_with_path(t)} for t in (params, wanted)]
-    wrong = sorted(path for path in shapes[0].keys() | shapes[1].keys() if shapes[0].get(path) != shapes[1].get(path))
-    if wrong:
-        raise UserError(
-            f"weights {spec['path']!r} are of another model than the config's: {len(wrong)} differ, the first {wrong[0]} "
-            f"({shapes[0].get(wrong[0], 'absent')}, the config's {shapes[1].get(wrong[0], 'absent')})"
-        )
-    return jax.tree.map(jnp.asarray, params)

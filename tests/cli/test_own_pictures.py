@@ -100,11 +100,14 @@ def test_published_weights_are_tuned_with_one_tower_locked(trained, pictures, tm
         np.testing.assert_array_equal(a, b)
     assert np.abs(before["text"]["token_embedding"] - after["text"]["token_embedding"]).max() > 1e-4
     capsys.readouterr()
-    wrong = {"weights.path": tmp_path / "hf", "model.text.width": 16}
-    tiny.fails(
-        capsys, tiny.folder_arguments(pictures, tmp_path / "other", **wrong), "are of another model than the config's"
-    )
-    assert not (tmp_path / "other").exists()
+    for changed, said in (
+        ({"model.text.width": 16}, "are of another model than the config's: model.text.width 32 there, 16 here"),
+        ({"model.vision.heads": 2}, "model.vision.heads 4 there, 2 here; set model.vision.heads=4"),
+        ({"preprocess.std": "(0.4,0.4,0.4)"}, "set preprocess.std=(0.5,0.5,0.5), or weights.preprocess=config"),
+    ):
+        wrong = tiny.folder_arguments(pictures, tmp_path / "other", **{"weights.path": tmp_path / "hf", **changed})
+        tiny.fails(capsys, wrong, said)
+        assert not (tmp_path / "other").exists()
 
 
 def test_zero_shot_in_the_loop(pictures, tmp_path):
