@@ -18,6 +18,15 @@ from diffusion_jax.typing import Schedule, UserError, one_of
 
 __all__ = ["PREDICTIONS", "SCHEDULES", "TIMES", "WEIGHTS", "loss", "schedule"]
 
+
+def _shifted(base: Any, shift: float) -> Schedule:
+    """Another schedule, by its name or as a group, with `shift` times its sigma / alpha."""
+    group = {"name": base} if isinstance(base, str) else base
+    if not isinstance(group, Mapping | ConfigDict) or "name" not in group:
+        raise UserError(f"config key 'schedule.base' is {base!r}; it is the name of a schedule, or a group with a name")
+    return process.Shifted(schedule(group), shift)
+
+
 SCHEDULES: dict[str, Callable[..., Any]] = {
     "vp_linear": process.VPLinear,
     "sub_vp": process.SubVP,
@@ -26,7 +35,9 @@ SCHEDULES: dict[str, Callable[..., Any]] = {
     "edm": process.EDM,
     "rectified_flow": process.RectifiedFlow,
     "discrete": process.Discrete,
+    "shifted": _shifted,
 }
+"""By name; a learned schedule has none, for its parameters are trained with a network's, which no config does."""
 TIMES: dict[str, Callable[..., Any]] = {
     "uniform": process.times.uniform,
     "stratified": process.times.stratified,
