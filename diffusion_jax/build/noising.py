@@ -16,7 +16,7 @@ from diffusion_jax.process.importance import Importance
 from diffusion_jax.process.prediction import KINDS
 from diffusion_jax.typing import Schedule, UserError, one_of
 
-__all__ = ["PREDICTIONS", "SCHEDULES", "TIMES", "WEIGHTS", "loss", "schedule"]
+__all__ = ["PREDICTIONS", "SCHEDULES", "TIMES", "WEIGHTS", "loss", "loss_options", "schedule"]
 
 
 def _shifted(base: Any, shift: float) -> Schedule:
@@ -72,7 +72,7 @@ def loss(spec: Spec) -> dict[str, Any]:
 
     The optional groups `weight_options` and `times_options` hold the keyword arguments of the weighting and the times.
     """
-    accepts("loss", _loss_options, spec)
+    accepts("loss", loss_options, spec)
     weight, times = one_of("loss.weight", spec["weight"], WEIGHTS), one_of("loss.times", spec["times"], TIMES)
     chosen = {}
     for key in ("weight_options", "times_options"):
@@ -89,7 +89,7 @@ def loss(spec: Spec) -> dict[str, Any]:
     }
 
 
-def _loss_options(
+def loss_options(
     space: str,
     weight: str,
     times: str,
