@@ -153,7 +153,7 @@ def staged(path: Path, *, folder: bool) -> Iterator[Path]:
     A new folder appears whole; in one that exists each file is replaced. Nothing is left of what fails, not even the folders
     above `path` that were made for it. Raises UserError where nothing can be written.
     """
-    above = [place for place in (path.parent, *path.parent.parents) if not place.exists()]
+    above = [place for place in (path.parent, *path.parent.parents) if not os.path.exists(place)]
     aside: Path | None = None
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -161,7 +161,7 @@ def staged(path: Path, *, folder: bool) -> Iterator[Path]:
         if folder:
             yield aside
             aside.chmod(0o755)
-            if path.exists():
+            if os.path.exists(path):
                 for file in aside.iterdir():
                     os.replace(file, path / file.name)
             else:
