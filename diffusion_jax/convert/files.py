@@ -34,7 +34,12 @@ def find(path: Path, names: tuple[str, ...]) -> Path:
         parent = path.parent
         near = difflib.get_close_matches(path.name, [p.name for p in parent.iterdir()] if parent.is_dir() else [], n=1)
         raise UserError(
-            f"{str(path)!r} does not exist" + (f"; did you mean {str(parent / near[0])!r}?" if near else "")
+            f"{str(path)!r} does not exist; "
+            + (
+                f"did you mean {str(parent / near[0])!r}?"
+                if near
+                else "weights are a folder or file of yours, not a name"
+            )
         )
     for name in names:
         if (path / name).is_file():
