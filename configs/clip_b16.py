@@ -18,7 +18,7 @@ VARIANTS = {
         "model.text": {"context_length": 64},
         "loss.name": "sigmoid",
         "tokenizer.name": "siglip",
-        "preprocess": {"mean": (0.5, 0.5, 0.5), "std": (0.5, 0.5, 0.5), "resize": "squash"},
+        "preprocess": {"mean": (0.5, 0.5, 0.5), "std": (0.5, 0.5, 0.5), "resize": "squash", "exif": True},
     },
     "flip": {"model.vision.patch_dropout": 0.5},
     "accumulate": {"loss.micro_batches": 4},
@@ -46,7 +46,8 @@ def get_config() -> ConfigDict:
         {
             "name": "tar",
             "path": "shards/{00000..01242}.tar",
-            "caption_key": None,  # of KEY.json; None: the first known one, such as caption
+            "image_key": None,  # the ending of the pictures, such as jpg, where KEY has several; None: the only one
+            "caption_key": None,  # of KEY.json; None: KEY.txt, or the first known key of KEY.json, such as caption
             "index": None,  # the folder of the shards' indices; None: beside them
             "validation": 0.001,
             "crop": "random",
@@ -62,6 +63,7 @@ def get_config() -> ConfigDict:
             "mean": (0.48145466, 0.4578275, 0.40821073),
             "std": (0.26862954, 0.26130258, 0.27577711),
             "resize": "shortest",
+            "exif": True,  # photographs as their camera was held
         }
     )
     config.zero_shot = ConfigDict({"path": "", "templates": "seven"})  # a folder a class, measured in the loop

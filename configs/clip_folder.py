@@ -16,7 +16,13 @@ VARIANTS = {
         "model.text": {},
         "model.embed": 512,
         "locked": ("^visual/",),
-        "preprocess": {"mean": OPENAI[0], "std": OPENAI[1], "resize": "shortest", "interpolation": "bicubic"},
+        "preprocess": {
+            "mean": OPENAI[0],
+            "std": OPENAI[1],
+            "resize": "shortest",
+            "interpolation": "bicubic",
+            "exif": True,
+        },
         "optimizer.learning_rate": 1e-5,
         "optimizer.weight_decay": 0.2,
     },
@@ -47,7 +53,13 @@ def get_config() -> ConfigDict:
     )
     config.tokenizer = ConfigDict({"name": "bpe", "path": "vocabulary"})
     config.preprocess = ConfigDict(
-        {"mean": (0.5, 0.5, 0.5), "std": (0.5, 0.5, 0.5), "resize": "shortest", "interpolation": "bicubic"}
+        {
+            "mean": (0.5, 0.5, 0.5),
+            "std": (0.5, 0.5, 0.5),
+            "resize": "shortest",
+            "interpolation": "bicubic",
+            "exif": True,
+        }
     )
     config.zero_shot = ConfigDict({"path": "", "templates": "photo"})  # a folder a class, measured in the loop
     config.weights = ConfigDict(

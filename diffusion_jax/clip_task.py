@@ -15,12 +15,12 @@ from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 from diffusion_jax import build
-from diffusion_jax.clip_evaluation import read_templates, recall_of, zero_shot_of
+from diffusion_jax.clip_evaluation import Skipped, check_classes, read_templates, recall_of, zero_shot_of
 from diffusion_jax.clip_run import ClipRun, clip_model_of, clip_parts
 from diffusion_jax.contrastive import infonce, sigmoid_loss
 from diffusion_jax.data.captions import CLASS_NAMES, TEMPLATES
 from diffusion_jax.data.class_folder import ClassFolder
-from diffusion_jax.data.pairs import caption_identity, pair_batches
+from diffusion_jax.data.pairs import caption_identity, check_share, pair_batches, read_picture
 from diffusion_jax.data.pipeline import batches
 from diffusion_jax.data.preprocess import Preprocess
 from diffusion_jax.data.transforms import add_noise, random_shift
@@ -107,21 +107,46 @@ def _pairs(config: ConfigDict, folder: Path, key: jax.Array) -> Task:
         **process_slice(),
     )
     probe = ClipRun(folder, config, network, {}, tokenizer, prepare)
-    evaluate = _evaluation(config, probe, held_out, options["eval_pairs"], loss)
+    evaluate = _evaluation(config, probe, held_out, options, loss)
     initial = initial_params(config.get("weights"), clip_model_of(config, tokenizer), tokenizer, prepare)
     return Task(network, recipe_loss(config, network, prepare), stream, evaluate, clamp=CLAMP, initial=initial)
 
 
+def _held_out(held_out: Any, prepare: Preprocess, most: int, on_error: str) -> tuple[list[dict[str, Any]], np.ndarray]:
+    """(the first `most` held-out items whose pictures can be read, those pictures, uint8).
+
+    With `on_error` "skip" the others are counted and named in the log; UserError when they are more than half.
+    """
+    items: list[dict[str, Any]] = []
+    pixels, unread = [], []
+    for index in range(len(held_out)):
+        if len(items) == most:
+            break
+        try:
+            item = held_out[index]
+            pixels.append(read_picture(item, prepare.pixels))
+            items.append(item)
+        except UserError as error:
+            if on_error == "raise":
+                raise UserError(f"held-out picture: {error}; --config.data.on_error=skip leaves such out") from error
+            unread.append(str(error))
+            _log.warning("held-out picture %d is skipped (%d so far): %s", index, len(unread), error)
+    if unread:
+        check_share(len(unread), len(unread) + len(items), "the held-out pictures", unread[0])
+        _log.info("%d held-out pictures are measured, %d that cannot be read are not", len(items), len(unread))
+    return items, np.stack(pixels)
+
+
 def _evaluation(
-    config: ConfigDict, probe: ClipRun, held_out: Any, most: int, loss: Mapping[str, Any]
+    config: ConfigDict, probe: ClipRun, held_out: Any, options: Mapping[str, Any], loss: Mapping[str, Any]
 ) -> Callable[[TrainState, int], dict[str, float]]:
     """Held-out loss, retrieval and zero-shot of raw and averaged weights; the held-out pictures are read once."""
     assert probe.preprocess is not None
-    items = [held_out[i] for i in range(min(most, len(held_out)))]
-    pixels = np.stack([probe.preprocess.pixels(item["image"]) for item in items])
+    items, pixels = _held_out(held_out, probe.preprocess, options["eval_pairs"], options["on_error"])
     captions = [item["captions"] for item in items]
     same = jnp.asarray(caption_identity([texts[0] for texts in captions])) if loss["identity"] else None
     classes, templates = _classes(config.get("zero_shot") or {})
+    skipped = Skipped(options["on_error"], "--config.data.on_error=skip")
 
     def evaluate(state: TrainState, done: int) -> dict[str, float]:
         numbers: dict[str, float] = {}
@@ -139,7 +164,11 @@ def _evaluation(
             for way, short in (("image_to_text", "i2t"), ("text_to_image", "t2i")):
                 numbers |= {f"val_{short}_r{k}{suffix}": found[way][f"r{k}"] for k in (1, 5, 10)}
             if classes is not None:
-                numbers[f"val_zero_shot{suffix}"] = zero_shot_of(run, classes, templates).accuracy(1)
+                known = len(skipped.files)
+                numbers[f"val_zero_shot{suffix}"] = zero_shot_of(run, classes, templates, skipped=skipped).accuracy(1)
+                if len(skipped.files) > known:
+                    unread, named = len(skipped.files), next(iter(skipped.files.values()))
+                    _log.warning("%d of %d zero-shot pictures are skipped, the first: %s", unread, len(classes), named)
         return numbers
 
     return evaluate
@@ -150,7 +179,8 @@ def _classes(spec: build.Spec) -> tuple[ClassFolder | None, tuple[str, ...]]:
     if spec:
         build.accepts("zero_shot", lambda path, classes=None, templates="photo": None, spec)
     templates = read_templates(spec.get("templates", "photo"))
-    return (ClassFolder(spec["path"], spec.get("classes")) if spec.get("path") else None), templates
+    folder = check_classes(ClassFolder(spec["path"], spec.get("classes"))) if spec.get("path") else None
+    return folder, templates
 
 
 def _loss_options(config: ConfigDict) -> dict[str, Any]:

@@ -7,6 +7,7 @@ says otherwise than the weights' own files is refused here, for it would run and
 
 from __future__ import annotations
 
+import dataclasses
 import logging
 from collections.abc import Mapping
 from pathlib import Path
@@ -17,7 +18,7 @@ import jax.numpy as jnp
 from ml_collections import ConfigDict
 
 from diffusion_jax import build, convert
-from diffusion_jax.clip_run import ClipRun, check_end, preprocess_group
+from diffusion_jax.clip_run import ClipRun, check_end
 from diffusion_jax.convert.clip_compare import OPENING, differences
 from diffusion_jax.data.preprocess import HALF, Preprocess
 from diffusion_jax.nets import CLIP_MODELS, clip_model
@@ -69,6 +70,7 @@ def load_pretrained(
     context_length: int | None = None,
     activation: str | None = None,
     dtype: str = "auto",
+    exif: bool = False,
 ) -> ClipRun:
     """The CLIP or SigLIP in a folder or file of OpenAI's, open_clip's or Hugging Face's, as a `ClipRun`.
 
@@ -76,7 +78,8 @@ def load_pretrained(
     `tokenizer` is a path
     (bpe_simple_vocab_16e6.txt.gz, a folder with vocab.json and merges.txt, SigLIP's .model file) or a tokenizer; by default
     what lies beside the weights. `image_size` and `context_length` interpolate the positions. `activation` overrides that of
-    the config, as for SigLIP weights that were trained further with another.
+    the config, as for SigLIP weights that were trained further with another. `exif` turns photographs as their camera
+    was held; open_clip, with which the embeddings agree, does not.
 
     Raises UserError as `convert.load_clip`, and where no vocabulary is found.
     """
@@ -85,7 +88,7 @@ def load_pretrained(
     _whole(path, config)
     for tower in ("vision", "text") if activation is not None else ():
         config[tower]["activation"] = activation
-    prepared: Mapping[str, Any] = config.pop("preprocess")
+    prepared: Mapping[str, Any] = {**config.pop("preprocess"), "exif": exif}
     spec = {"name": "clip", "dtype": dtype, **config}
     settings = {"system": "clip", "model": spec, "preprocess": dict(prepared), "data": {"name": "pretrained"}}
     network = build.clip_network(spec)
@@ -187,8 +190,12 @@ def _same_model(path: str, config: Mapping[str, Any], model: Mapping[str, Any]) 
 
 
 def _same_preparation(path: str, prepared: Mapping[str, Any], prepare: Preprocess | None) -> None:
-    # Without one, images are taken as they are, in [-1, 1], and nothing is resized.
-    here = {**prepared, "mean": HALF, "std": HALF} if prepare is None else preprocess_group(prepare)
+    if prepare is None:
+        # Images that are taken as they are, in [-1, 1]: nothing is resized.
+        here: dict[str, Any] = {**prepared, "mean": HALF, "std": HALF}
+    else:
+        here = {field.name: getattr(prepare, field.name) for field in dataclasses.fields(prepare)}
+        here = {key: value for key, value in here.items() if key != "size"}
     bare: dict[str, Any] = {"embed": None}
     wrong = differences({**bare, "preprocess": prepared}, {**bare, "preprocess": here})
     if wrong:
@@ -199,5 +206,5 @@ def _same_preparation(path: str, prepared: Mapping[str, Any], prepare: Preproces
             "or weights.preprocess=config to train them with the config's"
         )
     for key in OPENING:
-        if key in prepared and prepared[key] != here[key]:
+        if prepare is not None and key in prepared and prepared[key] != here[key]:
             _log.info("weights %r were made with preprocess.%s=%r; here it is %r", path, key, prepared[key], here[key])

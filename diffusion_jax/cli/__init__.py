@@ -192,6 +192,19 @@ def parser() -> argparse.ArgumentParser:
     evaluate.add_argument(
         "--clip-score", metavar="DIR", help="of a CLIP: the score of the pictures and captions of DIR"
     )
+    _columns(evaluate, "with --retrieval, --clip-score: ")
+    evaluate.add_argument(
+        "--on-error",
+        choices=("raise", "skip"),
+        help="of pictures of yours that cannot be read and empty captions: stop at the first (raise, the default), or leave "
+        "them out, counted and named in the numbers",
+    )
+    evaluate.add_argument(
+        "--exif",
+        action="store_true",
+        default=None,
+        help="of published weights: turn photographs as their camera was held (open_clip does not)",
+    )
     evaluate.add_argument("--model", metavar="NAME", help="of published weights that do not say it: ViT-B-32, ...")
     evaluate.add_argument(
         "--tokenizer", metavar="PATH", help="of published weights: the vocabulary, if not beside them"
@@ -231,6 +244,7 @@ def parser() -> argparse.ArgumentParser:
         epilog="example: diffusion-jax vocabulary pictures --merges 500 --out vocabulary",
     )
     vocabulary.add_argument("path", metavar="DIR", help="a folder of pictures with captions")
+    _columns(vocabulary, "")
     vocabulary.add_argument("--merges", type=int, metavar="N", default=500, help="how many pairs are joined at most")
     vocabulary.add_argument("--out", required=True, metavar="DIR", help="the folder of vocab.json and merges.txt")
 
@@ -243,6 +257,12 @@ def parser() -> argparse.ArgumentParser:
     )
     report.add_argument("--run", required=True, metavar="DIR", help="the run's folder, such as runs/digits")
     return top
+
+
+def _columns(command: argparse.ArgumentParser, when: str) -> None:
+    command.add_argument("--captions", metavar="NAME", help=f"{when}the table in the folder, if it has several")
+    for name, what in (("image", "picture"), ("caption", "caption")):
+        command.add_argument(f"--{name}-column", metavar="NAME", help=f"{when}the column of the {what}")
 
 
 def _distributed(command: argparse.ArgumentParser) -> None:

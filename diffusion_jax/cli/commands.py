@@ -14,10 +14,11 @@ from typing import Any
 import jax
 
 from diffusion_jax.build import SOURCES
-from diffusion_jax.build.keys import keys
 from diffusion_jax.cli.accelerator import configure
-from diffusion_jax.cli.pictures import CLIP_MEASURES, evaluate_pictures
-from diffusion_jax.config import load_config, not_found, parse_overrides
+from diffusion_jax.cli.pictures import CLIP_MEASURES, check_options, evaluate_pictures
+from diffusion_jax.config import load_config, parse_overrides
+from diffusion_jax.data.folders import names_in, status
+from diffusion_jax.data.text_files import read_lines, shortened
 from diffusion_jax.evals.pictures import save_grid, write_atomic
 from diffusion_jax.evaluation import Evaluation, evaluate_clip, evaluate_diffusion, save_evaluation
 from diffusion_jax.run import ClipRun, DiffusionRun, load_run
@@ -39,13 +40,10 @@ def _silent(text: str) -> None:
 
 def train(arguments: argparse.Namespace, rest: list[str]) -> int:
     """Train or resume the run of a config."""
-    config = load_config(arguments.config, parse_overrides(rest), keys)
+    config = load_config(arguments.config, parse_overrides(rest))
     configure(say)
     tell = say if jax.process_index() == 0 else _silent
-    try:
-        folder = train_run(config, overwrite=arguments.overwrite, progress=not arguments.no_progress, say=tell)
-    except UserError as error:
-        raise UserError(f"{error}{not_found(config, keys, arguments.config, str(error))}") from error
+    folder = train_run(config, overwrite=arguments.overwrite, progress=not arguments.no_progress, say=tell)
     tell(f"run in {folder}")
     return 0
 
@@ -139,14 +137,10 @@ def _check_writable(out: Path) -> None:
 
 def _read_prompts(name: str) -> list[str]:
     path = Path(name)
-    if not path.is_file():
-        near = sorted(p.name for p in path.parent.glob("*.txt")) if path.parent.is_dir() else []
-        raise UserError(f"prompt file {name!r} does not exist" + (f"; there is {near[0]!r}" if near else ""))
-    try:
-        lines = path.read_text(encoding="utf-8").splitlines()
-    except UnicodeDecodeError as error:
-        raise UserError(f"prompt file {name!r} is not UTF-8 text, a prompt a line") from error
-    prompts = [line.strip() for line in lines if line.strip()]
+    if status(path) is None:
+        near = [other for other in names_in(path.parent) if other.lower().endswith(".txt")]
+        raise UserError(f"prompt file {shortened(name)} does not exist" + (f"; there is {near[0]!r}" if near else ""))
+    prompts = read_lines(path)
     if not prompts:
         raise UserError(f"prompt file {name!r} holds no prompt")
     return prompts
@@ -159,6 +153,7 @@ def evaluate(arguments: argparse.Namespace, rest: list[str]) -> int:
     configure(say)
     if any(getattr(arguments, name) for name in CLIP_MEASURES):
         return evaluate_pictures(arguments, say)
+    check_options(arguments)
     run = load_run(arguments.run)
     if isinstance(run, ClipRun) and run.config.data.name not in SOURCES:
         flags = ", ".join(f"--{name.replace('_', '-')}" for name in CLIP_MEASURES)

@@ -10,7 +10,10 @@ from pathlib import Path
 from typing import Any
 
 from diffusion_jax.clip_evaluation import (
+    Skipped,
+    check_classes,
     clip_score_of,
+    numbers_before,
     probe_of,
     read_templates,
     retrieval_of,
@@ -26,50 +29,81 @@ from diffusion_jax.pretrained import load_pretrained
 from diffusion_jax.run import CONFIG, load_clip
 from diffusion_jax.typing import UserError
 
-__all__ = ["CLIP_MEASURES", "evaluate_pictures", "vocabulary"]
+__all__ = ["CLIP_MEASURES", "check_options", "evaluate_pictures", "vocabulary"]
 
 CLIP_MEASURES = ("zero_shot", "retrieval", "linear_probe", "clip_score")
+_CAPTIONED = ("retrieval", "clip_score")
+OPTIONS = {
+    "on_error": CLIP_MEASURES,
+    "exif": CLIP_MEASURES,
+    "captions": _CAPTIONED,
+    "image_column": _CAPTIONED,
+    "caption_column": _CAPTIONED,
+}
+"""The measures that read an option."""
 
 
 def evaluate_pictures(arguments: argparse.Namespace, say: Callable[[str], None]) -> int:
     """Every measure that was asked for, printed and written to clip_metrics.json."""
+    check_options(arguments)
     if arguments.zero_shot is None and arguments.classes is not None:
         raise UserError("--classes needs --zero-shot, whose classes it names")
+    base = Path(arguments.run)
+    folder = Path(arguments.out) if arguments.out else (base if base.is_dir() else base.parent) / "report"
+    numbers_before(folder / "clip_metrics.json")
+    on_error = arguments.on_error or "raise"
     # Folders are read before the weights: a misspelt one should not cost a minute.
-    classes = arguments.zero_shot and ClassFolder(arguments.zero_shot, arguments.classes)
+    classes = arguments.zero_shot and check_classes(ClassFolder(arguments.zero_shot, arguments.classes))
     templates = read_templates(arguments.templates) if arguments.zero_shot else ()
     captioned = {
-        name: CaptionFolder(getattr(arguments, name), empty="drop")
+        name: _captioned(arguments, getattr(arguments, name), "drop" if on_error == "skip" else "refuse")
         for name in ("retrieval", "clip_score")
         if getattr(arguments, name)
     }
-    probes = [ClassFolder(folder) for folder in arguments.linear_probe or ()]
+    probes = [check_classes(ClassFolder(folder)) for folder in arguments.linear_probe or ()]
     run = _clip(arguments)
     if run.preprocess is None:
         raise UserError(
             f"the CLIP in {arguments.run!r} takes the demo's scans, not pictures; evaluate it without a folder"
         )
     found: dict[str, Any] = {}
+    skipped = {name: Skipped(on_error, "--on-error=skip") for name in CLIP_MEASURES}
     if classes:
-        counts = zero_shot_of(run, classes, templates, say=say)
+        counts = zero_shot_of(run, classes, templates, skipped=skipped["zero_shot"], say=say)
         found["zero_shot"] = counts.summary() | {"classes": len(classes.class_names), "templates": len(templates)}
     if "retrieval" in captioned:
-        found["retrieval"] = retrieval_of(run, captioned["retrieval"], say=say)
+        found["retrieval"] = retrieval_of(run, captioned["retrieval"], skipped=skipped["retrieval"], say=say)
     if probes:
-        found["linear_probe"] = probe_of(run, *probes, say=say)
+        found["linear_probe"] = probe_of(run, *probes, skipped=skipped["linear_probe"], say=say)
     if "clip_score" in captioned:
-        found["clip_score"] = clip_score_of(run, captioned["clip_score"], say=say)
-    base = Path(arguments.run)
-    folder = Path(arguments.out) if arguments.out else (base if base.is_dir() else base.parent) / "report"
+        found["clip_score"] = clip_score_of(run, captioned["clip_score"], skipped=skipped["clip_score"], say=say)
+    for name, numbers in found.items():
+        numbers |= skipped[name].numbers()
+        if name in captioned and on_error == "skip":
+            numbers["empty_captions"] = captioned[name].blank
     save_numbers(folder / "clip_metrics.json", found)
     print(json.dumps(found, indent=2))
     say(f"written to {folder / 'clip_metrics.json'}")
     return 0
 
 
+def check_options(arguments: argparse.Namespace) -> None:
+    """UserError for an option that none of the measures that were asked for reads."""
+    asked = [name for name in CLIP_MEASURES if getattr(arguments, name)]
+    for option, measures in OPTIONS.items():
+        if getattr(arguments, option) is not None and not set(asked) & set(measures):
+            names = ", ".join(f"--{name.replace('_', '-')}" for name in measures)
+            raise UserError(f"--{option.replace('_', '-')} is read with {names} alone")
+
+
+def _captioned(arguments: argparse.Namespace, folder: str, empty: str) -> CaptionFolder:
+    columns = {name: getattr(arguments, name) for name in ("captions", "image_column", "caption_column")}
+    return CaptionFolder(folder, empty=empty, **columns)
+
+
 def vocabulary(arguments: argparse.Namespace, rest: list[str]) -> int:
     """Learn a vocabulary from the captions of a folder."""
-    source = CaptionFolder(arguments.path, empty="drop")
+    source = _captioned(arguments, arguments.path, "drop")
     out = Path(arguments.out)
     if (out / "vocab.json").exists():
         raise UserError(f"--out {str(out)!r} holds a vocabulary already; choose another folder")
@@ -83,5 +117,9 @@ def vocabulary(arguments: argparse.Namespace, rest: list[str]) -> int:
 def _clip(arguments: argparse.Namespace) -> ClipRun:
     path = Path(arguments.run)
     if any((place / CONFIG).is_file() and (place / "checkpoints").is_dir() for place in (path, path / "clip")):
+        if arguments.exif is not None:
+            raise UserError(
+                f"--exif is for published weights; the run in {arguments.run!r} has its own preprocess.exif"
+            )
         return load_clip(path)
-    return load_pretrained(path, model=arguments.model, tokenizer=arguments.tokenizer)
+    return load_pretrained(path, model=arguments.model, tokenizer=arguments.tokenizer, exif=bool(arguments.exif))

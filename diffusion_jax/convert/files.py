@@ -34,12 +34,7 @@ def find(path: Path, names: tuple[str, ...]) -> Path:
         parent = path.parent
         near = difflib.get_close_matches(path.name, [p.name for p in parent.iterdir()] if parent.is_dir() else [], n=1)
         raise UserError(
-            f"{str(path)!r} does not exist; "
-            + (
-                f"did you mean {str(parent / near[0])!r}?"
-                if near
-                else "weights are a folder or file of yours, not a name"
-            )
+            f"{str(path)!r} does not exist" + (f"; did you mean {str(parent / near[0])!r}?" if near else "")
         )
     for name in names:
         if (path / name).is_file():
@@ -158,7 +153,7 @@ def staged(path: Path, *, folder: bool) -> Iterator[Path]:
     A new folder appears whole; in one that exists each file is replaced. Nothing is left of what fails, not even the folders
     above `path` that were made for it. Raises UserError where nothing can be written.
     """
-    above = [place for place in (path.parent, *path.parent.parents) if not os.path.exists(place)]
+    above = [place for place in (path.parent, *path.parent.parents) if not place.exists()]
     aside: Path | None = None
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -166,7 +161,7 @@ def staged(path: Path, *, folder: bool) -> Iterator[Path]:
         if folder:
             yield aside
             aside.chmod(0o755)
-            if os.path.exists(path):
+            if path.exists():
                 for file in aside.iterdir():
                     os.replace(file, path / file.name)
             else:

@@ -17,7 +17,6 @@ other steps look for characters above 126 or control characters."""
 from __future__ import annotations
 
 import dataclasses
-import difflib
 import functools
 import gzip
 import heapq
@@ -35,6 +34,9 @@ import numpy as np
 import regex
 from jaxtyping import Int
 
+from diffusion_jax.data.folders import hint, names_in, status
+from diffusion_jax.data.text_files import decode, read_bytes, read_json, read_text
+from diffusion_jax.data.text_files import shortened as shown
 from diffusion_jax.typing import UserError
 
 __all__ = [
@@ -97,21 +99,13 @@ def check_captions(texts: Any) -> None:
                 raise UserError(f"caption {i} is {shown(text)} of type {type(text).__name__}, not a text{hint}")
 
 
-def shown(value: Any, most: int = 80) -> str:
-    """The value as Python writes it, cut in the middle to about `most` characters."""
-    text = repr(value)
-    return text if len(text) <= most else f"{text[: most // 2]}...{text[-most // 2 :]}"
-
-
 def existing(path: str | Path) -> Path:
     """The path, or a UserError that names the nearest file beside it."""
     path = Path(path)
-    if path.exists():
+    if status(path) is not None:
         return path
-    names = sorted(p.name for p in path.parent.iterdir()) if path.parent.is_dir() else []
-    near = difflib.get_close_matches(path.name, names, n=1, cutoff=0.5)
-    hint = f"; did you mean {str(path.parent / near[0])!r}?" if near else ""
-    raise UserError(f"there is no vocabulary at {str(path)!r}{hint}")
+    names = [str(path.parent / name) for name in names_in(path.parent)]
+    raise UserError(f"there is no vocabulary at {shown(str(path), 200)}{hint(str(path), names)}")
 
 
 class _Pieces(dict[str, tuple[int, ...]]):
@@ -229,9 +223,9 @@ class BpeTokenizer:
         path = existing(path)
         if path.is_dir():
             path = _in_folder(path)
-        if path.name == _MERGES:
+        if path.name.lower() == _MERGES:
             merges, path = path, path.parent / _VOCAB
-        if path.suffix == ".json":
+        if path.suffix.lower() == ".json":
             symbols, pairs = _from_json(path, merges)
         else:
             symbols, pairs = _from_gzip(path)
@@ -318,9 +312,11 @@ def _in_folder(folder: Path) -> Path:
     raise UserError(f"there is no vocabulary in {str(folder)!r}: none of {_VOCAB} with {_MERGES}, {_GZ}, {_WHOLE}")
 
 
-def _pairs(rows: Sequence[Any], path: Path) -> Pairs:
+def _pairs(rows: Any, path: Path) -> Pairs:
     """The merges of rows such as "th e</w>" or ["th", "e</w>"], the last of which may be blank."""
-    rows = [tuple(row.split() if isinstance(row, str) else row) for row in rows]
+    if not isinstance(rows, list) or not all(isinstance(row, str | list) for row in rows):
+        raise UserError(f"the merges in {str(path)!r} are no list of pairs")
+    rows = [tuple(row.split() if isinstance(row, str) else map(str, row)) for row in rows]
     while rows and not rows[-1]:
         rows.pop()
     if not rows:
@@ -334,8 +330,8 @@ def _pairs(rows: Sequence[Any], path: Path) -> Pairs:
 def _from_gzip(path: Path) -> tuple[tuple[str, ...], Pairs]:
     """(symbols, merges) of OpenAI's file: a header and a merge a line, the ids in that order."""
     try:
-        lines = gzip.decompress(path.read_bytes()).decode().split("\n")
-    except (OSError, EOFError, zlib.error, UnicodeDecodeError) as error:
+        lines = decode(gzip.decompress(read_bytes(path)), f"{str(path)!r}, unzipped,").split("\n")
+    except (OSError, EOFError, zlib.error) as error:
         raise UserError(f"{str(path)!r} is no gzip file of merges such as {_GZ}, or is damaged: {error}") from None
     pairs = _pairs(lines[1 : 1 + _MOST_MERGES], path)
     symbols = [*ALPHABET]
@@ -351,21 +347,19 @@ def _from_gzip(path: Path) -> tuple[tuple[str, ...], Pairs]:
 
 def _from_json(path: Path, merges: str | Path | None) -> tuple[tuple[str, ...], Pairs]:
     """(symbols, merges) of Hugging Face's files; the ids are those of the JSON."""
-    try:
-        held = json.loads(existing(path).read_bytes())
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise UserError(f"{str(path)!r} is no JSON: {error}") from None
+    held = read_json(existing(path))
     model = held.get("model") if isinstance(held, dict) else None
     vocabulary = model.get("vocab") if isinstance(model, dict) else held
-    if not isinstance(vocabulary, dict) or set(vocabulary.values()) != set(range(len(vocabulary))):
+    ids = list(vocabulary.values()) if isinstance(vocabulary, dict) else [None]
+    if not isinstance(vocabulary, dict) or {type(i) for i in ids} - {int} or set(ids) != set(range(len(ids))):
         raise UserError(f"{str(path)!r} does not map symbols to the ids 0, 1, ...: it is no vocabulary of CLIP's")
     if not vocabulary:
         raise UserError(f"{str(path)!r} is an empty vocabulary")
     if isinstance(model, dict):
-        place, rows = path, model.get("merges") or ()
+        place, rows = path, model.get("merges") or []
     else:
         place = existing(merges if merges is not None else path.parent / _MERGES)
-        rows = place.read_text("utf-8", errors="replace").split("\n")[1 : 1 + _MOST_MERGES]
+        rows = read_text(place).replace("\r\n", "\n").split("\n")[1 : 1 + _MOST_MERGES]
     pairs = _pairs(rows, place)
     made = {*ALPHABET, *_SPECIAL.values(), *(a + b for a, b in pairs)}
     needed = made.union(*pairs)

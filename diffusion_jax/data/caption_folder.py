@@ -1,42 +1,31 @@
 """A folder of one's own pictures with captions, as a random-access source.
 
-Captions lie in a table (`captions.csv`, `metadata.csv`, `.tsv`, `.jsonl`) or beside each picture in a text of its name
-(`cat.jpg`, `cat.txt`: a caption a line). A picture that stands in several rows has several captions; training takes one at
-random.
+Captions lie in a table (`captions.csv`, `metadata.csv`, `.tsv`, `.jsonl`, `captions.json`) or beside each picture in a text of
+its name (`cat.jpg`, `cat.txt`: a caption a line). A picture that stands in several rows has several captions; training takes
+one at random. Two names of one file (`a.jpg` and `./a.jpg`, a link, other capitals where the system does not tell them apart)
+are one picture, so that it stands in one split.
 All of it is read and checked at the start, the pictures when they are used.
 """
 
 from __future__ import annotations
 
-import csv
 import dataclasses
-import difflib
-import hashlib
-import io
-import json
-from collections.abc import Iterator, Mapping, Sequence
+import os
+import stat
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from diffusion_jax.data.caption_tables import TABLE_ENDINGS, rows
+from diffusion_jax.data.captioned import CAPTION_COLUMNS, setting, split_of, split_shares
+from diffusion_jax.data.folders import IMAGE_ENDINGS, existing_folder, file_in, hint, names_in, pictures_in, status
+from diffusion_jax.data.text_files import read_text, shortened
 from diffusion_jax.typing import UserError, one_of
 
-__all__ = ["IMAGE_ENDINGS", "CaptionFolder", "split_of"]
+__all__ = ["CaptionFolder"]
 
-IMAGE_ENDINGS = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff")
-TABLE_ENDINGS = (".csv", ".tsv", ".jsonl")
 IMAGE_COLUMNS = ("image", "file_name", "filename", "file", "filepath", "path", "image_path")
-CAPTION_COLUMNS = ("caption", "text", "title", "prompt", "captions")
-SPLITS = ("train", "validation", "test")
-
-
-def split_of(name: str, shares: Mapping[str, float]) -> str:
-    """The split of a name by its hash, stable as other files come and go; the shares sum to 1."""
-    point = int.from_bytes(hashlib.sha256(name.encode()).digest()[:8], "big") / 2**64
-    for split, share in shares.items():
-        point -= share
-        if point < 0:
-            return split
-    return next(iter(shares))
+JSON_TABLES = ("captions.json", "metadata.json")  # other .json files beside pictures are seldom tables
 
 
 @dataclasses.dataclass(frozen=True)
@@ -49,6 +38,7 @@ class CaptionFolder:
     empty: what empty captions are: "refuse" (an error that counts them) or "drop".
     split: "train", "validation", "test" or None (all), by a hash of the name, so that a picture stays where it is.
     validation, test: their shares.
+    blank: how many empty captions were dropped, from all splits.
 
     Raises UserError, one line, for a folder, table, column or picture that is missing (with the nearest one), for a row that
     cannot be read (with its line), for empty captions, and for a split without pictures.
@@ -64,39 +54,36 @@ class CaptionFolder:
     test: float = 0.0
     names: tuple[str, ...] = dataclasses.field(init=False, repr=False)
     texts: tuple[tuple[str, ...], ...] = dataclasses.field(init=False, repr=False)
+    blank: int = dataclasses.field(init=False, repr=False)
 
     def __post_init__(self) -> None:
         one_of("empty", self.empty, ("refuse", "drop"))
-        if self.split is not None:
-            one_of("split", self.split, SPLITS)
-        shares = {"train": 1 - self.validation - self.test, "validation": self.validation, "test": self.test}
-        if min(shares.values()) < 0:
-            raise UserError(
-                f"shares validation {self.validation} and test {self.test} are not at least 0 with a sum below 1"
-            )
-        folder = Path(self.path)
-        if not folder.is_dir():
-            siblings = [p.name for p in folder.parent.iterdir() if p.is_dir()] if folder.parent.is_dir() else []
-            near = difflib.get_close_matches(folder.name, siblings, n=1)
-            raise UserError(f"there is no folder {str(folder)!r}" + (f"; did you mean {near[0]!r}?" if near else ""))
-        found: dict[str, list[str]] = {}
+        shares = split_shares(self.split, self.validation, self.test)
+        folder = existing_folder(self.path)
+        found: dict[tuple[Any, ...], tuple[list[str], list[str]]] = {}
         blank: list[str] = []
-        for name, caption, where in self._rows(folder):
-            kept = found.setdefault(name, [])
+        for name, identity, caption, where in self._rows(folder):
+            names, kept = found.setdefault(identity, ([], []))
+            names.append(name)
             if caption.strip():
                 kept.append(caption.strip())
             else:
                 blank.append(where)
         if blank and self.empty == "refuse":
             raise UserError(
-                f"{len(blank)} empty captions, the first in {blank[0]}; mend them, or leave them out with empty='drop'"
+                f"{len(blank)} empty captions, the first in {blank[0]}; mend them, or leave them out by empty=drop "
+                "(train: --config.data.empty=drop; evaluate: --on-error=skip)"
             )
-        chosen = {n: t for n, t in found.items() if t and self.split in (None, split_of(n, shares))}
+        # Of several names of one file the first in order, whatever the order of the rows.
+        named = {min(names): kept for names, kept in found.values()}
+        chosen = {n: t for n, t in named.items() if t and self.split in (None, split_of(n, shares))}
         if not chosen:
             which = "" if self.split is None else f" in split {self.split!r}"
             raise UserError(f"no captioned picture in {str(folder)!r}{which}: {len(found)} have captions in all")
+        object.__setattr__(self, "path", folder)
         object.__setattr__(self, "names", tuple(chosen))
         object.__setattr__(self, "texts", tuple(tuple(dict.fromkeys(text)) for text in chosen.values()))
+        object.__setattr__(self, "blank", len(blank))
 
     def __len__(self) -> int:
         return len(self.names)
@@ -105,53 +92,72 @@ class CaptionFolder:
         name = self.names[index]
         return {"image": Path(self.path) / name, "captions": list(self.texts[index]), "name": name}
 
-    def _rows(self, folder: Path) -> Iterator[tuple[str, str, str]]:
-        """(picture's name, caption, where it stands) of everything that the folder says."""
+    def _rows(self, folder: Path) -> Iterator[tuple[str, tuple[Any, ...], str, str]]:
+        """(picture's name, what makes it one file, caption, where it stands) of everything that the folder says."""
         table = self._table(folder)
         if table is None:
             yield from _sidecars(folder)
             return
-        records = _jsonl(table) if table.suffix == ".jsonl" else _csv(table)
         missing: list[str] = []
         columns: tuple[str, str] | None = None
-        for where, record in records:
+        first: tuple[str, str, Mapping[str, Any]] | None = None
+        known: dict[str, tuple[str, tuple[Any, ...]] | None] = {}
+        wanted = [
+            [asked] if asked is not None else names
+            for asked, names in ((self.image_column, IMAGE_COLUMNS), (self.caption_column, CAPTION_COLUMNS))
+        ]
+        for where, record in rows(table, wanted):
             if columns is None or not {*columns} <= record.keys():
-                columns = self._columns(record, where)
+                columns = self._columns(folder, record, where)
             name, captions = record[columns[0]], record[columns[1]]
             several = captions if isinstance(captions, list) else [captions]
             if not isinstance(name, str) or not all(isinstance(caption, str) for caption in several):
                 wrong = name if not isinstance(name, str) else next(c for c in several if not isinstance(c, str))
-                raise UserError(f"{where}: {wrong!r} is not text")
-            if not (folder / name).is_file():
-                missing.append(f"{name!r} ({where})")
+                raise UserError(f"{where}: {shortened(wrong)} is not text")
+            if name not in known:
+                there = file_in(folder, name)
+                known[name] = None if there is None else (there[0], _identity(folder / there[0], there[1]))
+            file = known[name]
+            if file is None:
+                first = first or (name, columns[1], record)
+                missing.append(f"{shortened(name)} ({where})")
                 continue
             for caption in several or [""]:
-                yield name, caption, where
-        if missing:
-            near = difflib.get_close_matches(missing[0].split("'")[1], [p.name for p in folder.iterdir()], n=1)
-            hint = f"; did you mean {near[0]!r}?" if near else ""
-            raise UserError(f"{len(missing)} pictures of {table.name} do not exist, the first {missing[0]}{hint}")
+                yield (*file, caption, where)
+        if missing and first is not None:
+            raise UserError(
+                f"{len(missing)} pictures of {table.name} do not exist, the first {missing[0]}{_why(folder, *first)}"
+            )
 
     def _table(self, folder: Path) -> Path | None:
+        names = names_in(folder)
         if self.captions is not None:
             table = folder / self.captions
-            if not table.is_file():
-                near = difflib.get_close_matches(self.captions, [p.name for p in folder.iterdir()], n=1)
-                hint = f"; did you mean {near[0]!r}?" if near else ""
-                raise UserError(f"there is no table {str(table)!r}{hint}")
-            if table.suffix not in TABLE_ENDINGS:
+            found = status(table)
+            if found is None or not stat.S_ISREG(found.st_mode):
+                near = hint(str(self.captions), names)
+                raise UserError(f"there is no table {shortened(str(table), 200)}{near}")
+            if table.suffix.lower() not in TABLE_ENDINGS:
                 raise UserError(
                     f"table {table.name!r} ends in {table.suffix!r}; it is one of {', '.join(TABLE_ENDINGS)}"
                 )
             return table
-        tables = sorted(p for p in folder.iterdir() if p.suffix in TABLE_ENDINGS and p.is_file())
+        tables = [
+            folder / name
+            for name in names
+            if not name.startswith(".")
+            and os.path.splitext(name)[1].lower() in TABLE_ENDINGS
+            and (not name.lower().endswith(".json") or name.lower() in JSON_TABLES)
+            and (folder / name).is_file()
+        ]
         if len(tables) > 1:
             raise UserError(
-                f"{len(tables)} tables in {str(folder)!r} ({', '.join(p.name for p in tables)}): say captions=NAME"
+                f"{len(tables)} tables in {str(folder)!r} ({', '.join(p.name for p in tables)}): "
+                f"say {setting('captions', tables[0].name)}"
             )
         return tables[0] if tables else None
 
-    def _columns(self, record: Mapping[str, Any], where: str) -> tuple[str, str]:
+    def _columns(self, folder: Path, record: Mapping[str, Any], where: str) -> tuple[str, str]:
         chosen = []
         for what, asked, known in (
             ("image_column", self.image_column, IMAGE_COLUMNS),
@@ -162,74 +168,70 @@ class CaptionFolder:
                 continue
             here = [key for key in known if key in record]
             if not here:
+                if any(file_in(folder, str(key)) for key in record):
+                    raise UserError(
+                        f"{where.split(',')[0]} has no header: its first line is a row; write 'image,caption' above"
+                    )
+                near = next((str(key) for key in record if str(key).casefold() in known), "NAME")
                 raise UserError(
-                    f"{where}: none of the columns {', '.join(map(repr, record))} is called {', '.join(known)}; say {what}=NAME"
+                    f"{where}: none of the columns {', '.join(shortened(key) for key in record)} is called "
+                    f"{', '.join(known)}; say {setting(what, near)}"
                 )
             chosen.append(here[0])
         return chosen[0], chosen[1]
 
 
-def _text(path: Path) -> str:
-    try:
-        return path.read_bytes().decode("utf-8-sig")  # read_text would alter line ends within a caption
-    except UnicodeDecodeError as error:
-        raise UserError(f"{str(path)!r} is not UTF-8 text (byte {error.start})") from error
+def _identity(file: Path, found: os.stat_result) -> tuple[Any, ...]:
+    """What two names of one file have in common: its place on the disk."""
+    return (found.st_dev, found.st_ino) if found.st_ino else (os.path.realpath(file),)
 
 
-def _csv(table: Path) -> Iterator[tuple[str, dict[str, Any]]]:
-    """(where, row) of a table with a header; commas, or tabs where the header has them."""
-    text = _text(table)
-    header = text.partition("\n")[0]
-    reader = csv.DictReader(io.StringIO(text, newline=""), delimiter="\t" if "\t" in header else ",", strict=True)
-    try:
-        for row in reader:
-            where = f"{table.name}, line {reader.line_num}"
-            if None in row or None in row.values():
-                raise UserError(
-                    f"{where} has another number of columns than the header ({', '.join(reader.fieldnames or ())})"
-                )
-            yield where, row
-    except csv.Error as error:
-        raise UserError(f"{table.name}, line {reader.line_num}: {error}") from error
+def _why(folder: Path, name: str, caption_column: str, record: Mapping[str, Any]) -> str:
+    """The likely reason for a picture that is not there, as the end of a message."""
+    caption = record[caption_column]
+    if isinstance(caption, str) and file_in(folder, caption):
+        return f"; the column {caption_column!r} names a picture: the two columns are swapped"
+    place = folder / os.path.dirname(name.replace("\\", "/")[:300])
+    return hint(os.path.basename(name.replace("\\", "/")), names_in(place))
 
 
-def _jsonl(table: Path) -> Iterator[tuple[str, dict[str, Any]]]:
-    for number, line in enumerate(_text(table).split("\n"), 1):
-        if not line.strip():
-            continue
-        where = f"{table.name}, line {number}"
-        try:
-            record = json.loads(line)
-        except ValueError as error:
-            raise UserError(f"{where} is not JSON: {error}") from error
-        if not isinstance(record, dict):
-            raise UserError(f"{where} is not a JSON object: {line[:40]!r}")
-        yield where, record
-
-
-def _sidecars(folder: Path) -> Iterator[tuple[str, str, str]]:
-    pictures = sorted(p for p in folder.rglob("*") if p.suffix.lower() in IMAGE_ENDINGS and p.is_file())
+def _sidecars(folder: Path) -> Iterator[tuple[str, tuple[Any, ...], str, str]]:
+    pictures = pictures_in(folder)
     if not pictures:
         raise UserError(f"no pictures in {str(folder)!r} ({', '.join(IMAGE_ENDINGS)})")
-    texts = {p: p.with_suffix(".txt") for p in pictures}
-    without = [p for p, text in texts.items() if not text.is_file()]
+    beside: dict[Path, dict[str, Path]] = {}
+    texts: dict[Path, Path] = {}
+    for picture in pictures:
+        place = picture.parent
+        if place not in beside:
+            beside[place] = {}
+            for name in (name for name in names_in(place) if name.lower().endswith(".txt")):
+                other = beside[place].setdefault(name[:-4], place / name)
+                if other.name != name:
+                    raise UserError(f"{other.name!r} and {name!r} in {str(place)!r} are texts of one picture: keep one")
+        if picture.stem in beside[place]:
+            texts[picture] = beside[place][picture.stem]
+    without = [picture for picture in pictures if picture not in texts]
     if len(without) == len(pictures):
         raise UserError(
             f"no captions in {str(folder)!r}: neither a table ({', '.join(TABLE_ENDINGS)}) nor texts beside the pictures, "
-            f"such as {texts[pictures[0]].name!r}"
+            f"such as {pictures[0].with_suffix('.txt').name!r}"
         )
     if without:
         raise UserError(
             f"{len(without)} of {len(pictures)} pictures have no text beside them, the first {str(without[0])!r}"
         )
+    owners: dict[Path, Path] = {}
     for picture, text in texts.items():
+        if text in owners:
+            raise UserError(
+                f"{owners[text].name!r} and {picture.name!r} in {str(picture.parent)!r} share {text.name!r}: one of them is "
+                "no picture to learn from, or has a caption of its own; a table says which"
+            )
+        owners[text] = picture
+        found = status(picture)
+        if found is None or not stat.S_ISREG(found.st_mode):
+            raise UserError(f"the picture {str(picture)!r} is a link to nothing, or no file")
         name = picture.relative_to(folder).as_posix()
-        for line in _text(text).strip("\r\n").replace("\r\n", "\n").split("\n"):
-            yield name, line, str(text)
-
-
-def captions_of(source: Sequence[Any]) -> list[list[str]]:
-    """The captions of every item of a source, without its pictures where it keeps them apart."""
-    if isinstance(source, CaptionFolder):
-        return [list(texts) for texts in source.texts]
-    return [list(source[i]["captions"]) for i in range(len(source))]
+        for line in read_text(text).replace("\r\n", "\n").replace("\r", "\n").strip("\n").split("\n"):
+            yield name, _identity(picture, found), line, str(text)

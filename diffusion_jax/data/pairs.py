@@ -10,7 +10,8 @@ from __future__ import annotations
 import hashlib
 import logging
 import os
-from collections.abc import Callable, Sequence
+import threading
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -18,7 +19,7 @@ import numpy as np
 
 from diffusion_jax.typing import Source, Tokenizer, UserError, one_of
 
-__all__ = ["caption_identity", "pair_batches"]
+__all__ = ["caption_identity", "check_share", "pair_batches", "read_picture", "where_of"]
 
 _log = logging.getLogger(__name__)
 ImageFn = Callable[[Any, np.random.Generator], np.ndarray]
@@ -34,6 +35,28 @@ def caption_identity(captions: Sequence[str]) -> np.ndarray:
         hashlib.blake2b(caption.encode("utf-8", "surrogatepass"), digest_size=4).digest() for caption in captions
     ]
     return np.array([int.from_bytes(digest, "big") >> 1 for digest in digests], np.int32)
+
+
+def where_of(item: Mapping[str, Any]) -> str:
+    """How a message names an item of a source."""
+    return str(item.get("where") or item.get("name") or "an example")
+
+
+def read_picture(item: Mapping[str, Any], image_fn: Callable[[Any], np.ndarray]) -> np.ndarray:
+    """`image_fn` of an item's picture; its UserError names the item where the picture, of bytes, has no name."""
+    try:
+        return image_fn(item["image"])
+    except UserError as error:
+        where = where_of(item)
+        if where in str(error):
+            raise
+        raise UserError(f"{where}: {error}") from error
+
+
+def check_share(unread: int, of: int, what: str, example: str) -> None:
+    """UserError when more than half of `of` pictures cannot be read: what is left is no sample of what was meant."""
+    if unread * 2 > of:
+        raise UserError(f"more than half of {what} cannot be read ({unread} of {of}); one of them: {example}")
 
 
 def pair_batches(
@@ -54,7 +77,8 @@ def pair_batches(
     `source[i]` is {"image": anything, "captions": [str, ...]}; `image_fn(image, rng)` makes the array of a row, in one of
     `workers` threads (default: one a core, 16 at most); decoding and resizing leave Python's lock. `on_error="skip"` takes
     the next example in place of one that cannot be read, and logs each such example once; "raise" stops. Raises UserError
-    for an empty source, a batch that the processes do not divide, and what `image_fn` raises.
+    for an empty source, a batch that the processes do not divide, what `image_fn` raises (with the item's "where", or its
+    "name"), and, skipping, once more than half of the source cannot be read.
     """
     import grain
 
@@ -70,12 +94,15 @@ def pair_batches(
     local = batch_size // process_count
     pool = ThreadPoolExecutor(workers or min(16, os.cpu_count() or 1))
     told: set[int] = set()
+    lock = threading.Lock()
 
     def read(example: int, rng: np.random.Generator) -> tuple[np.ndarray, str]:
         item = source[example]
         captions = item["captions"]
+        if not len(captions):
+            raise UserError(f"{where_of(item)} has no caption")
         caption = captions[int(rng.integers(len(captions)))]
-        return image_fn(item["image"], rng), caption
+        return read_picture(item, lambda image: image_fn(image, rng)), caption
 
     def row(step: int, number: int) -> tuple[np.ndarray, str]:
         example = int(order[step * batch_size + number])
@@ -86,9 +113,11 @@ def pair_batches(
             except UserError as error:
                 if on_error == "raise":
                     raise
-                if at not in told:
-                    told.add(at)
-                    _log.warning("example %d is skipped (%d so far): %s", at, len(told), error)
+                with lock:
+                    if at not in told:
+                        told.add(at)
+                        _log.warning("example %d is skipped (%d so far): %s", at, len(told), error)
+                    check_share(len(told), len(source), "the pictures to train on", str(error))
         raise UserError("no example of the source can be read")
 
     def batch(step: int) -> dict[str, np.ndarray]:

@@ -13,8 +13,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 
+from diffusion_jax.data.folders import names_in
 from diffusion_jax.typing import UserError
 
 __all__ = ["Picture", "open_picture"]
@@ -26,7 +27,8 @@ Picture = Any
 def open_picture(image: Picture, exif: bool = False) -> Image.Image:
     """The picture, decoded, of 8 bits a channel, its mode kept but for 16-bit grey; of several frames the first.
 
-    `exif` turns it by its EXIF orientation. The image given is left as it is. Raises UserError, with the file's name, for
+    `exif` turns it by its EXIF orientation; one that cannot be read is none.
+    The image given is left as it is. Raises UserError, with the file's name, for
     a file that is missing, not an image, cut short or too large, for an array of another shape or dtype, and for
     an image of floats or of 32-bit integers.
     """
@@ -39,22 +41,35 @@ def open_picture(image: Picture, exif: bool = False) -> Image.Image:
         picture = _opened(image, name)
     else:
         return _from_array(image)
+    kind = picture.format
     try:
         picture.load()
-        if exif:
+        if exif and _turned(picture):
             picture = ImageOps.exif_transpose(picture)
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+    except MemoryError:
+        raise
+    except Exception as error:  # on damaged files decoders raise whatever they come to: struct.error, IndexError, ...
         raise UserError(f"{name} cannot be read: {_line(error)}") from None
-    if picture.mode.startswith("I;16") or (picture.mode == "I" and picture.format == "PNG"):
+    if picture.mode.startswith("I;16") or (picture.mode == "I" and kind == "PNG"):
         return Image.fromarray((np.asarray(picture) >> 8).astype(np.uint8))
     if picture.mode in ("I", "F"):
         raise UserError(f"{name} has mode {picture.mode!r}, whose range is not known; give 8 or 16 bits a channel")
     return picture
 
 
+def _turned(picture: Image.Image) -> bool:
+    """Whether the EXIF orientation is other than upright."""
+    try:
+        return picture.getexif().get(ExifTags.Base.Orientation, 1) in range(2, 9)
+    except Exception:  # as above: the block may be damaged where the picture is whole
+        return False
+
+
 def _read(path: Path) -> bytes:
     try:
         return path.read_bytes()
+    except ValueError as error:
+        raise UserError(f"{str(path)!r} is no name of a file: {_line(error)}") from None
     except FileNotFoundError:
         near = _nearest(path)
         raise UserError(f"no image at {path}{f'; nearest: {near}' if near else ''}") from None
@@ -63,17 +78,20 @@ def _read(path: Path) -> bytes:
 
 
 def _opened(data: bytes | bytearray, name: str) -> Image.Image:
+    if not data:
+        raise UserError(f"{name} is not an image that Pillow reads: it is empty")
     try:
         return Image.open(io.BytesIO(data))
     except UnidentifiedImageError:
         raise UserError(f"{name} is not an image that Pillow reads") from None
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+    except MemoryError:
+        raise
+    except Exception as error:
         raise UserError(f"{name} cannot be read: {_line(error)}") from None
 
 
 def _nearest(path: Path) -> str:
-    names = [entry.name for entry in path.parent.iterdir()] if path.parent.is_dir() else []
-    return "".join(difflib.get_close_matches(path.name, names, n=1, cutoff=0.5))
+    return "".join(difflib.get_close_matches(path.name[:300], names_in(path.parent), n=1, cutoff=0.5))
 
 
 def _line(error: Exception) -> str:

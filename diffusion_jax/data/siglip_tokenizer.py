@@ -26,6 +26,7 @@ import numpy as np
 from jaxtyping import Int
 
 from diffusion_jax.data.bpe import check_captions, existing, shown
+from diffusion_jax.data.text_files import read_bytes
 from diffusion_jax.typing import UserError, one_of
 
 __all__ = ["SiglipTokenizer"]
@@ -84,7 +85,7 @@ class SiglipTokenizer:
             if not found:
                 raise UserError(f"there is no SentencePiece file in {str(path)!r}: none of {', '.join(_FILES)}")
             path = found[0]
-        model = path.read_bytes()
+        model = read_bytes(path)
         try:
             processor = _processor(model)
         except (RuntimeError, OSError) as error:

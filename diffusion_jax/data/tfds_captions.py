@@ -14,6 +14,8 @@ from typing import Any
 
 import numpy as np
 
+from diffusion_jax.data.captioned import texts_of
+from diffusion_jax.data.text_files import decode
 from diffusion_jax.typing import UserError, one_of
 
 __all__ = ["TfdsCaptions"]
@@ -77,8 +79,9 @@ class TfdsCaptions:
         item = self.source[index]
         image = _feature(item, self.image_key, self.path)
         found = np.atleast_1d(np.asarray(_feature(item, self.caption_key, self.path), object))
-        captions = [text.decode() if isinstance(text, bytes) else str(text) for text in found]
-        return {"image": image, "captions": captions, "name": str(index)}
+        where = f"dataset {self.path!r}, example {index}"
+        captions = [decode(text, f"{where}: the caption") if isinstance(text, bytes) else text for text in found]
+        return {"image": image, "captions": texts_of(captions, where), "name": str(index), "where": where}
 
 
 def _feature(item: Any, key: str, name: str) -> Any:

@@ -1,6 +1,8 @@
 """CLIP on pictures of one's own: trained, resumed, fine-tuned with a locked tower, measured, and what is refused."""
 
 import json
+import re
+import shutil
 import sys
 from pathlib import Path
 
@@ -12,11 +14,14 @@ from PIL import Image
 
 from diffusion_jax import load_pretrained, load_run
 from diffusion_jax.cli import main
+from diffusion_jax.config import load_config
+from diffusion_jax.data.caption_folder import CaptionFolder
 from diffusion_jax.train.checkpoint import restore_params
+from diffusion_jax.typing import UserError
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "data"))
 
-from captioned import COLOURS
+from captioned import COLOURS, table, write
 
 
 @pytest.fixture(scope="module")
@@ -119,6 +124,151 @@ def test_zero_shot_in_the_loop(pictures, tmp_path):
     assert main(tiny.folder_arguments(pictures, tmp_path / "run", **asked)) == 0
     lines = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
     assert all(0 <= line["val_zero_shot_ema"] <= 1 for line in lines if "val_loss" in line)
+
+
+def classes_of(folder, count=3):
+    """count pictures a colour in a folder a colour."""
+    for colour, value in COLOURS.items():
+        for i in range(count):
+            (folder / colour).mkdir(parents=True, exist_ok=True)
+            Image.new("RGB", (16, 16), value).save(folder / colour / f"{i}.png")
+    return folder
+
+
+def cut(path):
+    """The first half of a picture's file."""
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+
+
+def test_held_out_pictures_that_cannot_be_read_are_skipped_counted_and_named(pictures, tmp_path, capsys, caplog):
+    own, classes = tmp_path / "pictures", classes_of(tmp_path / "classes")
+    shutil.copytree(pictures / "pictures", own)
+    held = CaptionFolder(own, split="validation", validation=0.2).names
+    cut(own / held[0])
+    cut(classes / "red" / "0.png")
+    asked = {"data.path": own, "zero_shot.path": classes, "steps": 3}
+    named = f"held-out picture: {own / held[0]} cannot be read"
+    tiny.fails(capsys, tiny.folder_arguments(pictures, tmp_path / "run", **asked), named, "--config.data.on_error=skip")
+    assert not (tmp_path / "run").exists()
+    asked["data.on_error"] = "skip"  # as the message advises
+    assert main(tiny.folder_arguments(pictures, tmp_path / "run", **asked)) == 0
+    (line,) = [json.loads(x) for x in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines() if "val_loss" in x]
+    assert np.isfinite(line["val_loss"]) and 0 <= line["val_zero_shot_ema"] <= 1
+    told = [record.message for record in caplog.records]
+    assert sum(f"held-out picture 0 is skipped (1 so far): {own / held[0]}" in text for text in told) == 1
+    assert sum("1 of 12 zero-shot pictures are skipped, the first: " in text for text in told) == 1
+    capsys.readouterr()
+    for name in held:
+        (own / name).write_bytes(b"")
+    said = f"more than half of the held-out pictures cannot be read ({len(held)} of {len(held)})"
+    tiny.fails(capsys, tiny.folder_arguments(pictures, tmp_path / "none", **asked), said)
+
+
+def test_measures_leave_out_what_cannot_be_read_when_asked(trained, pictures, tmp_path, capsys):
+    own, classes = tmp_path / "pictures", classes_of(tmp_path / "classes")
+    write(own, 8)
+    command = ["evaluate", "--run", str(trained), "--out", str(tmp_path / "out")]
+    measures = {"zero_shot": [classes], "linear_probe": [classes, classes_of(tmp_path / "other")]}
+    measures |= {"retrieval": [own], "clip_score": [own]}
+    asked = {name: [f"--{name.replace('_', '-')}", *map(str, folders)] for name, folders in measures.items()}
+    every = [word for words in asked.values() for word in words]
+    assert main([*command, *every]) == 0
+    whole = json.loads(capsys.readouterr().out)
+    bad = [classes / "red" / "1.png", own / "002.png"]
+    for path in bad:
+        cut(path)
+    for name, words in asked.items():
+        file = bad[0] if name in ("zero_shot", "linear_probe") else bad[1]
+        tiny.fails(capsys, [*command, *words], f"{file} cannot be read", "--on-error=skip leaves such pictures out")
+    assert main([*command, *every, "--on-error=skip"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert json.loads((tmp_path / "out" / "clip_metrics.json").read_text()) == found
+    for name, numbers in found.items():
+        assert numbers["skipped"] == 1 and numbers["skipped_files"] == [str(bad[name in ("retrieval", "clip_score")])]
+    assert found["zero_shot"]["images"] == whole["zero_shot"]["images"] - 1 == 11
+    assert found["linear_probe"]["train"] == 11 and found["clip_score"]["pairs"] == 7
+    # What is left is measured as if the picture had never been there.
+    bad[0].unlink()
+    table(own, [row for row in write(own, 8) if row[0] != "002.png"])
+    assert main([*command, *every]) == 0
+    without = json.loads(capsys.readouterr().out)
+    found = {n: {k: v for k, v in m.items() if k not in EXTRA} for n, m in found.items()}
+    for name in ("zero_shot", "linear_probe", "clip_score"):
+        assert without[name] == pytest.approx(found[name], abs=1e-6)
+    assert without["retrieval"] == found["retrieval"]
+    for path in (classes / "red").iterdir():
+        path.unlink()
+    (classes / "red" / "0.png").write_bytes(b"")
+    for path in (classes / "blue").iterdir():
+        path.write_bytes(b"x")
+    for path in (classes / "white").iterdir():
+        path.write_bytes(b"x")
+    said = "more than half of the pictures of zero-shot cannot be read (7 of 10)"
+    tiny.fails(capsys, [*command, *asked["zero_shot"], "--on-error=skip"], said)
+
+
+EXTRA = ("skipped", "skipped_files", "empty_captions")
+
+
+def test_what_messages_advise_is_there(trained, pictures, tmp_path, capsys):
+    own = tmp_path / "[my] pictures"
+    rows = write(own, 8)
+    command = ["evaluate", "--run", str(trained), "--out", str(tmp_path), "--retrieval", str(own)]
+
+    def advised(arguments, *said):
+        """The option that the refusal of `arguments` names for `evaluate` or `vocabulary`."""
+        tiny.fails(capsys, arguments, *said)
+        with pytest.raises(UserError) as error:
+            CaptionFolder(own)
+        return re.search(r"evaluate(?:, vocabulary)?: (--\S+)\)", str(error.value))[1]
+
+    table(own, rows, "other.csv")
+    option = advised(command, "2 tables in", "--config.data.captions=captions.csv", "--captions=captions.csv")
+    assert main([*command, option]) == 0
+    (own / "other.csv").unlink()
+    table(own, rows, header=("Image", "words"))
+    options = [advised(command, "say image_column=Image"), "--caption-column=words"]
+    assert options[0] == "--image-column=Image" and main([*command, *options]) == 0
+    vocabulary = ["vocabulary", str(own), "--merges", "3", *options]
+    assert main([*vocabulary, "--out", str(tmp_path / "v")]) == 0
+    table(own, [*rows, ("000.png", " ")])
+    option = advised(command, "1 empty captions", "--config.data.empty=drop", "--on-error=skip")
+    assert main([*command, option]) == 0
+    assert json.loads((tmp_path / "clip_metrics.json").read_text())["retrieval"]["empty_captions"] == 1
+    capsys.readouterr()
+    for wrong, said in (
+        (["--zero-shot", str(own), "--captions", "x.csv"], "--captions is read with --retrieval, --clip-score alone"),
+        (
+            ["--on-error", "skip"],
+            "--on-error is read with --zero-shot, --retrieval, --linear-probe, --clip-score alone",
+        ),
+        (["--retrieval", str(own), "--on-error", "skip", "--exif"], "--exif is for published weights"),
+        (["--zero-shot", str(classes_of(tmp_path / "one") / "red")], "no pictures in folders of"),
+    ):
+        tiny.fails(capsys, ["evaluate", "--run", str(trained), *wrong], said)
+    shutil.copytree(tmp_path / "one" / "red", tmp_path / "single" / "red")
+    tiny.fails(capsys, [*command[:3], "--zero-shot", str(tmp_path / "single")], "has one class, 'red'")
+    (tmp_path / "clip_metrics.json").write_text("[]")
+    tiny.fails(capsys, [*command, "--on-error=skip"], "holds no numbers of measures")
+
+
+def test_photographs_are_turned_in_training_and_evaluation_alike(trained, pictures, tmp_path):
+    """Own runs obey the EXIF orientation, published weights only when asked, as open_clip does not."""
+    pixels = np.zeros((20, 30, 3), np.uint8)
+    pixels[:, :15] = (220, 30, 30)
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    Image.fromarray(pixels).save(tmp_path / "turned.png", exif=exif)
+    Image.fromarray(np.rot90(pixels, -1)).save(tmp_path / "upright.png")
+    both = [tmp_path / "turned.png", tmp_path / "upright.png"]
+    assert load_config(tiny.FOLDER).preprocess.exif and load_config(f"{tiny.FOLDER}:finetune").preprocess.exif
+    turned, upright = load_run(trained).encode_image(both)
+    np.testing.assert_array_equal(turned, upright)
+    assert main(["convert", str(trained), "--out", str(tmp_path / "hf")]) == 0
+    for asked in (True, False):
+        turned, same = load_pretrained(tmp_path / "hf", exif=asked).encode_image(both)
+        np.testing.assert_allclose(same, upright, atol=1e-6)
+        assert (np.abs(turned - same).max() < 1e-6) == asked
 
 
 @pytest.mark.parametrize(

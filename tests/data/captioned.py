@@ -8,6 +8,8 @@ import tarfile
 import numpy as np
 from PIL import Image
 
+from diffusion_jax.typing import UserError
+
 COLOURS = {"red": (220, 30, 30), "green": (30, 200, 40), "blue": (30, 60, 220), "white": (240, 240, 240)}
 
 
@@ -48,3 +50,13 @@ def shards(folder, count=12, each=5, **change):
                 member.size = len(data)
                 archive.addfile(member, io.BytesIO(data))
     return str(folder / "{00..%02d}.tar") % ((count - 1) // each)
+
+
+def told(make):
+    """(what `make` gives, "") or (None, its UserError's line)."""
+    try:
+        return make(), ""
+    except UserError as error:
+        line = str(error)
+    assert "\n" not in line
+    return None, line

@@ -332,7 +332,9 @@ def test_files_that_are_not_vocabularies_are_named(tmp_path):
     )
     refused(write_json(tmp_path, None, [" "]), "no merges")
     (folder / "vocab.json").write_bytes(b"\x80{")
-    refused(folder, "is no JSON")
+    refused(folder, r"is not UTF-8 text \(byte 0\)")
+    (folder / "vocab.json").write_bytes(b"{")
+    refused(folder, "is not JSON")
 
 
 def test_sizes_that_cannot_be_are_named():
