@@ -21,7 +21,7 @@ from diffusion_jax.parallel.mesh import batch_sharding, make_mesh, replicated
 from diffusion_jax.systems.clip import in_batches, text_condition, unit
 from diffusion_jax.typing import Params, Tokenizer, UserError, texts_of, whole_number
 
-__all__ = ["ClipRun", "check_end", "clip_model_of", "clip_parts"]
+__all__ = ["ClipRun", "check_end", "clip_model_of", "clip_parts", "preprocess_group"]
 
 
 SAMPLED = 4.0  # how far samples that nothing clips stand outside [-1, 1]; pictures in 0 .. 255 are beyond
@@ -153,6 +153,13 @@ def check_end(tokenizer: Tokenizer, text: Mapping[str, Any]) -> None:
     if end != wanted:
         what = "the largest id of a row" if text["end_token"] is None else f"id {wanted}"
         raise UserError(f"the text tower takes its feature at {what}, and the tokenizer ends a text with id {end}")
+
+
+def preprocess_group(prepare: Preprocess) -> dict[str, Any]:
+    """The `preprocess` group of a config that makes `prepare`: the crop is the model's image_size, and so is a size of None."""
+    found = {field.name: getattr(prepare, field.name) for field in dataclasses.fields(prepare)}
+    crop = found.pop("crop")
+    return {**found, "size": None if crop in (None, found["size"]) else found["size"]}
 
 
 def clip_model_of(config: ConfigDict, tokenizer: Tokenizer) -> dict[str, Any]:

@@ -7,7 +7,6 @@ says otherwise than the weights' own files is refused here, for it would run and
 
 from __future__ import annotations
 
-import dataclasses
 import logging
 from collections.abc import Mapping
 from pathlib import Path
@@ -18,7 +17,7 @@ import jax.numpy as jnp
 from ml_collections import ConfigDict
 
 from diffusion_jax import build, convert
-from diffusion_jax.clip_run import ClipRun, check_end
+from diffusion_jax.clip_run import ClipRun, check_end, preprocess_group
 from diffusion_jax.convert.clip_compare import OPENING, differences
 from diffusion_jax.data.preprocess import HALF, Preprocess
 from diffusion_jax.nets import CLIP_MODELS, clip_model
@@ -190,12 +189,8 @@ def _same_model(path: str, config: Mapping[str, Any], model: Mapping[str, Any]) 
 
 
 def _same_preparation(path: str, prepared: Mapping[str, Any], prepare: Preprocess | None) -> None:
-    if prepare is None:
-        # Images that are taken as they are, in [-1, 1]: nothing is resized.
-        here: dict[str, Any] = {**prepared, "mean": HALF, "std": HALF}
-    else:
-        here = {field.name: getattr(prepare, field.name) for field in dataclasses.fields(prepare)}
-        here = {key: value for key, value in here.items() if key != "size"}
+    # Without one, images are taken as they are, in [-1, 1], and nothing is resized.
+    here = {**prepared, "mean": HALF, "std": HALF} if prepare is None else preprocess_group(prepare)
     bare: dict[str, Any] = {"embed": None}
     wrong = differences({**bare, "preprocess": prepared}, {**bare, "preprocess": here})
     if wrong:
@@ -206,5 +201,5 @@ def _same_preparation(path: str, prepared: Mapping[str, Any], prepare: Preproces
             "or weights.preprocess=config to train them with the config's"
         )
     for key in OPENING:
-        if prepare is not None and key in prepared and prepared[key] != here[key]:
+        if key in prepared and prepared[key] != here[key]:
             _log.info("weights %r were made with preprocess.%s=%r; here it is %r", path, key, prepared[key], here[key])

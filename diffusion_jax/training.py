@@ -10,7 +10,6 @@ from __future__ import annotations
 import contextlib
 import functools
 import json
-import math
 import os
 import shutil
 from collections.abc import Callable, Mapping
@@ -21,7 +20,9 @@ import jax
 import numpy as np
 from ml_collections import ConfigDict
 
-from diffusion_jax import build, steering
+from diffusion_jax import build
+from diffusion_jax.build.checks import check
+from diffusion_jax.build.keys import systems
 from diffusion_jax.clip_task import clip_task
 from diffusion_jax.config import changes, to_dict
 from diffusion_jax.data.captions import CLASS_NAMES, with_article
@@ -58,29 +59,6 @@ from diffusion_jax.typing import Batch, Context, UserError, one_of
 
 __all__ = ["Task", "train_run", "validate"]
 
-COMMON = {
-    "system", "workdir", "seed", "steps", "batch_size", "data", "model", "optimizer", "ema", "mesh", "log_every",
-    "eval_every", "checkpoint_every",
-}  # fmt: skip
-KEYS = {
-    "clip": COMMON,
-    "diffusion": COMMON | {"text_encoder", "schedule", "prediction", "time", "loss", "sampler"},
-}
-OPTIONAL: dict[str, set[str]] = {
-    "clip": {"tokenizer", "preprocess", "loss", "locked", "weights", "zero_shot"},
-    "diffusion": {"sigma_data", "locked"},
-}
-GROUPS = {
-    "data": ("name",),
-    "model": ("name", "dtype"),
-    "optimizer": ("name", "learning_rate"),
-    "ema": (),
-    "mesh": (),
-    "schedule": ("name",),
-    "sampler": ("solver", "grid", "num_steps", "guidance_scale"),
-}
-"""What each group of a config cannot do without."""
-LOSS = {"clip": ("name",), "diffusion": ("space", "weight", "times", "drop")}
 FREE = (
     "steps: ",
     "workdir: ",
@@ -97,44 +75,9 @@ SAMPLE_PROMPTS = tuple(with_article(f"a {name}") for name in CLASS_NAMES)
 
 
 def validate(config: ConfigDict) -> None:
-    """UserError for what is wrong with a config: keys, sizes, a batch that the devices do not divide."""
-    system = one_of("system", config.get("system"), KEYS)
-    for key in config:
-        one_of(f"config key of system {system!r}:", key, KEYS[system] | OPTIONAL[system])
-    for key in sorted(KEYS[system] - set(config)):
-        raise UserError(f"config key {key!r} is missing; a config of system {system!r} has one")
-    for key in ("steps", "batch_size", "log_every", "eval_every", "checkpoint_every"):
-        _whole_number(config, key, 1)
-    _whole_number(config, "seed", 0, 2**32 - 1)
-    for group, keys in (*GROUPS.items(), ("data", _data_keys(config)), ("loss", LOSS[system])):
-        if group in config and not isinstance(config[group], ConfigDict):
-            raise UserError(f"config key {group!r} is {config[group]!r}; it is a group of keys")
-        for key in keys if group in config else ():
-            if key not in config[group]:
-                raise UserError(f"config key '{group}.{key}' is missing; a config of system {system!r} has one")
-    if "sampler" in config and config.sampler.get("guidance") is not None:
-        steering.check(config.sampler.guidance)
-        steering.check_solver(config.sampler.guidance, config.sampler.solver)
-    rate = config.optimizer.learning_rate
-    if not (isinstance(rate, int | float) and 0 < rate < math.inf):
-        raise UserError(f"config key 'optimizer.learning_rate' is {rate!r}; it is a number above 0, such as 1e-3")
-    spread = config.get("sigma_data", 0.5)
-    if not (isinstance(spread, int | float) and 0 < spread < math.inf):
-        raise UserError(f"config key 'sigma_data' is {spread!r}; it is a standard deviation above 0, such as 0.5")
-    build.accepts("mesh", make_mesh, config.mesh, ("devices",))
+    """UserError for what is wrong with a config: keys, values, a batch that the devices do not divide."""
+    check(config)
     check_batch(config.batch_size, make_mesh(**config.mesh))
-
-
-def _data_keys(config: ConfigDict) -> tuple[str, ...]:
-    data = config.get("data")
-    return ("shift",) if isinstance(data, ConfigDict) and data.get("name") in build.SOURCES else ()
-
-
-def _whole_number(config: ConfigDict, key: str, low: int, high: int | None = None) -> None:
-    value = config[key]
-    if not isinstance(value, int) or isinstance(value, bool) or value < low or (high is not None and value > high):
-        limits = f"of at least {low}" if high is None else f"from {low} to {high}"
-        raise UserError(f"config key {key!r} is {value!r}; it is a whole number {limits}")
 
 
 def train_run(config: ConfigDict, *, overwrite: bool = False, progress: bool = True, say: Any = print) -> Path:
@@ -193,7 +136,7 @@ def _whole(batch: Batch) -> Any:
 def _prepare(folder: Path, config: ConfigDict, text_encoder: ClipRun | None, overwrite: bool, say: Any) -> None:
     """Makes the run's folder, or decides what to do with one that is there."""
     here = (folder / CONFIG).is_file()
-    if here and read_config(folder).get("system") not in KEYS:
+    if here and read_config(folder).get("system") not in systems():
         raise UserError(f"{folder / CONFIG} is not that of a run: choose another --config.workdir")
     if text_encoder is not None and text_encoder.path.resolve().is_relative_to(folder.resolve()):
         raise UserError(f"{folder} holds the text encoder {text_encoder.path}: choose another --config.workdir")
@@ -264,12 +207,7 @@ def diffusion_task(config: ConfigDict, folder: Path, key: jax.Array) -> Task:
     # What is only used later is refused here: a prediction that the schedule cannot represent, an unknown sampler.
     run.denoiser({})
     run.sampler()
-    if not 0.0 <= config.loss.drop <= 1.0:
-        near = min(max(config.loss.drop, 0.0), 1.0)
-        raise UserError(f"config key 'loss.drop' is {config.loss.drop!r}; it is a share in [0, 1]; nearest: {near}")
     uncertain = config.loss.get("uncertainty", False)
-    if not isinstance(uncertain, bool):
-        raise UserError(f"config key 'loss.uncertainty' is {uncertain!r}; it is True or False")
 
     def transform(batch: dict[str, np.ndarray], rng: np.random.Generator) -> dict[str, Any]:
         picked = data.rows[batch["index"], rng.integers(data.rows.shape[1], size=len(batch["index"]))]

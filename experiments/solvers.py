@@ -192,7 +192,7 @@ def page(results: dict[str, Any]) -> str:
     lines = [
         "# Solvers at equal evaluations",
         "",
-        "Made by `python experiments/solvers.py`; see there for the problems. ",
+        "Made by `python experiments/solvers.py --digits runs/digits/diffusion --docs docs`; see there for the problems. ",
     ]
     lines[-1] += (
         "Each entry is the best of the grids logsnr (l), Karras (k) and uniform (u). Errors of stochastic solvers are "

@@ -171,9 +171,9 @@ def _field(folder: Folder, schedule: Any, found: dict[str, Any], shown: dict[str
         ("σ", *(f"{s:g}" for s in rests["sigmas"])),
         tuple((name, *(str(v) for v in rests[name])) for name in ("exact", "trained")),
         numeric=frozenset(range(1, 6)),
-        caption="How many points x → x0_hat(x, σ) comes to rest at: one above σ = .12, the mean; then more and more of the "
-        "data. A perfect network knows the training set by heart. The trained one comes to rest sooner: along the curve the "
-        "map hardly moves, so that a small error is enough to hold it.",
+        caption="How many points x → x0_hat(x, σ) comes to rest at: one above σ = .12, near the mean; then more and more "
+        "of the data. A perfect network knows the training set by heart. The trained one comes to rest sooner: along the curve "
+        "the map hardly moves, so that a small error is enough to hold it.",
     )
     curve = folder.charts(
         "3_transition", [("The turn", chart, "0: the field points at the mean. 100%: it knows the point.")]

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from ml_collections import ConfigDict
 
-from diffusion_jax import build
+from diffusion_jax import build, process
 from diffusion_jax.config import apply_overrides, changes, flatten, load_config, parse_overrides, to_dict
 from diffusion_jax.training import validate
 from diffusion_jax.typing import UserError
@@ -97,6 +97,14 @@ def test_every_config_and_variant_is_valid_and_survives_json(path):
     ("make", "message"),
     [
         (lambda: build.schedule({"name": "cosin"}), "did you mean 'cosine'"),
+        (lambda: build.schedule({"name": "shifted", "base": "cosin", "shift": 2.0}), "did you mean 'cosine'"),
+        (
+            lambda: build.schedule({"name": "shifted", "base": 3, "shift": 2.0}),
+            "'schedule.base' is 3; it is the name of a",
+        ),
+        (lambda: build.schedule({"name": "shifted", "base": {}, "shift": 2.0}), "or a group with a name"),
+        (lambda: build.schedule({"name": "shifted", "base": "cosine"}), "is without 'shift'"),
+        (lambda: build.schedule({"name": "shifted", "base": "sub_vp", "shift": 2.0}), "SubVP cannot be shifted"),
         (lambda: build.schedule({"name": "cosine", "tmax": 0.5}), "takes no 'tmax'; did you mean 't_max'"),
         (lambda: build.solver("ddim", etta=1.0), "takes no 'etta'; did you mean 'eta'"),
         (lambda: build.grid("logsrn", 3, build.schedule({"name": "cosine"})), "did you mean 'logsnr'"),
@@ -118,3 +126,10 @@ def test_files_that_are_not_configs_are_one_line(tmp_path):
         (tmp_path / "c.py").write_text(text)
         with pytest.raises(UserError, match=message):
             load_config(str(tmp_path / "c.py"))
+
+
+@pytest.mark.parametrize("base", ["ve", {"name": "ve", "sigma_max": 40.0}], ids=["name", "group"])
+def test_a_schedule_is_shifted_by_name_or_group(base):
+    spec = {"name": "shifted", "base": base, "shift": 2.0}
+    wanted = process.Shifted(process.VE(**({} if base == "ve" else {"sigma_max": 40.0})), 2.0)
+    assert build.schedule(spec) == build.schedule(ConfigDict(spec)) == wanted

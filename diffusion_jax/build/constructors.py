@@ -11,10 +11,17 @@ from ml_collections import ConfigDict
 
 from diffusion_jax.typing import UserError, one_of
 
-__all__ = ["Spec", "accepts", "construct"]
+__all__ = ["Spec", "accepts", "construct", "parameters"]
 
 Spec: TypeAlias = Mapping[str, Any] | ConfigDict
 """A config group; ml_collections does not call its own a Mapping."""
+
+
+def parameters(make: Callable[..., Any], given: Iterable[str] = ()) -> dict[str, Any]:
+    """The keywords of a constructor with their defaults (`inspect.Parameter.empty` where there is none), less those `given`."""
+    # The signature of an nnx class itself is that of its metaclass's call.
+    signature = inspect.signature(make.__init__ if inspect.isclass(make) else make)
+    return {name: p.default for name, p in signature.parameters.items() if name not in {"self", "rngs", *given}}
 
 
 def accepts(what: str, make: Callable[..., Any], keys: Iterable[str], given: Iterable[str] = ()) -> None:
@@ -22,17 +29,14 @@ def accepts(what: str, make: Callable[..., Any], keys: Iterable[str], given: Ite
 
     Those in `given` are not the user's to set.
     """
-    keys = list(keys)
-    # The signature of an nnx class itself is that of its metaclass's call.
-    signature = inspect.signature(make.__init__ if inspect.isclass(make) else make)
-    known = {name: p for name, p in signature.parameters.items() if name not in {"self", "rngs", *given}}
+    keys, known = list(keys), parameters(make, given)
     for key in keys:
         if key not in known:
             near = difflib.get_close_matches(key, known, n=1, cutoff=0.4)
             hint = f"; did you mean {near[0]!r}?" if near else ""
             raise UserError(f"{what} takes no {key!r}{hint} (it takes {', '.join(known) or 'nothing'})")
-    for name, parameter in known.items():
-        if parameter.default is parameter.empty and name not in keys:
+    for name, default in known.items():
+        if default is inspect.Parameter.empty and name not in keys:
             raise UserError(f"{what} is without {name!r}, which it needs")
 
 

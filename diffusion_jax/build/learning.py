@@ -9,7 +9,11 @@ from diffusion_jax.train.ema import Ema
 from diffusion_jax.train.optim import adamw
 from diffusion_jax.typing import UserError, one_of
 
-__all__ = ["contrastive_loss", "ema", "optimizer"]
+__all__ = ["CONTRASTIVE", "OPTIMIZERS", "contrastive_loss", "ema", "optimizer"]
+
+OPTIMIZERS = {"adamw": adamw}
+CONTRASTIVE: dict[str, Any] = {"chunk": 0, "micro_batches": 1, "identity": False}
+"""The options of a contrastive loss beside its name."""
 
 
 def contrastive_loss(spec: Spec | None, *, logit_bias: bool) -> dict[str, Any]:
@@ -18,12 +22,7 @@ def contrastive_loss(spec: Spec | None, *, logit_bias: bool) -> dict[str, Any]:
     `chunk` is 0 for whole logits, or how many columns of them stand at once on a device. Without a group, the loss that
     the model was made for. UserError for numbers that are no sizes, and for "sigmoid" without a logit bias.
     """
-    options: dict[str, Any] = {
-        "name": "sigmoid" if logit_bias else "infonce",
-        "chunk": 0,
-        "micro_batches": 1,
-        "identity": False,
-    }
+    options: dict[str, Any] = {"name": "sigmoid" if logit_bias else "infonce", **CONTRASTIVE}
     for key, value in dict(spec or {}).items():
         options[one_of("config key of loss:", key, options)] = value
     one_of("loss", options["name"], ("infonce", "sigmoid"))
@@ -37,7 +36,7 @@ def contrastive_loss(spec: Spec | None, *, logit_bias: bool) -> dict[str, Any]:
 
 def optimizer(spec: Spec, total_steps: int, **given: Any) -> Any:
     """The optax transformation of a config's `optimizer` group over `total_steps` steps."""
-    return construct("optimizer", {"adamw": adamw}, spec, total_steps=total_steps, **given)
+    return construct("optimizer", OPTIMIZERS, spec, total_steps=total_steps, **given)
 
 
 def ema(spec: Spec) -> Ema:

@@ -13,7 +13,7 @@ from diffusion_jax.nets import CLIP, CLIP_MODELS, DiT, Network, TextTransformer,
 from diffusion_jax.nets.clip import TOWERS
 from diffusion_jax.typing import UserError, one_of
 
-__all__ = ["NETWORKS", "clip_network", "clip_sizes", "compute_dtype", "dit_network"]
+__all__ = ["HOW", "NETWORKS", "clip_network", "clip_options", "clip_sizes", "compute_dtype", "dit_network", "one_model"]
 
 
 def compute_dtype(name: str) -> Any:
@@ -31,12 +31,12 @@ def clip_sizes(spec: Spec, **given: Any) -> dict[str, Any]:
     differs from it. `given` are sizes that the data decide: image_size, channels, vocabulary_size; None leaves one
     to the group.
     """
-    _model_name(spec, "clip")
-    accepts("model 'clip'", _clip_options, [key for key in spec if key != "name"])
+    one_model(spec, "clip")
+    accepts("model 'clip'", clip_options, [key for key in spec if key != "name"])
     base: Mapping[str, Any] = {"vision": {}, "text": {}}
     if spec.get("preset"):
         base = CLIP_MODELS[one_of("model.preset", spec["preset"], CLIP_MODELS)]
-    elif "embed" not in spec or "vision" not in spec or "text" not in spec:
+    elif any(spec.get(key) is None for key in ("embed", "vision", "text")):
         raise UserError("model 'clip' needs 'embed', 'vision' and 'text', or a 'preset' such as 'ViT-B-16'")
     decided = {key: value for key, value in given.items() if value is not None}
     made: dict[str, Any] = {"embed": spec.get("embed") or base["embed"]}
@@ -48,12 +48,13 @@ def clip_sizes(spec: Spec, **given: Any) -> dict[str, Any]:
         if key == "vision":
             make = TOWERS[one_of("model.vision.tower", options.get("tower", "vit"), TOWERS)]
         asked = [name for name in options if name != "tower" and (name not in own or name in spec.get(key, {}))]
-        accepts(f"model.{key}", make, asked, {*own, *_HOW, "embed"})
+        accepts(f"model.{key}", make, asked, {*own, *HOW, "embed"})
         made[key] = {**options, **own}
     return complete(made)
 
 
-_HOW = ("scan", "remat", "norm", "dtype")
+HOW = ("scan", "remat", "norm", "dtype")
+"""Keys of the group itself that say how both towers are computed."""
 
 
 def clip_network(spec: Spec, **given: Any) -> Network:
@@ -65,7 +66,7 @@ def clip_network(spec: Spec, **given: Any) -> Network:
     return Network(lambda rngs: CLIP(rngs, **{**model, **towers}))
 
 
-def _clip_options(
+def clip_options(
     dtype: str,
     embed: int | None = None,
     vision: Any = None,
@@ -81,7 +82,7 @@ def _clip_options(
 
 def dit_network(spec: Spec, *, image_size: int, channels: int, pooled: int | None, context: int | None) -> Network:
     """The diffusion transformer of a config's `model` group for this image size and condition."""
-    _model_name(spec, "dit")
+    one_model(spec, "dit")
     given: dict[str, Any] = {"image_size": image_size, "channels": channels, "pooled": pooled, "context": context}
     options = {key: value for key, value in spec.items() if key != "name"}
     accepts("model 'dit'", DiT, options, given)
@@ -92,7 +93,8 @@ def dit_network(spec: Spec, *, image_size: int, channels: int, pooled: int | Non
 NETWORKS = {"clip": clip_network, "dit": dit_network}
 
 
-def _model_name(spec: Spec, wanted: str) -> None:
+def one_model(spec: Spec, wanted: str) -> None:
+    """UserError for a model that does not exist, and for that of another system."""
     name = one_of("model", spec["name"], NETWORKS)
     if name != wanted:
         raise UserError(f"this system trains a model of name {wanted!r}, not {name!r}")

@@ -16,7 +16,16 @@ from diffusion_jax.process.importance import Importance
 from diffusion_jax.process.prediction import KINDS
 from diffusion_jax.typing import Schedule, UserError, one_of
 
-__all__ = ["PREDICTIONS", "SCHEDULES", "TIMES", "WEIGHTS", "loss", "schedule"]
+__all__ = ["PREDICTIONS", "SCHEDULES", "TIMES", "WEIGHTS", "loss", "loss_options", "schedule"]
+
+
+def _shifted(base: Any, shift: float) -> Schedule:
+    """Another schedule, by its name or as a group, with `shift` times its sigma / alpha."""
+    group = {"name": base} if isinstance(base, str) else base
+    if not isinstance(group, Mapping | ConfigDict) or "name" not in group:
+        raise UserError(f"config key 'schedule.base' is {base!r}; it is the name of a schedule, or a group with a name")
+    return process.Shifted(schedule(group), shift)
+
 
 SCHEDULES: dict[str, Callable[..., Any]] = {
     "vp_linear": process.VPLinear,
@@ -26,7 +35,9 @@ SCHEDULES: dict[str, Callable[..., Any]] = {
     "edm": process.EDM,
     "rectified_flow": process.RectifiedFlow,
     "discrete": process.Discrete,
+    "shifted": _shifted,
 }
+"""By name; a learned schedule has none, for its parameters are trained with a network's, which no config does."""
 TIMES: dict[str, Callable[..., Any]] = {
     "uniform": process.times.uniform,
     "stratified": process.times.stratified,
@@ -61,7 +72,7 @@ def loss(spec: Spec) -> dict[str, Any]:
 
     The optional groups `weight_options` and `times_options` hold the keyword arguments of the weighting and the times.
     """
-    accepts("loss", _loss_options, spec)
+    accepts("loss", loss_options, spec)
     weight, times = one_of("loss.weight", spec["weight"], WEIGHTS), one_of("loss.times", spec["times"], TIMES)
     chosen = {}
     for key in ("weight_options", "times_options"):
@@ -78,7 +89,7 @@ def loss(spec: Spec) -> dict[str, Any]:
     }
 
 
-def _loss_options(
+def loss_options(
     space: str,
     weight: str,
     times: str,

@@ -14,9 +14,10 @@ from typing import Any
 import jax
 
 from diffusion_jax.build import SOURCES
+from diffusion_jax.build.keys import keys
 from diffusion_jax.cli.accelerator import configure
 from diffusion_jax.cli.pictures import CLIP_MEASURES, check_options, evaluate_pictures
-from diffusion_jax.config import load_config, parse_overrides
+from diffusion_jax.config import load_config, not_found, parse_overrides
 from diffusion_jax.data.folders import names_in, status
 from diffusion_jax.data.text_files import read_lines, shortened
 from diffusion_jax.evals.pictures import save_grid, write_atomic
@@ -40,10 +41,13 @@ def _silent(text: str) -> None:
 
 def train(arguments: argparse.Namespace, rest: list[str]) -> int:
     """Train or resume the run of a config."""
-    config = load_config(arguments.config, parse_overrides(rest))
+    config = load_config(arguments.config, parse_overrides(rest), keys)
     configure(say)
     tell = say if jax.process_index() == 0 else _silent
-    folder = train_run(config, overwrite=arguments.overwrite, progress=not arguments.no_progress, say=tell)
+    try:
+        folder = train_run(config, overwrite=arguments.overwrite, progress=not arguments.no_progress, say=tell)
+    except UserError as error:
+        raise UserError(f"{error}{not_found(config, keys, arguments.config, str(error))}") from error
     tell(f"run in {folder}")
     return 0
 

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import argparse
-import shutil
+import os
 import sys
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -12,18 +13,20 @@ import jax
 import numpy as np
 
 from diffusion_jax import build
-from diffusion_jax.clip_run import ClipRun
-from diffusion_jax.convert import FORMATS, load_clip, resize_image, resize_text, save_clip
+from diffusion_jax.clip_run import ClipRun, clip_model_of, preprocess_group
+from diffusion_jax.convert import FORMATS, resize_image, resize_text, save_clip
 from diffusion_jax.convert.files import DTYPES
 from diffusion_jax.data.bpe import BpeTokenizer
+from diffusion_jax.data.preprocess import HALF, Preprocess
 from diffusion_jax.data.siglip_tokenizer import SiglipTokenizer
-from diffusion_jax.nets import clip_model
+from diffusion_jax.pretrained import read_weights, vocabulary_beside
 from diffusion_jax.run import CHECKPOINTS, CONFIG
 from diffusion_jax.run import load_clip as load_clip_run
 from diffusion_jax.typing import Params, UserError, one_of
 
 __all__ = ["convert"]
 
+Files = dict[str, bytes]
 VOCABULARIES = (
     "vocab.json",
     "merges.txt",
@@ -32,6 +35,9 @@ VOCABULARIES = (
     "tokenizer.model",
     "bpe_simple_vocab_16e6.txt.gz",
 )
+PUBLISHED = 49408  # ids of CLIP's own vocabulary
+CAPTIONS = ("", "a photo of a cat", "It's 10:30 -- NAÏVE cafés, Straße & <b>東京</b>!", "zero one two " * 40)
+"""What a vocabulary is read back with: nothing, words, all kinds of characters, more than fits."""
 
 
 def convert(arguments: argparse.Namespace, rest: list[str]) -> int:
@@ -39,52 +45,88 @@ def convert(arguments: argparse.Namespace, rest: list[str]) -> int:
     source, out = Path(arguments.path), Path(arguments.out)
     one_of("--format", arguments.format, FORMATS)
     one_of("--dtype", arguments.dtype, DTYPES)
-    if out.exists() and not arguments.overwrite and (out.is_file() or any(out.iterdir())):
+    if os.path.exists(out) and not arguments.overwrite and (out.is_file() or any(out.iterdir())):
         raise UserError(f"--out {str(out)!r} exists; choose another, or --overwrite to replace its weights")
-    run: ClipRun | None = None
     sizes = {"image_size": arguments.image_size, "context_length": arguments.context_length}
     if any((place / CONFIG).is_file() and (place / CHECKPOINTS).is_dir() for place in (source, source / "clip")):
+        if arguments.model is not None:
+            raise UserError(f"--model {arguments.model!r} is for weights that do not say what they are; a run does")
         run = load_clip_run(source, which=arguments.weights)
         config, params = _of_run(run, **sizes)
+        files, notes = _of_tokenizer(run)
+        if run.preprocess is not None and run.preprocess.exif != Preprocess.exif:
+            notes.append(f"no format holds preprocess.exif={run.preprocess.exif}: say it again where pictures are read")
     else:
-        given = None if arguments.model is None else clip_model(arguments.model)
-        config, params = load_clip(source, config=given, **sizes)
-    file = save_clip(out, config, params, arguments.format, dtype=arguments.dtype)
+        if arguments.weights != "ema":
+            raise UserError(f"--weights {arguments.weights!r} is for a run of one's own; {str(source)!r} is none")
+        config, params = read_weights(source, arguments.model, **sizes)
+        files, notes = _beside(source, config)
+    if arguments.format == "openai" and files:
+        files = {}
+        notes.append("OpenAI's format is one file: the vocabulary is not in it, and is given where it is read")
+    if arguments.format == "open_clip" and config["text"]["vocabulary_size"] != PUBLISHED and "vocab.json" in files:
+        notes.append("open_clip takes CLIP's own vocabulary whatever lies beside: give it these ids")
+    stale = [name for name in VOCABULARIES if os.path.isfile(out / name) and name not in files]
+    if stale and arguments.format != "openai":
+        raise UserError(f"--out {str(out)!r} holds {', '.join(stale)}, which is not of this model: remove it first")
+    file = save_clip(out, config, params, arguments.format, dtype=arguments.dtype, beside=files)
     count = sum(leaf.size for leaf in jax.tree.leaves(params))
-    beside = file.parent.resolve() == out.resolve() and _vocabulary(source if run is None else run, out)
-    words = ", its vocabulary beside it" if beside else ""
-    print(f"{count / 1e6:.2f} million parameters written to {file}{words}", file=sys.stderr)
+    words = ", its vocabulary beside it" if files else ""
+    print(f"{count / 1e6:.2f} million parameters written to {file}{words}; read back the same", file=sys.stderr)
+    for note in notes:
+        print(f"note: {note}", file=sys.stderr)
     return 0
 
 
-def _vocabulary(source: Path | ClipRun, out: Path) -> bool:
-    """Puts the vocabulary of a run, or what lies beside weights, into the folder `out`; whether there was one."""
-    if isinstance(source, ClipRun):
-        if isinstance(source.tokenizer, BpeTokenizer):
-            source.tokenizer.save(out)
-            return True
-        if not isinstance(source.tokenizer, SiglipTokenizer):
-            return False
-        source = Path(source.config.tokenizer.path)
+def _of_tokenizer(run: ClipRun) -> tuple[Files, list[str]]:
+    """(the files of a run's tokenizer by name, what is to be said of it). UserError if they do not read back the same."""
+    tokenizer = run.tokenizer
+    with tempfile.TemporaryDirectory() as folder:
+        place = Path(folder)
+        if isinstance(tokenizer, BpeTokenizer):
+            tokenizer.save(place)
+            back: Any = BpeTokenizer.load(place, context_length=tokenizer.context_length)
+        elif isinstance(tokenizer, SiglipTokenizer):
+            name = "spiece.model" if tokenizer.pad == tokenizer.end else "tokenizer.model"
+            (place / name).write_bytes(tokenizer.model)
+            back = SiglipTokenizer.load(place, tokenizer.context_length)
+        else:
+            return {}, [
+                f"no format holds the run's {type(tokenizer).__name__}: texts must be given its ids, as with "
+                f"load_pretrained(..., tokenizer=load_run({str(run.path)!r}).tokenizer)"
+            ]
+        one, other = (which.encode(CAPTIONS)["tokens"] for which in (tokenizer, back))
+        if back != tokenizer or not np.array_equal(one, other):
+            raise UserError(f"the vocabulary of {str(run.path)!r} does not read back the same from its files")
+        return {file.name: file.read_bytes() for file in sorted(place.iterdir())}, []
+
+
+def _beside(source: Path, config: dict[str, Any]) -> tuple[Files, list[str]]:
+    """(the files of the vocabulary that lies beside weights, what is to be said of it)."""
+    if "text" not in config:
+        return {}, []
     folder = source if source.is_dir() else source.parent
-    files = [folder / name for name in VOCABULARIES if (folder / name).is_file()]
-    for file in files if folder.resolve() != out.resolve() else ():
-        shutil.copyfile(file, out / file.name)
-    return bool(files)
+    found = vocabulary_beside(source, bool(config["logit_bias"]))
+    if found is None:
+        return {}, [f"no vocabulary lies beside the weights in {str(folder)!r}: it is given where they are read"]
+    notes = []
+    if found["name"] == "bpe":
+        size, length = config["text"]["vocabulary_size"], config["text"]["context_length"]
+        ids = build.tokenizer(found, length).vocabulary_size
+        if ids != size:
+            what = "it is not written" if ids > size else "see that they belong together"
+            notes.append(f"the vocabulary in {found['path']!r} has {ids} ids, the text tower {size}: {what}")
+        if ids > size:
+            return {}, notes
+    return {name: (folder / name).read_bytes() for name in VOCABULARIES if (folder / name).is_file()}, notes
 
 
 def _of_run(run: ClipRun, *, image_size: int | None, context_length: int | None) -> tuple[dict[str, Any], Params]:
     """(config, params) of a CLIP run of one's own, as `load_clip` would give them."""
-    given: dict[str, Any] = {"vocabulary_size": run.tokenizer.vocabulary_size}
-    if run.preprocess is None:
-        given |= build.source_size(run.config.data)
-    config = build.clip_sizes(run.config.model, **given)
-    prepared = run.preprocess
-    if prepared is not None:
-        names = ("mean", "std", "resize", "interpolation")
-        config["preprocess"] = {name: getattr(prepared, name) for name in names}
-    else:
-        config["preprocess"] = {"mean": [0.5] * 3, "std": [0.5] * 3, "resize": "squash", "interpolation": "bicubic"}
+    config = clip_model_of(run.config, run.tokenizer)
+    config["preprocess"] = {"mean": list(HALF), "std": list(HALF), "resize": "squash", "interpolation": "bicubic"}
+    if run.preprocess is not None:
+        config["preprocess"] = preprocess_group(run.preprocess)
     params = jax.tree.map(np.asarray, run.params)
     if image_size is not None:
         config, params = resize_image(config, params, image_size)

@@ -32,9 +32,9 @@ DEFAULTS: dict[str, Config] = {
         "vocabulary_size": 49408, "context_length": 77, "width": 512, "layers": 12, "heads": 8, "pool": "end",
         "end_token": None, "causal": None, "proj_bias": None, "projected": True, **_BLOCKS,
     },
-    "preprocess": {"resize": "shortest", "crop": None, "interpolation": "bicubic"},
+    "preprocess": {"resize": "shortest", "size": None, "interpolation": "bicubic"},
 }  # fmt: skip
-"""What `nets.CLIP` and `Preprocess` take where nothing is said; a test holds them together."""
+"""What `nets.CLIP` and a `preprocess` group take where nothing is said; a test holds them together."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -75,7 +75,7 @@ def differences(first: Mapping[str, Any], second: Mapping[str, Any]) -> list[Dif
     """Every setting in which two models (keyword arguments of `nets.CLIP`, and "preprocess" where both have it) differ."""
     one, other = _settings(first), _settings(second)
     if first.get("preprocess") and second.get("preprocess"):
-        one, other = one | _prepared(first["preprocess"]), other | _prepared(second["preprocess"])
+        one, other = one | _prepared(first), other | _prepared(second)
     keys = list(dict.fromkeys([*one, *other]))
     found = [Difference(key, one.get(key, ABSENT), other.get(key, ABSENT)) for key in keys]
     found = [each for each in found if not _equal(each.first, each.second)]
@@ -108,8 +108,10 @@ def _settings(config: Mapping[str, Any]) -> Config:
     return flat
 
 
-def _prepared(preprocess: Mapping[str, Any]) -> Config:
-    found = {key: value for key, value in {**DEFAULTS["preprocess"], **preprocess}.items() if key not in OPENING}
+def _prepared(config: Mapping[str, Any]) -> Config:
+    found = {key: v for key, v in {**DEFAULTS["preprocess"], **config["preprocess"]}.items() if key not in OPENING}
+    if found["size"] == (config.get("vision") or {}).get("image_size"):
+        found["size"] = None  # nothing is cut off
     return {f"preprocess.{key}": tuple(v) if isinstance(v, list | tuple) else v for key, v in found.items()}
 
 

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -93,9 +94,9 @@ def _place(path: Path, format: str) -> None:
         return
     if path.suffix in {".safetensors", ".pt", ".bin"}:
         raise UserError(f"format {format!r} writes a folder, not {str(path)!r}; nearest: {str(path.with_suffix(''))!r}")
-    if path.exists() and not path.is_dir():
+    if os.path.exists(path) and not path.is_dir():
         raise UserError(f"{str(path)!r} is a file; format {format!r} writes a folder")
-    first = [name for name in WEIGHTS[: WEIGHTS.index(_FILES[format])] if (path / name).is_file()]
+    first = [n for n in WEIGHTS[: WEIGHTS.index(_FILES[format])] if os.path.isfile(path / n)]
     if first:
         raise UserError(f"{str(path)!r} holds {first[0]}, which would be read in place of {_FILES[format]}: remove it")
 

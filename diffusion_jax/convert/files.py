@@ -34,7 +34,12 @@ def find(path: Path, names: tuple[str, ...]) -> Path:
         parent = path.parent
         near = difflib.get_close_matches(path.name, [p.name for p in parent.iterdir()] if parent.is_dir() else [], n=1)
         raise UserError(
-            f"{str(path)!r} does not exist" + (f"; did you mean {str(parent / near[0])!r}?" if near else "")
+            f"{str(path)!r} does not exist; "
+            + (
+                f"did you mean {str(parent / near[0])!r}?"
+                if near
+                else "weights are a folder or file of yours, not a name"
+            )
         )
     for name in names:
         if (path / name).is_file():
@@ -153,7 +158,7 @@ def staged(path: Path, *, folder: bool) -> Iterator[Path]:
     A new folder appears whole; in one that exists each file is replaced. Nothing is left of what fails, not even the folders
     above `path` that were made for it. Raises UserError where nothing can be written.
     """
-    above = [place for place in (path.parent, *path.parent.parents) if not place.exists()]
+    above = [place for place in (path.parent, *path.parent.parents) if not os.path.exists(place)]
     aside: Path | None = None
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -161,7 +166,7 @@ def staged(path: Path, *, folder: bool) -> Iterator[Path]:
         if folder:
             yield aside
             aside.chmod(0o755)
-            if path.exists():
+            if os.path.exists(path):
                 for file in aside.iterdir():
                     os.replace(file, path / file.name)
             else:

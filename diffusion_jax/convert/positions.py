@@ -39,6 +39,8 @@ def resize_image(config: Mapping[str, Any], params: Params, image_size: int) -> 
 
     For vision transformers and ResNets alike. Raises UserError for a size that the patches do not divide.
     """
+    if "vision" not in config:
+        raise UserError(f"image_size {image_size}: the model has no vision tower")
     vision = dict(config["vision"])
     resnet = vision.get("tower") == "resnet"
     step = 32 if resnet else vision["patch"]
@@ -63,6 +65,8 @@ def resize_text(config: Mapping[str, Any], params: Params, context_length: int) 
 
     The first positions keep their places when there are fewer; linear interpolation stretches all of them when there are more.
     """
+    if "text" not in config:
+        raise UserError(f"context_length {context_length}: the model has no text tower")
     if context_length < 2:
         raise UserError(f"context_length {context_length} is not at least 2, for the start and the end token")
     text, tower = dict(config["text"]), dict(params["text"])

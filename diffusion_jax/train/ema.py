@@ -11,6 +11,7 @@ import dataclasses
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from diffusion_jax.typing import Array, Params, UserError
 
@@ -25,7 +26,7 @@ class Ema:
     warmup: bool = True
 
     def __post_init__(self) -> None:
-        if not 0.0 <= self.decay < 1.0:
+        if not (self.decay >= 0.0 and np.float32(self.decay) < 1):  # in float32 1 - 1e-8 is 1, and nothing would move
             raise UserError(f"ema decay {self.decay} is not in [0, 1); usual: 0.999 or 0.9999")
 
     def decay_at(self, step: Array | int) -> Array:

@@ -8,12 +8,14 @@ constant, or lr (e + (1 - e)(1 + cos(pi u)) / 2) with u = (n - warmup) / (total 
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 
 from diffusion_jax.parallel.rules import path_of
@@ -36,9 +38,14 @@ def learning_rate_at(
 ) -> Callable[[Array | int], Array]:
     """The function from the number of updates done (a scalar) to the learning rate of the next (see the module).
 
-    Raises `UserError` for an unknown schedule, and for a warm-up that is negative or not shorter than the whole.
+    Raises `UserError` for an unknown schedule, for a rate that is negative (it would go uphill) or not finite, for an
+    end_scale outside [0, 1], and for a warm-up that is negative or not shorter than the whole.
     """
     one_of("schedule", schedule, ("cosine", "constant"))
+    if not 0 <= learning_rate < math.inf:
+        raise UserError(f"learning_rate {learning_rate} is not a finite number of at least 0; usual: 1e-3")
+    if not 0 <= end_scale <= 1:
+        raise UserError(f"end_scale {end_scale} is not in [0, 1]; usual: 0")
     if not 0 <= warmup_steps < total_steps:
         raise UserError(
             f"warmup_steps {warmup_steps} is not in [0, total_steps {total_steps}); "
@@ -125,11 +132,20 @@ def adamw(
 ) -> optax.GradientTransformation:
     """AdamW with the schedule and the decay mask of this module (there are the formulas).
 
-    `clip_norm` bounds the global norm of the gradients. `clamp` maps path patterns to (lo, hi) bounds of parameters and
-    comes last; CLIP's is {"logit_scale": (0, ln 100)}. Raises `UserError` as `learning_rate_at` and `clamp_params` do.
+    `clip_norm` bounds the global norm of the gradients; None or 0 is off, as `weight_decay` 0 is.
+    `clamp` maps path patterns to (lo, hi) bounds of parameters and
+    comes last; CLIP's is {"logit_scale": (0, ln 100)}. Raises `UserError` as `learning_rate_at` and `clamp_params` do, and
+    for numbers with which it would stand still or go uphill: a clip_norm, decay or eps below 0, b1 or b2 outside [0, 1)
+    or not to be told from 1 in float32.
     """
+    for name, value in (("clip_norm", clip_norm or 0.0), ("weight_decay", weight_decay), ("eps", eps)):
+        if not 0 <= value < math.inf:
+            raise UserError(f"{name} {value} is not a finite number of at least 0")
+    for name, value in (("b1", b1), ("b2", b2)):
+        if not (value >= 0 and np.float32(value) < 1):
+            raise UserError(f"{name} {value} is not in [0, 1); usual: {0.9 if name == 'b1' else 0.999}")
     rate = learning_rate_at(learning_rate, warmup_steps, total_steps, schedule, end_scale)
-    chain = [] if clip_norm is None else [optax.clip_by_global_norm(clip_norm)]
+    chain = [optax.clip_by_global_norm(clip_norm)] if clip_norm else []
     chain.append(optax.scale_by_adam(b1, b2, eps))
     if weight_decay:
         chain.append(optax.add_decayed_weights(weight_decay, mask=lambda params: decay_mask(params, no_decay)))

@@ -1,5 +1,6 @@
 """`diffusion-jax convert`, and published weights as a run of one's own."""
 
+import json
 import sys
 from pathlib import Path
 
@@ -8,16 +9,21 @@ import numpy as np
 import pytest
 import smallruns as tiny
 from PIL import Image
+from safetensors.numpy import load_file, save_file
 
 from diffusion_jax import load_pretrained, load_run
 from diffusion_jax.cli import main
-from diffusion_jax.convert import load_clip
+from diffusion_jax.convert import load_clip, save_clip
+from diffusion_jax.data.bpe_learning import learn_vocabulary
 from diffusion_jax.data.tokenizer import WordTokenizer
+from diffusion_jax.nets import CLIP_MODELS
+from diffusion_jax.pretrained import read_weights
 from diffusion_jax.typing import UserError
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "convert"))
 
 from test_clip_goldens import checkpoint
+from test_clip_held import TEXT, VISION, model, weights
 
 WORDS = WordTokenizer(tuple("abcdefgh"), 12)
 
@@ -53,7 +59,18 @@ def test_a_run_of_ones_own_is_written_for_others(tmp_path, capsys):
     run_folder = tmp_path / "run"
     assert main(tiny.clip_arguments(run_folder)) == 0  # in its subfolder "clip"
     assert main(["convert", str(run_folder), "--out", str(tmp_path / "hf")]) == 0
-    capsys.readouterr()
+    said = capsys.readouterr().err
+    assert "read back the same" in said and "note: no format holds the run's WordTokenizer: texts must be given" in said
+    for format, key in (
+        ("open_clip", "vision.channels 1 would come back as 3"),
+        ("openai", "vision.heads 4 would come"),
+    ):
+        out = tmp_path / f"{format}.safetensors"
+        arguments = ["convert", str(run_folder), "--out", str(out.with_suffix("") if format == "open_clip" else out)]
+        tiny.fails(capsys, [*arguments, "--format", format], key, "; nearest: 'hf'")
+        assert not list(tmp_path.glob(f"*{format}*"))
+    named = ["convert", str(run_folder), "--out", str(tmp_path / "x"), "--model", "ViT-B-32"]
+    tiny.fails(capsys, named, "--model 'ViT-B-32' is for weights that do not say what they are; a run does")
     run = load_run(run_folder)
     other = load_pretrained(tmp_path / "hf", tokenizer=run.tokenizer)
     images = np.linspace(-1, 1, 2 * 64).reshape(2, 8, 8, 1).astype(np.float32)
@@ -61,6 +78,76 @@ def test_a_run_of_ones_own_is_written_for_others(tmp_path, capsys):
     encode, images = other.network.method("encode_image"), jnp.asarray(images)
     mine = encode(run.params, images).embedding
     np.testing.assert_allclose(encode(other.params, images).embedding, mine, atol=1e-5)
+
+
+SMALL = {"vision": VISION, "text": TEXT, "embed": 64}
+
+
+@pytest.fixture
+def small_names(monkeypatch):
+    """`Small` and `Small-quickgelu` among the published models: as ViT-B-32 and its twin, in small."""
+    for name, activation in (("Small", "gelu"), ("Small-quickgelu", "quick_gelu")):
+        towers = {tower: {**SMALL[tower], "activation": activation} for tower in ("vision", "text")}
+        monkeypatch.setitem(CLIP_MODELS, name, {"embed": 64, **towers})
+
+
+def test_a_name_that_contradicts_the_weights_is_refused(small_names, tmp_path, capsys):
+    """Quick-GELU weights named as those of a model of exact GELU, which has the same shapes."""
+    config = model()
+    save_clip(tmp_path / "a.safetensors", config, weights(config), "openai")
+    for format in ("hf", "open_clip"):
+        save_clip(tmp_path / format, config, weights(config), format)
+    said = "vision.activation 'quick_gelu', not 'gelu', text.activation 'quick_gelu', not 'gelu'; nearest: 'Small-quickgelu'"
+    for source in ("a.safetensors", "hf", "open_clip"):
+        wrong = ["convert", str(tmp_path / source), "--out", str(tmp_path / "out"), "--model"]
+        tiny.fails(capsys, [*wrong, "Small"], "is no 'Small' by what its own files say: " + said)
+        assert not (tmp_path / "out").exists()
+        with pytest.raises(UserError, match="is no 'Small' by what its own files say"):
+            load_pretrained(tmp_path / source, model="Small", tokenizer=WORDS)
+        assert load_pretrained(tmp_path / source, model="Small-quickgelu", tokenizer=WORDS).config.model.embed == 64
+    tensors = load_file(tmp_path / "open_clip" / "open_clip_model.safetensors")
+    bare = tmp_path / "bare"
+    bare.mkdir()
+    for name, wrong in (("vit-openai", "Small"), ("small_laion2b", "Small-quickgelu")):
+        save_file(tensors, bare / f"{name}.safetensors")
+        arguments = ["convert", str(bare / f"{name}.safetensors"), "--out", str(tmp_path / "out"), "--model", wrong]
+        tiny.fails(capsys, arguments, "by its name holds weights of activation")
+    save_file(tensors, bare / "small.safetensors")
+    for name, activation in (("Small", "gelu"), ("Small-quickgelu", "quick_gelu")):
+        assert read_weights(bare / "small.safetensors", name)[0]["text"]["activation"] == activation
+
+
+def test_the_vocabulary_beside_weights_is_theirs_or_it_is_said(tmp_path, capsys):
+    learn_vocabulary(["a red square", "a red circle"] * 3, 6, tmp_path / "words")
+    ids = len(json.loads((tmp_path / "words" / "vocab.json").read_text()))
+    beside = {file.name: file.read_bytes() for file in (tmp_path / "words").iterdir()}
+
+    def converted(size, format, out, *more):
+        source = tmp_path / f"{size}"
+        config = model(text={"vocabulary_size": size})
+        if not source.exists():
+            save_clip(source, config, weights(config), "hf", beside=beside)
+        code = main(["convert", str(source), "--out", str(tmp_path / out), "--format", format, *more])
+        return code, capsys.readouterr().err
+
+    code, said = converted(ids, "hf", "b")
+    assert code == 0 and "its vocabulary beside it; read back the same" in said and "note" not in said
+    run, again = load_pretrained(tmp_path / f"{ids}"), load_pretrained(tmp_path / "b")
+    assert run.tokenizer == again.tokenizer
+    np.testing.assert_array_equal(run.encode_text(["a red square"]), again.encode_text(["a red square"]))
+    assert "note: open_clip takes CLIP's own vocabulary" in converted(ids, "open_clip", "c")[1]
+    code, said = converted(ids, "openai", "d.safetensors")
+    assert code == 0 and "note: OpenAI's format is one file: the vocabulary is not in it" in said
+    code, said = converted(ids - 1, "hf", "e")
+    assert code == 0 and "it is not written" in said and not (tmp_path / "e" / "vocab.json").exists()
+    assert "see that they belong together" in converted(ids + 1, "hf", "f")[1]
+    code, said = converted(ids - 1, "hf", "f", "--overwrite")
+    assert code == 2 and "holds vocab.json, merges.txt, which is not of this model: remove it first" in said
+    tiny.fails(
+        capsys,
+        ["convert", str(tmp_path / "b"), "--out", str(tmp_path / "g"), "--weights", "params"],
+        "for a run of one's own",
+    )
 
 
 def test_pretrained_weights_see_pictures_of_any_kind(tmp_path):

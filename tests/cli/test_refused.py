@@ -37,7 +37,7 @@ def test_values_out_of_range_are_one_line(extra, said, capsys):
         ({"seed": 2**32}, f"config key 'seed' is {2**32}; it is a whole number from 0 to {2**32 - 1}"),
         ({"model.name": "dit"}, "trains a model of name 'clip', not 'dit'"),
         ({"model.vision.heads": 3}, "width 16 is not divided by 3 heads"),
-        ({"data.noise": -1}, "noise of standard deviation -1.0 is negative; nearest: 0"),
+        ({"data.noise": -1}, "config key 'data.noise' is -1.0; it is a standard deviation from 0 to 10; nearest: 0.0"),
         ({"optimizer.learning_rate": "1e999"}, "config key 'optimizer.learning_rate' is inf"),
     ],
     ids=lambda value: next(iter(value)) if isinstance(value, dict) else "",
@@ -51,7 +51,10 @@ def test_wrong_clip_config_is_one_line_and_leaves_no_folder(tmp_path, capsys, ch
     ("changed", "said"),
     [
         ({"prediction": "score"}, "prediction 'score' cannot represent t = 1.0 under Cosine"),
-        ({"sampler.guidance_scale": "1e999"}, "guidance scale inf is not finite"),
+        (
+            {"sampler.guidance_scale": "1e999"},
+            "config key 'sampler.guidance_scale' is inf; it is a number from 0 to 1e+06",
+        ),
         ({"model.heads": 3}, "width 16 is not divided by 3 heads"),
     ],
     ids=lambda value: next(iter(value)) if isinstance(value, dict) else "",

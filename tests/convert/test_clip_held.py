@@ -2,14 +2,18 @@
 
 import dataclasses
 import inspect
+import re
 import sys
+import tempfile
 from pathlib import Path
 
 import jax
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
-from diffusion_jax.convert import FORMATS, load_clip, save_clip
+from diffusion_jax.convert import FORMATS, clip_save, load_clip, resize_image, resize_text, save_clip
 from diffusion_jax.convert.clip_compare import DEFAULTS, HOW, OPENING, differences
 from diffusion_jax.convert.clip_keys import entries
 from diffusion_jax.convert.entries import read
@@ -73,8 +77,8 @@ def test_the_settings_compared_are_those_of_the_networks_and_their_defaults():
         taken = {n: p.default for n, p in parameters.items() if n not in {"self", "rngs", "embed", *HOW}}
         assert {n: DEFAULTS[name][n] for n in taken} == taken
     fields = {field.name: field.default for field in dataclasses.fields(Preprocess)}
-    assert set(fields) == {*DEFAULTS["preprocess"], "size", "mean", "std", *OPENING} & set(fields)
-    assert all(fields[name] == value for name, value in DEFAULTS["preprocess"].items())
+    assert set(fields) - {*OPENING, "mean", "std", "crop"} == DEFAULTS["preprocess"].keys()  # the crop is the model's
+    assert all(fields[name] == value for name, value in DEFAULTS["preprocess"].items() if name != "size")
 
 
 # (what is changed, what each format says comes back: None where it is held)
@@ -126,3 +130,149 @@ def test_what_a_format_cannot_hold_is_named_with_the_nearest_that_can(changed, s
             assert isinstance(found, str) and said[format] in found, found
         else:
             assert isinstance(found, Path), found
+
+
+@st.composite
+def configs(draw):
+    """Small models of every kind, whose settings the formats hold or not."""
+    pick = lambda *values: draw(st.sampled_from(values))  # noqa: E731
+    siglip = draw(st.booleans())
+    width, embed = pick(8, 64, 128), pick(8, 64)
+    blocks = [
+        {
+            "width": width, "layers": pick(1, 2), "heads": pick(1, 2, 4), "mlp_ratio": pick(4.0, 2.0, 3.3),
+            "activation": pick("quick_gelu", "gelu", "gelu_tanh"), "eps": pick(1e-5, 1e-6),
+        }
+        for _ in range(2)
+    ]  # fmt: skip
+    vision = {
+        **blocks[0],
+        "image_size": pick(8, 9),
+        "patch": 4,
+        "channels": pick(3, 3, 1),
+        "pool": "map" if siglip else "class",
+    }
+    if not siglip and draw(st.booleans()):
+        vision = {
+            "tower": "resnet",
+            "layers": (1, pick(1, 2), 1, 1),
+            "width": pick(8, 16),
+            "image_size": 32,
+            "channels": 3,
+        }
+        vision |= {"heads": pick(None, 2)}
+    text = {**blocks[1], "vocabulary_size": 20, "context_length": pick(4, 7), "end_token": pick(None, None, 19, 5, 2)}
+    preprocess = {
+        "mean": pick(OPENAI["mean"], (0.5, 0.4, 0.3)), "std": pick(OPENAI["std"], (0.25, 0.5, 1.0)),
+        "resize": pick("shortest", "squash"), "interpolation": pick("bicubic", "bilinear"),
+    }  # fmt: skip
+    found = model(vision, text | {"pool": "last" if siglip else "end"}, preprocess, logit_bias=siglip)
+    return found | {"embed": vision["width"] if siglip else embed}
+
+
+def round_trip_or_line(folder, config):
+    params = weights(config)
+    for format in FORMATS:
+        with tempfile.TemporaryDirectory(dir=folder) as place:
+            found = saved(Path(place), config, params, format)
+            assert isinstance(found, Path) or re.search(r"; (nearest: '\w+'|nor can any other format)$", found), found
+            if isinstance(found, str) and (nearest := re.search(r"nearest: '(\w+)'$", found)):
+                (Path(place) / "other").mkdir()
+                assert isinstance(saved(Path(place) / "other", config, params, nearest[1]), Path)
+
+
+@settings(max_examples=10, deadline=None)
+@given(configs())
+def test_every_small_model_comes_back_or_is_refused(tmp_path_factory, config):
+    round_trip_or_line(tmp_path_factory.getbasetemp(), config)
+
+
+@pytest.mark.slow
+@settings(max_examples=600, deadline=None)
+@given(configs())
+def test_many_small_models_come_back_or_are_refused(tmp_path_factory, config):
+    round_trip_or_line(tmp_path_factory.getbasetemp(), config)
+
+
+def test_weights_out_of_a_dtype_s_reach_or_not_finite_are_refused(tmp_path):
+    config = model()
+    for value, dtype, said in (
+        (70000.0, "float16", "ln_post.weight reaches 7e+04, which is infinite in dtype 'float16'; nearest: 'bfloat16'"),
+        (3.4e38, "bfloat16", "which is infinite in dtype 'bfloat16'; nearest: 'float32'"),
+        (np.nan, "float32", "the weights are not finite: visual.ln_post.weight has 1 such values"),
+        (-np.inf, "float16", "the weights are not finite"),
+    ):
+        params = weights(config)
+        params["visual"]["ln_post"]["scale"] = np.array([value, *[1.0] * 63], np.float32)
+        for format in ("open_clip", "openai"):
+            assert said in saved(tmp_path, config, params, format, dtype=dtype)
+    params["visual"]["ln_post"]["scale"] = np.array([65504.0, -0.0, *[1.0] * 62], np.float32)
+    params = jax.tree.map(lambda leaf: np.asarray(leaf, np.float16).astype(np.float32), params)
+    assert isinstance(saved(tmp_path, config, params, "hf", dtype="float16"), Path)
+
+
+def test_what_does_not_read_back_or_cannot_be_written_leaves_nothing(tmp_path, monkeypatch):
+    config = model()
+    params = weights(config)
+    (tmp_path / "new").mkdir()
+    real = clip_save.write_tensors
+
+    def spoilt(file, tensors):
+        name = next(name for name in tensors if name.endswith("ln_final.weight"))
+        real(file, tensors | {name: np.nextafter(tensors[name], 2, dtype=np.float32)})
+
+    monkeypatch.setattr(clip_save, "write_tensors", spoilt)
+    for format in ("open_clip", "openai"):
+        said = saved(tmp_path / "new", config, params, format)
+        assert said.endswith("is not kept: 1 differ, the first text/ln_final/scale")
+    monkeypatch.undo()
+
+    save_clip(tmp_path / "kept", config, params, "hf")
+    before = {file.name: file.read_bytes() for file in (tmp_path / "kept").iterdir()}
+
+    def full(file, value):
+        raise UserError(f"{str(file)!r} cannot be written: No space left on device")
+
+    monkeypatch.setattr(clip_save, "write_json", full)
+    assert "No space" in saved(tmp_path / "new", config, params, "hf")
+    with pytest.raises(UserError, match="No space"):
+        save_clip(tmp_path / "kept", config, jax.tree.map(np.zeros_like, params), "hf")
+    with pytest.raises(UserError, match="No space"):
+        save_clip(tmp_path / "new" / "a" / "b", config, params, "hf")
+    assert not list((tmp_path / "new").iterdir())
+    assert {file.name: file.read_bytes() for file in (tmp_path / "kept").iterdir()} == before
+    monkeypatch.undo()
+    for place in (tmp_path / "kept" / "config.json" / "x", tmp_path / ("x" * 300)):
+        with pytest.raises(UserError, match="cannot be written"):
+            save_clip(place, config, params, "hf")
+    with pytest.raises(UserError, match="is a file; format 'hf' writes a folder"):
+        save_clip(tmp_path / "kept" / "config.json", config, params, "hf")
+
+
+def test_a_folder_s_other_weights_and_configs_are_not_taken_for_the_new_ones(tmp_path):
+    config, other = model(), model(text={"heads": 4})
+    save_clip(tmp_path / "a", config, weights(config), "hf")
+    with pytest.raises(UserError, match=r"holds model\.safetensors, which would be read in place of open_clip_model"):
+        save_clip(tmp_path / "a", config, weights(config), "open_clip")
+    save_clip(tmp_path / "b", other, weights(other), "open_clip")
+    with pytest.raises(UserError, match=r"is not kept: 1 differ, the first text\.heads"):
+        save_clip(tmp_path / "b" / "x.safetensors", config, weights(config), "openai")
+    assert not (tmp_path / "b" / "x.safetensors").exists()
+    save_clip(tmp_path / "b", other, weights(other), "hf")
+    assert not differences(load_clip(tmp_path / "b")[0], other)
+
+
+@pytest.mark.parametrize("tower", ["text", "vision"])
+def test_one_tower_goes_to_hugging_face_s_format_alone(tower, tmp_path):
+    whole = model()
+    other = {"text": "vision", "vision": "text"}[tower]
+    config = {key: value for key, value in whole.items() if key not in (other, "preprocess" if tower == "text" else "")}
+    params = {{"vision": "visual"}.get(tower, tower): weights(whole)[{"vision": "visual"}.get(tower, tower)]}
+    assert isinstance(saved(tmp_path, config, params, "hf"), Path)
+    for format in ("open_clip", "openai"):
+        (tmp_path / format).mkdir()
+        said = saved(tmp_path / format, config, params, format)
+        assert f"its models have two towers; this one is without {other}; nearest: 'hf'" in said
+    resize = {"text": resize_image, "vision": resize_text}[tower]
+    with pytest.raises(UserError, match=f"the model has no {other} tower"):
+        resize(config, params, 12)

@@ -1,0 +1,151 @@
+"""The commands, options, names, files and links of README.md and docs/*.md are those that there are."""
+
+import argparse
+import importlib
+import re
+import shlex
+
+import pytest
+import snippets
+
+from diffusion_jax import build, cli, process, sampling
+from diffusion_jax.config import load_config, parse_overrides
+from diffusion_jax.nets import CLIP_MODELS
+from diffusion_jax.typing import UserError
+
+ROOT = snippets.ROOT
+PAGES = [*snippets.PAGES, ROOT / "CONTRIBUTING.md"]
+CONFIGS = sorted((ROOT / "configs").glob("*.py"))
+TARGETS = re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE)
+PLANNED_NAMES = {"VAE", "U-Net"}
+each_page = pytest.mark.parametrize("page", PAGES, ids=[page.name for page in PAGES])
+
+
+def in_backticks(page) -> list[str]:
+    """What stands in backticks outside of the fenced blocks."""
+    return re.findall(r"`([^`\n]+)`", re.sub(r"^```.*?^```$", "", page.read_text(), flags=re.MULTILINE | re.DOTALL))
+
+
+def options() -> set[str]:
+    """Every option of the commands, of the scripts, and the two of others' that the pages name."""
+    (action,) = (a for a in cli.parser()._actions if isinstance(a, argparse._SubParsersAction))
+    found = {name for parser in (cli.parser(), *action.choices.values()) for name in parser._option_string_actions}
+    for folder in ("experiments", "benchmarks"):
+        found |= {
+            name for path in (ROOT / folder).glob("*.py") for name in re.findall(r'"(--[\w-]+)"', path.read_text())
+        }
+    return found | {"--xla_force_host_platform_device_count"}
+
+
+@each_page
+def test_commands_are_read_by_the_real_parser(page, monkeypatch):
+    monkeypatch.chdir(ROOT)
+    for line in snippets.commands(page):
+        program, *rest = shlex.split(line)
+        if program == "make":
+            assert rest[-1] in TARGETS, line
+        elif program == "python":
+            source = (ROOT / rest[0]).read_text()
+            assert all(f'"{word}"' in source for word in rest[1:] if word.startswith("--")), line
+        else:
+            arguments, overrides = cli.parser().parse_known_args(rest)
+            assert not overrides or arguments.command == "train", line
+            if arguments.command == "train":
+                load_config(arguments.config, parse_overrides(overrides))
+
+
+@each_page
+def test_options_and_config_keys_in_the_text_exist(page, monkeypatch):
+    monkeypatch.chdir(ROOT)
+    known = options()
+    for text in in_backticks(page):
+        for key, value in re.findall(r"--config\.([\w.]+)=([^\s`]+)", text):
+            assert any(_takes(config, key, value.strip('"')) for config in CONFIGS), f"{page.name}: {text}"
+        for option in re.findall(r"(?<![\w-])--[a-z][\w-]*", re.sub(r"--config\.\S+", "", text)):
+            assert option in known, f"{page.name}: {text}"
+
+
+def _takes(config, key: str, value: str) -> bool:
+    """Whether a config, or a variant of it, takes the key; where a page writes dots for a value, any text."""
+    variants = ["", *(f":{name}" for name in re.findall(r'^    "(\w+)": \{', config.read_text(), re.MULTILINE))]
+    for variant in variants:
+        try:
+            load_config(f"{config}{variant}", {key: "x" if value == "..." else value})
+        except UserError:
+            continue
+        return True
+    return False
+
+
+@each_page
+def test_links_files_and_make_targets_exist(page):
+    for target in re.findall(r"\]\(([^)#]+)\)", page.read_text()):
+        assert target.startswith("https://") or (page.parent / target).exists(), f"{page.name}: {target}"
+    for text in in_backticks(page):
+        if text.startswith("make "):
+            assert set(re.findall(r"[a-z-]+", text)[1:]) - {"demo"} <= set(TARGETS) | {"python"}, f"{page.name}: {text}"
+        if re.match(r"(diffusion_jax|experiments|tests|benchmarks|configs|docs|data)/[\w./{},-]*$", text):
+            for path in _expanded(text):
+                assert (ROOT / path).exists() or (ROOT / "diffusion_jax" / path).exists(), f"{page.name}: {path}"
+
+
+def _expanded(text: str) -> list[str]:
+    """a/{b,c}.py as a shell has it."""
+    match = re.match(r"(.*)\{(.*)\}(.*)", text)
+    return [f"{match[1]}{part}{match[3]}" for part in match[2].split(",")] if match else [text]
+
+
+def places() -> dict[str, object]:
+    """The parts of the package by the names that the pages call them by."""
+    names = [path.stem for path in (ROOT / "diffusion_jax").iterdir() if path.suffix == ".py" or path.is_dir()]
+    names.remove("run")  # in the pages a run is an object
+    return {name: None for name in names if not name.startswith("_")}
+
+
+@each_page
+def test_names_of_the_package_in_the_text_exist(page):
+    for text in in_backticks(page):
+        match = re.match(r"(?:diffusion_jax\.)?([a-z_]+)((?:\.\w+)+)(?:\(.*)?$", text)
+        if match and match[1] in places() and not re.search(r"\.(py|md|csv|json|jsonl)$", match[0]):
+            assert _resolves(match[1], match[2][1:].split(".")) or _is_key(match[1] + match[2]), f"{page.name}: {text}"
+
+
+def _resolves(first: str, rest: list[str]) -> bool:
+    found = importlib.import_module(f"diffusion_jax.{first}")
+    for name in rest:
+        if not hasattr(found, name):
+            try:
+                importlib.import_module(f"{found.__name__}.{name}")
+            except (ImportError, AttributeError):
+                return False
+        found = getattr(found, name)
+    return True
+
+
+def _is_key(key: str) -> bool:
+    """data.path is a key of a config, and no part of the package."""
+    return any(_takes(config, key, "...") for config in CONFIGS)
+
+
+def listed(text: str, before: str, after: str) -> list[str]:
+    """a, b and c between two pieces of text, its line breaks taken out."""
+    flat = " ".join(text.split())
+    return re.split(r", | and ", flat.partition(before)[2].partition(after)[0])
+
+
+def test_the_readme_lists_what_there_is():
+    text = (ROOT / "README.md").read_text()
+    made = {name: make.__name__ for name, make in build.SCHEDULES.items()} | {"shifted": "Shifted"}
+    assert sorted(listed(text, "schedules ", " (in configs")) == sorted(made.values())
+    assert sorted(listed(text, "(in configs ", ")")) == sorted(f"`{name}`" for name in made)
+    assert f"{len(build.SOLVERS)} families of solvers" in text
+    models = {name.removesuffix("-quickgelu") for name in CLIP_MODELS}
+    assert f"{len(models)} published CLIP, SigLIP and SigLIP 2 models" in text
+
+
+def test_every_kind_of_guidance_stands_in_its_table():
+    text = (ROOT / "docs" / "steering.md").read_text()
+    rows = re.findall(r"^\| `(\w+)\(.*$", text.partition("| call |")[2].partition("```")[0], re.MULTILINE)
+    assert len(rows) == 11 and all(callable(getattr(sampling, name)) for name in rows)
+    assert "eleven kinds" in (ROOT / "README.md").read_text()
+    assert callable(process.from_x0)
