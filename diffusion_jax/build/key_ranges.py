@@ -103,6 +103,7 @@ RANGES: dict[str, Range] = {
     "zero_shot.templates": text("the name of templates or the path of a file of them, as text", path=True),
     "weights.path": text("the path of weights, as text; '' begins with fresh ones", empty=True, path=True),
     "weights.model": optional(text("the name of a published model, as text", empty=True), "the weights say it"),
+    "weights.preprocess": choice("weights.preprocess", ("same", "config")),
     "model.name": choice("model", NETWORKS),
     "model.dtype": choice("dtype", ("auto", "float32", "bfloat16")),
     "model.embed": optional(_SIZE, "the preset's"),

@@ -106,7 +106,7 @@ def _clip_groups(config: ConfigDict) -> dict[str, Group]:
     data = _spec(config, "data")
     digits = _chosen(data.get("name"), SOURCES) is not None
     found = {"tokenizer": _named("tokenizer", TOKENIZERS, config, ("context_length",))}
-    found["weights"] = Group("weights", None, {"path": "", "model": None})
+    found["weights"] = Group("weights", None, {"path": "", "model": None, "preprocess": "same"})
     loss = {key: value for key, value in CONTRASTIVE.items() if not (digits and key == "identity")}
     found["loss"] = Group("loss", None, {"name": REQUIRED, **loss})
     if digits:
