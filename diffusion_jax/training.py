@@ -21,10 +21,11 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from diffusion_jax import build
+from diffusion_jax.build import resume
 from diffusion_jax.build.checks import check
 from diffusion_jax.build.keys import systems
 from diffusion_jax.clip_task import clip_task
-from diffusion_jax.config import changes, to_dict
+from diffusion_jax.config import to_dict
 from diffusion_jax.data.captions import CLASS_NAMES, with_article
 from diffusion_jax.data.pipeline import batches
 from diffusion_jax.data.transforms import random_shift
@@ -59,17 +60,8 @@ from diffusion_jax.typing import Batch, Context, UserError, one_of
 
 __all__ = ["Task", "train_run", "validate"]
 
-FREE = (
-    "steps: ",
-    "workdir: ",
-    "text_encoder: ",
-    "log_every: ",
-    "eval_every: ",
-    "checkpoint_every: ",
-    "sampler.",
-    "mesh.",
-)
-"""Keys that may change when a run is resumed; a text encoder is compared by its weights, wherever it lies."""
+INPUTS = "inputs.json"
+"""What lay at the config's paths when the run began (`build.resume.contents_of`), so that they may move."""
 
 SAMPLE_PROMPTS = tuple(with_article(f"a {name}") for name in CLASS_NAMES)
 
@@ -92,7 +84,10 @@ def train_run(config: ConfigDict, *, overwrite: bool = False, progress: bool = T
     key = jax.random.key(config.seed)
     init_key, train_key, eval_key = (jax.random.fold_in(key, i) for i in range(3))
     # Building comes before anything is written: a config that cannot be built leaves no folder behind.
-    task = TASKS[config.system](config, folder, eval_key)
+    asked = config.copy_and_resolve_references()
+    if asked.get("weights") is not None and _begun(folder) and not overwrite:
+        asked.weights = None  # they were read at step 0, and need not lie there any more
+    task = TASKS[config.system](asked, folder, eval_key)
     locks = tuple(config.get("locked", ()))
     loss_fn = locked_loss(task.loss_fn, locks)
     tx = locked_optimizer(build.optimizer(config.optimizer, config.steps, clamp=task.clamp), locks)
@@ -152,15 +147,30 @@ def _prepare(folder: Path, config: ConfigDict, text_encoder: ClipRun | None, ove
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise UserError(f"cannot make the run folder {folder}: {error.strerror}") from error
-    if not here:
-        write_atomic(folder / CONFIG, _json(to_dict(config)))
+    # Also of a run that goes on: who loads it finds its vocabulary, text encoder and sampler as they are now.
+    write_atomic(folder / CONFIG, _json(to_dict(config)))
+    if contents := resume.contents_of(config):
+        write_atomic(folder / INPUTS, _json(contents))
     if note is not None:
         write_atomic(folder / TEXT_ENCODER, _json(note))
 
 
 def _check_same(folder: Path, config: ConfigDict, note: dict[str, str] | None, say: Any) -> None:
-    different = changes(to_dict(read_config(folder)), to_dict(config))
-    fixed = [line for line in different if not line.startswith(FREE)]
+    """UserError where the run is of another config; what has changed and may is said."""
+    found = resume.differences(read_config(folder), config)
+    fixed, free = found[resume.FIXED], found[resume.FREE]
+    before, now = _contents(folder), resume.contents_of(config)
+    moved = {line.partition(": ")[0]: line for line in found[resume.MOVED]}
+    for key, line in moved.items():
+        if key not in before or key not in now:
+            free.append(f"{line} (what lay there before is not known)")
+        elif before[key] == now[key]:
+            free.append(f"{line} (the same {_WHAT[key]})")
+        else:
+            fixed.append(f"{line}, where {_WHAT[key]} are others than those trained on")
+    for key in (key for key in now if key not in moved and before.get(key, now[key]) != now[key]):
+        # A picture that was mended or taken away is no reason to begin anew; a word of another number is.
+        (free if key == "data.path" else fixed).append(f"{key}: {_WHAT[key]} are others than before")
     if fixed:
         raise UserError(
             f"{folder} holds a run of another config ({'; '.join(fixed)}): choose --config.workdir=..., or "
@@ -173,8 +183,28 @@ def _check_same(folder: Path, config: ConfigDict, note: dict[str, str] | None, s
                 f"{folder} was trained on another text encoder than {config.text_encoder} holds now: choose another "
                 "--config.workdir, or --overwrite to begin anew"
             )
-    if different:
-        say(f"{config.system}: going on with changes: {'; '.join(different)}")
+    if free:
+        say(f"{config.system}: going on with changes: {'; '.join(free)}")
+
+
+_WHAT = {"data.path": "pictures", "tokenizer.path": "words"}
+
+
+def _contents(folder: Path) -> dict[str, str]:
+    """What lay at the paths of the run: as it was noted, or else as it lies there now."""
+    if not (folder / INPUTS).is_file():
+        return resume.contents_of(read_config(folder))
+    try:
+        found = json.loads((folder / INPUTS).read_text())
+    except (OSError, ValueError) as error:
+        raise UserError(f"{folder / INPUTS} is not readable as JSON: {error}") from error
+    return found if isinstance(found, dict) else {}
+
+
+def _begun(folder: Path) -> bool:
+    """Whether there is a checkpoint to go on from."""
+    kept = folder / CHECKPOINTS
+    return kept.is_dir() and any(path.name.isdigit() for path in kept.iterdir())
 
 
 def _text_encoder_note(folder: Path, clip: ClipRun) -> dict[str, str]:

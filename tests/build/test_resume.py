@@ -1,0 +1,151 @@
+"""Which keys may change when a run is gone on with: every key has its place, and files may move."""
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+from ml_collections import ConfigDict
+
+from diffusion_jax import training
+from diffusion_jax.build.key_ranges import RANGES
+from diffusion_jax.build.keys import keys
+from diffusion_jax.build.resume import CHANGES, FIXED, FREE, MOVED, contents_of, differences, kind_of
+from diffusion_jax.config import flatten, load_config
+from diffusion_jax.typing import UserError
+
+ROOT = Path(__file__).parents[2]
+CONFIGS = [load_config(str(path)) for path in sorted((ROOT / "configs").glob("*.py"))]
+MAY_CHANGE = {
+    "workdir", "steps", "log_every", "eval_every", "checkpoint_every", "text_encoder", "data.path", "data.data_dir",
+    "data.index", "data.on_error", "data.workers", "data.eval_pairs", "tokenizer.path", "model.scan", "model.remat",
+    "model.norm", "loss.chunk", "loss.micro_batches",
+}  # fmt: skip
+GROUPS = ("zero_shot.", "weights.", "mesh.", "sampler.")
+
+
+@pytest.mark.parametrize("config", CONFIGS, ids=lambda config: config.workdir)
+def test_every_key_is_fixed_or_may_change(config):
+    for key in {*flatten(config), *keys(config)}:
+        assert (kind_of(key) != FIXED) == (key in MAY_CHANGE or key.startswith(GROUPS)), key
+
+
+def test_every_row_is_a_key_or_a_group_with_a_reason():
+    known = {row.replace("[", ".").partition(".")[0] if "[" in row else row for row in RANGES}
+    known |= {row.rpartition(".")[0] for row in RANGES} | {row.partition(".")[0] for row in RANGES}
+    assert set(CHANGES) <= known
+    assert all(kind in (FIXED, FREE, MOVED) and reason for kind, reason in CHANGES.values())
+    with pytest.raises(KeyError):
+        kind_of("unheard.of")
+
+
+def changed(config, **values):
+    made = ConfigDict(config.to_dict())
+    for key, value in values.items():
+        node = made
+        *inner, last = key.split("__")
+        for name in inner:
+            node = node[name]
+        with node.ignore_type():
+            node[last] = value
+    return made
+
+
+def test_defaults_that_are_written_out_are_no_difference():
+    digits, diffusion = CONFIGS[2], CONFIGS[3]
+    same = changed(digits, optimizer__end_scale=0.0, ema__warmup=True, locked=[], model__vision__mlp_ratio=4.0)
+    assert differences(digits, same) == {FIXED: [], FREE: [], MOVED: []}
+    assert differences(diffusion, changed(diffusion, sampler__guidance=None)) == {FIXED: [], FREE: [], MOVED: []}
+    old = changed(digits, data__nois=0.5)  # of a run before such keys were refused
+    assert differences(old, digits)[FREE] == ["data.nois: 0.5 -> (absent)"]
+    preset = CONFIGS[0]  # of a preset the sizes are its own, not the constructors' defaults
+    assert differences(preset, changed(preset, model__vision__heads=12))[FIXED]
+
+
+@pytest.fixture
+def begun(tmp_path):
+    """A run folder of a CLIP on pictures as `_prepare` leaves it; and its config."""
+    pictures, words = tmp_path / "pictures", tmp_path / "words"
+    for folder, files in (
+        (pictures, {"a.png": "1", "b/c.png": "22"}),
+        (words, {"vocab.json": "{}", "merges.txt": "x"}),
+    ):
+        for name, text in files.items():
+            (folder / name).parent.mkdir(parents=True, exist_ok=True)
+            (folder / name).write_text(text)
+    config = changed(CONFIGS[1], data__path=str(pictures), tokenizer__path=str(words), workdir=str(tmp_path / "run"))
+    training._prepare(tmp_path / "run", config, None, False, print)
+    return tmp_path, config
+
+
+def go_on(folder, config):
+    said = []
+    training._prepare(folder / "run", config, None, False, said.append)
+    return said
+
+
+def test_files_may_move_when_they_are_the_same(begun):
+    folder, config = begun
+    assert go_on(folder, config) == []
+    for name in ("pictures", "words"):
+        (folder / name).rename(folder / f"moved_{name}")
+    moved = changed(config, data__path=str(folder / "moved_pictures"), tokenizer__path=str(folder / "moved_words"))
+    (said,) = go_on(folder, moved)
+    assert "(the same pictures)" in said and "(the same words)" in said
+    assert json.loads((folder / "run" / "config.json").read_text())["data"]["path"] == moved.data.path
+    assert go_on(folder, moved) == []  # the run knows where they lie now
+    shutil.copytree(folder / "moved_words", folder / "others")
+    (folder / "others" / "merges.txt").write_text("y")
+    with pytest.raises(UserError, match=r"tokenizer\.path: .*, where words are others than those trained on"):
+        go_on(folder, changed(moved, tokenizer__path=str(folder / "others")))
+    (folder / "moved_words" / "merges.txt").write_text("y")
+    with pytest.raises(UserError, match=r"tokenizer\.path: words are others than before"):
+        go_on(folder, moved)
+
+
+def test_a_mended_picture_is_a_word_and_other_pictures_are_another_run(begun):
+    folder, config = begun
+    (folder / "pictures" / "a.png").write_text("mended")
+    (said,) = go_on(folder, config)
+    assert "data.path: pictures are others than before" in said
+    (folder / "other").mkdir()
+    (folder / "other" / "z.png").write_text("3")
+    with pytest.raises(UserError, match=r"where pictures are others .*--overwrite"):
+        go_on(folder, changed(config, data__path=str(folder / "other")))
+
+
+def test_what_may_change_is_said_and_what_may_not_is_refused(begun):
+    folder, config = begun
+    free = changed(
+        config, data__on_error="skip", data__workers=3, data__eval_pairs=7, loss__micro_batches=4, loss__chunk=8,
+        model__scan=True, weights__path="gone", zero_shot__templates="plain", steps=900,
+    )  # fmt: skip
+    (said,) = go_on(folder, free)
+    for word in ("on_error: raise -> skip", "workers: 0 -> 3", "eval_pairs", "micro_batches: 1 -> 4", "chunk", "scan"):
+        assert word in said
+    for wrong in ({"data__validation": 0.2}, {"seed": 1}, {"loss__identity": False}, {"preprocess__exif": True}):
+        with pytest.raises(UserError, match="holds a run of another config"):
+            go_on(folder, changed(free, **wrong))
+
+
+def test_a_run_without_a_note_is_compared_with_what_lies_there(begun):
+    folder, config = begun
+    (folder / "run" / "inputs.json").unlink()
+    shutil.copytree(folder / "pictures", folder / "copy")
+    (said,) = go_on(folder, changed(config, data__path=str(folder / "copy")))
+    assert "(the same pictures)" in said
+    (folder / "run" / "inputs.json").unlink()
+    shutil.rmtree(folder / "copy")
+    (said,) = go_on(folder, config)
+    assert "(what lay there before is not known)" in said
+
+
+def test_shards_are_known_by_name_and_size(tmp_path):
+    config = changed(CONFIGS[0], data__path=str(tmp_path / "{0..1}.tar"), tokenizer__path="")
+    assert contents_of(config) == {}
+    for name in ("0.tar", "1.tar"):
+        (tmp_path / name).write_text(name)
+    before = contents_of(config)
+    assert set(before) == {"data.path"}
+    (tmp_path / "1.tar").write_text("longer")
+    assert contents_of(config) != before
