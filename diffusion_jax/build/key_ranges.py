@@ -80,7 +80,8 @@ RANGES: dict[str, Range] = {
     "data.caption_key": optional(text("a key of KEY.json, as text"), "the first known one"),
     "data[tfds].caption_key": text("the name of a feature, as text"),
     "data.data_dir": optional(text("the path of a folder, as text", path=True), "TFDS's own"),
-    "data.image_key": text("the name of a feature, as text"),
+    "data.image_key": optional(text("the ending of the pictures, as text, such as jpg"), "the only one of a key"),
+    "data[tfds].image_key": text("the name of a feature, as text"),
     "data.crop": choice("data.crop", ("random", "center")),
     "data.crop_scale": numbers(
         number(0.0, 1.0, above=True), 2, of="two shares of the area above 0 and at most 1, rising, such as (0.9, 1.0)",
