@@ -28,12 +28,14 @@ from diffusion_jax.process.sde import coefficients, expand
 from diffusion_jax.sampling.steps import (
     Denoise,
     History,
+    by_level,
     change,
     check_order,
     exponential_step,
     finite,
-    half_logsnr,
+    inside,
     noise_like,
+    phis,
 )
 from diffusion_jax.typing import Prediction, Schedule, UserError
 
@@ -67,11 +69,6 @@ def _single_evaluations(order: int, schedule: Schedule, ts: Array) -> Array:
     return len(ts) - 1 + (order - 1) * whole
 
 
-def _inside(schedule: Schedule, t: Array, h: Array, share: float) -> Array:
-    """The time at lambda(t) + share h."""
-    return schedule.t_from_logsnr(2.0 * (half_logsnr(schedule, t) + share * h)).astype(t.dtype)
-
-
 @dataclasses.dataclass(frozen=True)
 class DPMSolver:
     """Single steps of order 1, 2 or 3 with as many evaluations, for the ODE in eps."""
@@ -98,18 +95,18 @@ class DPMSolver:
         growth = expand(jnp.expm1(h), x)
 
         def second_order(base: Array) -> Array:
-            s = _inside(schedule, t, h, 0.5)
+            s = inside(schedule, t, h, 0.5, t_next)
             middle = denoise(exponential_step(schedule, first, t, s), s)
             return base - sigma * growth * (middle.eps - first.eps)
 
         def third_order(base: Array) -> Array:
-            early, late = (_inside(schedule, t, h, share) for share in (1 / 3, 2 / 3))
+            early, late = (inside(schedule, t, h, share, t_next) for share in (1 / 3, 2 / 3))
             second = denoise(exponential_step(schedule, first, t, early), early)
             _, sigma_late = coefficients(schedule, late, x)
-            reach = expand(2 * h / 3, x)
-            bend = 2.0 * sigma_late * (jnp.expm1(reach) / reach - 1.0) * (second.eps - first.eps)
+            reach = 2 * h / 3
+            bend = 2.0 * sigma_late * expand(reach * phis(reach, 2)[1], x) * (second.eps - first.eps)
             third = denoise(exponential_step(schedule, first, t, late) - bend, late)
-            return base - 1.5 * sigma * (growth / expand(h, x) - 1.0) * (third.eps - first.eps)
+            return base - 1.5 * sigma * expand(h * phis(h, 2)[1], x) * (third.eps - first.eps)
 
         higher = second_order if self.order == 2 else third_order
         return jax.lax.cond(finite(schedule, t, t_next), higher, lambda base: base, base), state
@@ -145,7 +142,7 @@ class DPMSolverPP:
         if self.multistep:
             noise = noise_like(key, x) if self.sde else None
             base = exponential_step(schedule, pair, t, t_next, eta, noise)
-            state = state.pushed(pair.x0, t)
+            state = state.spaced(pair.x0, t, *by_level(schedule, t_next))
             if self.order == 1:
                 return base, state
             added = self._from_the_past(schedule, state, x, t, t_next)
@@ -160,9 +157,10 @@ class DPMSolverPP:
         return 2.0 if self.sde else 1.0
 
     def _from_the_past(self, schedule: Schedule, state: History, x: Array, t: Array, t_next: Array) -> Array:
-        h = jnp.maximum(change(schedule, t, t_next), 1e-12)
-        level = half_logsnr(schedule, t_next)
-        nodes = state.nodes(lambda times: half_logsnr(schedule, times), level)
+        h = change(schedule, t, t_next)
+        # A step without length has no correction, and any length will do.
+        h = jnp.where(h > 0, h, 1.0)
+        nodes, usable = state.nodes(*by_level(schedule, t_next))
         alpha, _ = coefficients(schedule, t_next, x)
         reach = self._speed() * h
         gain = -jnp.expm1(-reach)
@@ -170,16 +168,15 @@ class DPMSolverPP:
         slope = (newest - older[0]) / ((nodes[0] - nodes[1]) / h)
         second = alpha * (0.5 * gain) * slope
         if self.order == 2:
-            return jnp.where(state.count > 1, second, 0.0)
+            return jnp.where(usable > 1, second, 0.0)
         r0, r1 = (nodes[0] - nodes[1]) / h, (nodes[1] - nodes[2]) / h
         before = (older[0] - older[1]) / r1
         first_derivative = slope + r0 / (r0 + r1) * (slope - before)
         # Twice the divided difference. Several published codes leave out the 2, and with it the third order.
         second_derivative = 2.0 * (slope - before) / (r0 + r1)
-        phi_2 = -gain / reach + 1.0
-        phi_3 = (-gain + reach) / reach**2 - 0.5
-        third = alpha * (phi_2 * first_derivative - phi_3 * second_derivative)
-        return jnp.where(state.count > 2, third, jnp.where(state.count > 1, second, 0.0))
+        _, phi_2, phi_3 = phis(-reach, 3)
+        third = alpha * reach * (phi_2 * first_derivative + phi_3 * second_derivative)
+        return jnp.where(usable > 2, third, jnp.where(usable > 1, second, 0.0))
 
     def _single_step(
         self, denoise: Denoise, schedule: Schedule, first: Prediction, x: Array, t: Array, t_next: Array, key: Array
@@ -189,7 +186,7 @@ class DPMSolverPP:
         if self.order == 3:
             return self._third(denoise, schedule, first, x, t, t_next)
         eta = 1.0 if self.sde else 0.0
-        s = _inside(schedule, t, h, 0.5)
+        s = inside(schedule, t, h, 0.5, t_next)
         if self.sde:
             halves = jax.vmap(jax.random.split, out_axes=1)(key)
             early, late = noise_like(halves[0], x), noise_like(halves[1], x)
@@ -211,13 +208,13 @@ class DPMSolverPP:
         alpha, _ = coefficients(schedule, t_next, x)
 
         def corrected(base: Array) -> Array:
-            early, late = (_inside(schedule, t, h, share) for share in (1 / 3, 2 / 3))
+            early, late = (inside(schedule, t, h, share, t_next) for share in (1 / 3, 2 / 3))
             second = denoise(exponential_step(schedule, first, t, early), early)
             alpha_late, _ = coefficients(schedule, late, x)
-            reach, whole = expand(2 * h / 3, x), expand(h, x)
-            bend = 2.0 * alpha_late * (jnp.expm1(-reach) / reach + 1.0) * (second.x0 - first.x0)
+            reach = 2 * h / 3
+            bend = 2.0 * alpha_late * expand(reach * phis(-reach, 2)[1], x) * (second.x0 - first.x0)
             third = denoise(exponential_step(schedule, first, t, late) + bend, late)
-            return base + 1.5 * alpha * (jnp.expm1(-whole) / whole + 1.0) * (third.x0 - first.x0)
+            return base + 1.5 * alpha * expand(h * phis(-h, 2)[1], x) * (third.x0 - first.x0)
 
         base = exponential_step(schedule, first, t, t_next)
         return jax.lax.cond(finite(schedule, t, t_next), corrected, lambda base: base, base)

@@ -18,7 +18,7 @@ from jaxtyping import Array
 from diffusion_jax.process.denoiser import table_length
 from diffusion_jax.typing import Schedule, UserError, one_of
 
-__all__ = ["SPACINGS", "check_grid", "discrete", "karras", "logsnr_uniform", "quadratic", "uniform"]
+__all__ = ["SPACINGS", "check_grid", "discrete", "karras", "logsnr_uniform", "quadratic", "told_apart", "uniform"]
 
 SLACK = 1e-6
 """How far rounding to float32 may take a time past the schedule's ends."""
@@ -186,3 +186,20 @@ def check_grid(ts: np.ndarray, schedule: Schedule) -> None:
             raise UserError(
                 f"a grid falls from noise to data, but ts[{i}] = {t:.6g} is not below ts[{i - 1}] = {ts[i - 1]:.6g}"
             )
+
+
+def told_apart(ts: np.ndarray, dtype: np.dtype) -> np.ndarray:
+    """The times in a float `dtype`, moved by the fewest units in the last place that keep them falling strictly.
+
+    Rounded to float32, two times of a grid in float64 may become one, at which a solver would step nowhere, and one near 0
+    becomes 0, where a network is not asked. The ends stay as they are.
+    """
+    kind = np.dtype(f"i{np.dtype(dtype).itemsize}")
+    # Floats that are not negative are ordered as their bits are; those below the least normal one, which many devices take
+    # for 0, are left out.
+    skipped = np.array(np.finfo(dtype).tiny, dtype).view(kind).astype(np.int64) - 1
+    places = np.maximum(np.asarray(ts).astype(dtype).view(kind).astype(np.int64) - skipped, 0)
+    index = np.arange(len(places))
+    falling = np.minimum.accumulate(places + index) - index
+    falling = np.maximum(falling, places[-1] + index[::-1])
+    return np.where(falling > 0, falling + skipped, 0).astype(kind).view(dtype)

@@ -24,10 +24,13 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array
 
+from diffusion_jax.process.prediction import FLOOR
 from diffusion_jax.process.sde import coefficients
 from diffusion_jax.sampling.steps import (
     Denoise,
     History,
+    by_level,
+    change,
     check_order,
     exponential_step,
     finite,
@@ -48,13 +51,19 @@ EQUAL_STEPS = ((1.0,), (3 / 2, -1 / 2), (23 / 12, -16 / 12, 5 / 12), (55 / 24, -
 
 
 def _corrected(
-    schedule: Schedule, pair: Prediction, history: History, t: Array, t_next: Array, weights: list[Array]
+    schedule: Schedule,
+    pair: Prediction,
+    history: History,
+    t: Array,
+    t_next: Array,
+    weights: list[Array],
+    usable: Array,
 ) -> Array:
-    """The exponential step plus alpha' sum_j weights[n - 1][j] (eps_j - eps_0), n the number of predictions there are."""
+    """The exponential step plus alpha' sum_j weights[n - 1][j] (eps_j - eps_0), n = `usable`; alone where alpha is 0."""
     base = exponential_step(schedule, pair, t, t_next)
     if not history.differences():
         return base
-    chosen = jnp.stack(weights)[history.count - 1]
+    chosen = jnp.where(schedule.alpha(t) > FLOOR, jnp.stack(weights)[usable - 1], 0.0)
     alpha, _ = coefficients(schedule, t_next, base)
     return base + alpha * sum(w * d for w, d in zip(chosen, history.differences(), strict=True))
 
@@ -88,22 +97,20 @@ class DEIS:
     ) -> tuple[Array, History]:
         """x [batch, ...] at t -> x at t_next < t; draws nothing."""
         pair = denoise(x, t)
-        state = state.pushed(pair.eps, t)
-        levels, weights = legendre(QUADRATURE, half_logsnr(schedule, t), half_logsnr(schedule, t_next))
+        by = by_level(schedule, t_next) if self.variable == "logrho" else (lambda times: times, t_next)
+        state = state.spaced(pair.eps, t, *by)
+        nodes, usable = state.nodes(*by)
+        level, h = half_logsnr(schedule, t), change(schedule, t, t_next)
+        # Relative to lambda(t), where small steps are told apart better.
+        points, weights = legendre(QUADRATURE, jnp.zeros_like(h), h)
+        weights = -jnp.exp(-level) * jnp.exp(-points) * weights  # drho = -exp(-lambda) dlambda
         if self.variable == "t":
-            nodes = state.nodes(lambda times: times, t_next)
-            points = schedule.t_from_logsnr(2.0 * levels)
+            points = jnp.clip(schedule.t_from_logsnr(2.0 * (level + points)).astype(t.dtype), t_next, t)
         else:
-            nodes = state.nodes(lambda times: half_logsnr(schedule, times), half_logsnr(schedule, t_next))
-            points = levels
-        usable = finite(schedule, t, t_next)
-
-        def integrate(nodes: Array) -> Array:
-            # drho = -exp(-lambda) dlambda
-            total = lagrange(nodes, points) @ (-jnp.exp(-levels) * weights)
-            return jnp.where(usable, total, 0.0)
-
-        return _corrected(schedule, pair, state, t, t_next, _by_order(nodes, integrate, self.order)), state
+            nodes = nodes - level
+        weights = jnp.where(finite(schedule, t, t_next), weights, 0.0)
+        rows = _by_order(nodes, lambda nodes: lagrange(nodes, points) @ weights, self.order)
+        return _corrected(schedule, pair, state, t, t_next, rows, usable), state
 
 
 @dataclasses.dataclass(frozen=True)
@@ -124,12 +131,13 @@ class LMS:
     ) -> tuple[Array, History]:
         """x [batch, ...] at t -> x at t_next < t; draws nothing."""
         pair = denoise(x, t)
-        state = state.pushed(pair.eps, t)
         rho, rho_next = relative_sigma(schedule, t), relative_sigma(schedule, t_next)
-        nodes = state.nodes(lambda times: relative_sigma(schedule, times), rho_next)
+        by = (lambda times: relative_sigma(schedule, times)), rho_next
+        state = state.spaced(pair.eps, t, *by)
+        nodes, usable = state.nodes(*by)
         points, weights = legendre(2, rho, rho_next)
         rows = _by_order(nodes, lambda nodes: lagrange(nodes, points) @ weights, self.order)
-        return _corrected(schedule, pair, state, t, t_next, rows), state
+        return _corrected(schedule, pair, state, t, t_next, rows, usable), state
 
 
 def _equal(schedule: Schedule, t: Array, t_next: Array, length: int) -> list[Array]:
@@ -157,7 +165,8 @@ class IPNDM:
         """x [batch, ...] at t -> x at t_next < t; draws nothing."""
         pair = denoise(x, t)
         state = state.pushed(pair.eps, t)
-        return _corrected(schedule, pair, state, t, t_next, _equal(schedule, t, t_next, self.order)), state
+        weights = _equal(schedule, t, t_next, self.order)
+        return _corrected(schedule, pair, state, t, t_next, weights, state.count), state
 
 
 @dataclasses.dataclass(frozen=True)
@@ -197,7 +206,7 @@ class PNDM:
             return _moved(schedule, x, (pair.eps + 2 * second + 2 * third + fourth) / 6, pair, t, t_next)
 
         def later(pair: Prediction) -> Array:
-            return _corrected(schedule, pair, state, t, t_next, _equal(schedule, t, t_next, 4))
+            return _corrected(schedule, pair, state, t, t_next, _equal(schedule, t, t_next, 4), state.count)
 
         return jax.lax.cond(starting & finite(schedule, t, t_next), first, later, pair), state
 

@@ -22,11 +22,11 @@ from diffusion_jax.process.sde import coefficients
 from diffusion_jax.sampling.steps import (
     Denoise,
     History,
+    by_level,
     change,
     check_order,
     exponential_step,
     finite,
-    half_logsnr,
     lagrange,
     legendre,
     noise_like,
@@ -84,7 +84,7 @@ class SASolver:
             base = exponential_step(schedule, pair, start, t, self.tau, state.noise)
             better = base + self._added(schedule, history, new, start, t, base)
             x = jnp.where(begun & finite(schedule, start, t), better, x)
-        history = history.pushed(new, t)
+        history = history.spaced(new, t, *by_level(schedule, t_next))
         noise = noise_like(key, x) if self.tau else jnp.zeros_like(x)
         guess = exponential_step(schedule, renoised(schedule, x, new, t), t, t_next, self.tau, noise)
         return guess + self._added(schedule, history, None, t, t_next, guess), _State(history, x, noise)
@@ -93,15 +93,14 @@ class SASolver:
         self, schedule: Schedule, history: History, new: Array | None, t: Array, t_next: Array, like: Array
     ) -> Array:
         """sum_j b_j (m_j - m_0) over the past, and with `new` over the prediction at t_next too."""
-        level = half_logsnr(schedule, t_next)
         end = change(schedule, t, t_next)
-        # Before the first step there is nothing to correct; this length keeps the nodes of that branch apart.
+        # A step without length has no correction, and any length will do.
         end = jnp.where(end > 0, end, 0.5)
-        points, weights = legendre(QUADRATURE, jnp.zeros_like(level), end)
+        points, weights = legendre(QUADRATURE, jnp.zeros_like(end), end)
         speed = 1.0 + self.tau**2
         kernel = speed * jnp.exp(-speed * (end - points)) * weights
         alpha, _ = coefficients(schedule, t_next, like)
-        nodes = history.nodes(lambda times: half_logsnr(schedule, times), level)
+        nodes, usable = history.nodes(*by_level(schedule, t_next))
         # Relative to lambda_0, where small steps are told apart better.
         nodes = nodes - nodes[0]
         highest = self.predictor_order if new is None else self.corrector_order
@@ -120,5 +119,5 @@ class SASolver:
             integrals = lagrange(places, points) @ kernel
             rows = integrals if new is not None and count == 0 else integrals[1:]
             part = sum((w * v for w, v in zip(rows, values, strict=True)), jnp.zeros_like(like))
-            total = jnp.where(history.count >= max(count, 1), alpha * part, total)
+            total = jnp.where(usable >= max(count, 1), alpha * part, total)
         return jnp.where(finite(schedule, t, t_next), total, 0.0)

@@ -25,7 +25,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array
 
-from diffusion_jax.sampling.grids import check_grid
+from diffusion_jax.sampling.grids import check_grid, told_apart
 from diffusion_jax.sampling.steered import memory_of, remembering
 from diffusion_jax.sampling.steps import noise_like
 from diffusion_jax.typing import (
@@ -138,6 +138,8 @@ def _run(made: Any, denoise: Any, schedule: Any, solver: Any, x1: Array, ts: Any
     _check(schedule, solver, x1, ts, cond)
     keys = keys_by_example(key, x1.shape[0])
     ends_in_noise = ends_in_noise_at(schedule, ts)
+    if known(ts):
+        ts = told_apart(np.asarray(ts, np.float64), jnp.promote_types(x1.dtype, jnp.float32))
     ts = jnp.asarray(ts)
     if hasattr(solver, "over"):
         solver = solver.over(len(ts) - 1)

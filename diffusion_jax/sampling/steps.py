@@ -10,10 +10,20 @@ At eta = 0 this is alpha' x0 + sigma' eps: DDIM, DPM-Solver-1 and exponential Eu
 it is exact and finite at both ends, at sigma' = 0 (it gives x0) and at alpha = 0 (pure noise), where lambda is not.
 Every higher-order solver here is this step plus a correction by differences of predictions; the correction vanishes
 where a step has no finite h.
+
+Its coefficients have limits as h goes to 0, and as one node of a polynomial comes near another; in floats the formulas
+of print have 0 / 0 there, and before it differences of near numbers, divided by h^2. Here they are made once for all:
+
+- `phis` are the functions phi_k(z) = int_0^1 exp((1 - s) z) s^(k - 1) / (k - 1)! ds by their series near 0, so that a
+  correction falls as h to its power, down to h = 0, where logsnr is clipped and two times have one lambda;
+- `History.nodes` says how many of the last predictions lie apart. A divided difference of two predictions at a distance
+  d magnifies their rounding by h / d over a step h, and tells nothing that the newest does not: those nearer than
+  h CLOSEST give way to the newest (`History.spaced`), and where two older ones are so near, the step is of a lower order.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -29,19 +39,32 @@ from diffusion_jax.typing import Prediction, Schedule, UserError, pytree_datacla
 __all__ = [
     "Denoise",
     "History",
+    "by_level",
     "change",
     "check_order",
     "exponential_step",
     "finite",
     "half_logsnr",
+    "inside",
     "lagrange",
     "legendre",
     "noise_like",
+    "phis",
     "relative_sigma",
     "renoised",
 ]
 
 Denoise = Callable[[Array, Array], Prediction]
+
+CLOSEST = 1 / 16
+"""The least distance of two predictions that a polynomial goes through, in steps. The steps of published grids are within
+a factor of 3 of each other, but for the last; in bfloat16, a distance of 1 / 16 makes of a rounding of 2^-8 one of 1 / 16."""
+
+LEAST = 1e-30
+"""A sigma by which a state may be divided."""
+
+SERIES = 18
+"""Terms of phi_k's series: exact to float64 for |z| < 1."""
 
 
 def noise_like(key: Array, x: Array) -> Array:
@@ -72,8 +95,39 @@ def relative_sigma(schedule: Schedule, t: Array) -> Array:
 
 
 def finite(schedule: Schedule, t: Array, t_next: Array) -> Array:
-    """Whether the step has a finite h: not from pure noise (alpha = 0), and not to clean data (sigma = 0)."""
-    return (schedule.alpha(t) > FLOOR) & (schedule.sigma(t_next) > 0)
+    """Whether the step has a finite h above 0.
+
+    Not from pure noise (alpha = 0), not to clean data (sigma = 0), and not between times of one lambda, as where logsnr is
+    clipped.
+    """
+    ends = (schedule.alpha(t) > FLOOR) & (schedule.sigma(t_next) > 0)
+    return ends & (half_logsnr(schedule, t_next) > half_logsnr(schedule, t))
+
+
+def by_level(schedule: Schedule, t_next: Array) -> tuple[Callable[[Array], Array], Array]:
+    """lambda as the variable of a polynomial through predictions, and where a step to t_next ends."""
+    return lambda times: half_logsnr(schedule, times), half_logsnr(schedule, t_next)
+
+
+def inside(schedule: Schedule, t: Array, h: Array, share: float, t_next: Array) -> Array:
+    """The time at lambda(t) + share h, between t and t_next also where rounding or the clip of logsnr has it outside."""
+    s = schedule.t_from_logsnr(2.0 * (half_logsnr(schedule, t) + share * h))
+    return jnp.clip(s.astype(t.dtype), t_next, t)
+
+
+def phis(z: Array, count: int) -> list[Array]:
+    """[phi_1(z), .. phi_count(z)], phi_1(z) = (exp(z) - 1) / z and phi_(k + 1) = (phi_k - 1 / k!) / z, for any z."""
+    small = jnp.abs(z) < 1.0
+    near, far = jnp.where(small, z, 0.0), jnp.where(small, 1.0, z)
+    series = jnp.zeros_like(z)
+    for j in reversed(range(SERIES)):
+        series = series * near + 1.0 / math.factorial(j + count)
+    # Upwards each function loses digits to a difference and a division; downwards none.
+    below, above = [series], [jnp.expm1(far) / far]
+    for k in range(1, count):
+        below.insert(0, near * below[0] + 1.0 / math.factorial(count - k))
+        above.append((above[-1] - 1.0 / math.factorial(k)) / far)
+    return [jnp.where(small, a, b) for a, b in zip(below, above, strict=True)]
 
 
 def exponential_step(
@@ -92,7 +146,7 @@ def exponential_step(
 def renoised(schedule: Schedule, x: Array, x0: Array, t: Array) -> Prediction:
     """The pair of x at t and a clean x0 that need not be the denoiser's at x; sigma(t) > 0."""
     alpha, sigma = coefficients(schedule, t, x)
-    return Prediction(x0, (x - alpha * x0) / sigma)
+    return Prediction(x0, (x - alpha * x0) / jnp.maximum(sigma, LEAST))
 
 
 @pytree_dataclass
@@ -117,21 +171,38 @@ class History:
         times = jnp.concatenate([jnp.asarray(t, self.times.dtype)[None], self.times[:-1]])
         return History(jnp.minimum(self.count + 1, length), (value, *self.values[:-1]), times)
 
-    def nodes(self, place: Callable[[Array], Array], at_next: Array) -> Array:
-        """place(times) [k] for those that are there. The rest get places beyond the oldest, apart from one another.
+    def spaced(self, value: Array, t: Array, place: Callable[[Array], Array], at_next: Array) -> History:
+        """With `value` at t as the newest, in the place of the last where that is too near for a step to `at_next`."""
+        times = jnp.concatenate([jnp.asarray(t, self.times.dtype)[None], self.times[1:]])
+        renewed = History(jnp.maximum(self.count, 1), (value, *self.values[1:]), times)
+        pair = place(jnp.stack([times[0], jnp.where(self.count > 0, self.times[0], times[0])]))
+        near = (self.count > 0) & ~_apart(pair, at_next)[0]
+        return jax.tree.map(lambda kept, moved: jnp.where(near, kept, moved), renewed, self.pushed(value, t))
 
-        So no weight divides by 0 in a branch that is not taken. `at_next` is the place of the step's end.
+    def nodes(self, place: Callable[[Array], Array], at_next: Array) -> tuple[Array, Array]:
+        """(place(times) [k], how many of the newest lie apart for a step to the place `at_next`, at least 1).
+
+        The rest get places beyond the oldest of these, apart from one another, so that no weight divides by 0 in a branch
+        that is not taken. The order of a step is at most that number.
         """
-        known = place(jnp.where(self.times > 0, self.times, self.times[0]))
-        index = jnp.arange(len(self.values), dtype=known.dtype)
-        oldest = known[jnp.maximum(self.count - 1, 0)]
-        away = jnp.where(known[0] >= at_next, 1.0, -1.0)
-        missing = index - self.count.astype(known.dtype) + 1.0
-        return jnp.where(missing <= 0, known, oldest + away * missing)
+        index = jnp.arange(len(self.values))
+        known = place(jnp.where(index < self.count, self.times, self.times[0]))
+        apart = _apart(known, at_next) & (index[1:] < self.count)
+        usable = 1 + jnp.sum(jnp.cumprod(apart.astype(jnp.int32)), dtype=jnp.int32)
+        oldest = known[usable - 1]
+        away = jnp.where(known[0] > at_next, 1.0, -1.0) * jnp.maximum(jnp.abs(oldest), 1.0)
+        missing = (index - usable + 1).astype(known.dtype)
+        return jnp.where(missing <= 0, known, oldest + away * missing), usable
 
     def differences(self) -> tuple[Array, ...]:
         """What each older prediction differs by from the newest, the second newest first."""
         return tuple(value - self.values[0] for value in self.values[1:])
+
+
+def _apart(places: Array, at_next: Array) -> Array:
+    """Whether each place but the first is far enough beyond the one before for a step from the first to `at_next`, [k - 1]."""
+    gaps, reach = places[1:] - places[:-1], places[0] - at_next
+    return (gaps * jnp.sign(reach) > 0) & (jnp.abs(gaps) >= CLOSEST * jnp.abs(reach))
 
 
 def lagrange(nodes: Array, points: Array) -> Array:

@@ -133,9 +133,9 @@ class DDPM:
                 raise UserError(
                     "DDPM(variance='learned_range') needs a network of learned variance: denoiser(..., learned_variance=True)"
                 )
-            # exp(share log(beta) + (1 - share) log(posterior)), as a factor of the posterior's deviation
+            # exp(share log(beta) + (1 - share) log(posterior)), of deviations that differ by sigma alone
             share = 0.5 * (pair.variance + 1.0)
-            ratio = expand(schedule.sigma(t), x) / jnp.where(sigma > 0, sigma, 1.0)
-            std = std * jnp.where(sigma > 0, ratio**share, 0.0)
+            later, sooner = expand(schedule.sigma(t), x), jnp.where(sigma > 0, sigma, 1.0)
+            std = jnp.where(sigma > 0, later**share * sooner ** (1.0 - share) * rest, 0.0)
         mean = alpha * pair.x0 + r * sigma * pair.eps
         return mean + self.temperature * std * noise_like(key, x), state

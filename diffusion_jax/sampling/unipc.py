@@ -5,7 +5,7 @@ r_i h, adds to the exponential step
 
     alpha' B sum_i rho_i D_i,     sum_i rho_i r_i^(k - 1) = k! phi_(k + 1)(-h) h / B for k = 1 .. p,
 
-B = h ("bh1") or 1 - exp(-h) ("bh2"), phi_1(-h) = (1 - exp(-h)) / h and phi_(k + 1) = (1 / k! - phi_k) / h. The predictor
+B = h ("bh1") or 1 - exp(-h) ("bh2"), phi_k those of `steps.phis`. The predictor
 uses the past alone; the corrector also the new prediction (r = 1), which the next step needs anyway: each step first
 corrects the state that it was given, then predicts. So the last state is a prediction, of order p, while those before
 have order p + 1.
@@ -14,6 +14,7 @@ have order p + 1.
 from __future__ import annotations
 
 import dataclasses
+import math
 from typing import Any
 
 import jax.numpy as jnp
@@ -23,11 +24,12 @@ from diffusion_jax.process.sde import coefficients
 from diffusion_jax.sampling.steps import (
     Denoise,
     History,
+    by_level,
     change,
     check_order,
     exponential_step,
     finite,
-    half_logsnr,
+    phis,
     renoised,
 )
 from diffusion_jax.typing import Schedule, one_of, pytree_dataclass
@@ -78,7 +80,7 @@ class UniPC:
         """x [batch, ...] at t -> x at t_next < t; draws nothing. x is corrected before it is taken on."""
         new = denoise(x, t).x0
         x = self._corrected(schedule, state, x, new, t)
-        history = state.history.pushed(new, t)
+        history = state.history.spaced(new, t, *by_level(schedule, t_next))
         guess = exponential_step(schedule, renoised(schedule, x, new, t), t, t_next)
         added = self._added(schedule, history, None, t, t_next, guess)
         return guess + added, _State(history, x)
@@ -95,10 +97,12 @@ class UniPC:
         self, schedule: Schedule, history: History, new: Array | None, t: Array, t_next: Array, like: Array
     ) -> Array:
         """What is added to the exponential step t -> t_next: the predictor's part, or with `new` the corrector's."""
-        h = jnp.maximum(change(schedule, t, t_next), 1e-12)
+        h = change(schedule, t, t_next)
+        # A step without length has no correction, and any length will do.
+        h = jnp.where(h > 0, h, 1.0)
         alpha, _ = coefficients(schedule, t_next, like)
         scale = h if self.variant == "bh1" else -jnp.expm1(-h)
-        nodes = history.nodes(lambda times: half_logsnr(schedule, times), half_logsnr(schedule, t_next))
+        nodes, usable = history.nodes(*by_level(schedule, t_next))
         ratios = [(node - nodes[0]) / h for node in nodes[1:]]
         slopes = [d / r for d, r in zip(history.differences(), ratios, strict=True)]
         total = jnp.zeros_like(like)
@@ -110,17 +114,13 @@ class UniPC:
                 continue
             weights = self._weights(places, h, scale, corrector=new is not None)
             part = alpha * scale * sum(w * v for w, v in zip(weights, values, strict=True))
-            total = jnp.where(history.count >= order, part, total)
+            total = jnp.where(usable >= order, part, total)
         return jnp.where(finite(schedule, t, t_next), total, 0.0)
 
     def _weights(self, places: list[Array], h: Array, scale: Array, corrector: bool) -> list[Array]:
         # With one place the published weight is 1/2, which has the same order and no cancellation.
         if len(places) == 1:
             return [jnp.full_like(h, 0.5)]
-        moments, phi, factorial = [], -jnp.expm1(-h) / h, 1.0
-        for k in range(1, len(places) + 1):
-            factorial *= k
-            # phi_(k+1)(-h) from phi_k(-h)
-            phi = (1.0 / factorial - phi) / h
-            moments.append(factorial * phi * h / scale)
+        _, *phi = phis(-h, len(places) + 1)
+        moments = [math.factorial(k) * value * h / scale for k, value in enumerate(phi, 1)]
         return _moments(places, moments)
