@@ -53,7 +53,9 @@ def test_the_page_from_top_to_bottom(tmp_path, monkeypatch):
 
 def _published(folder, vocabulary) -> None:
     """A ViT-B/32 of random weights as a folder of transformers: no published ones are part of a test."""
-    network = Network(lambda rngs: CLIP(rngs, **clip_model("ViT-B-32-quickgelu")))
-    save_clip(folder, clip_model("ViT-B-32-quickgelu"), network.init(jax.random.key(0)), "hf")
+    ids = len(json.loads((vocabulary / "vocab.json").read_text()))
+    config = clip_model("ViT-B-32-quickgelu", text={"vocabulary_size": ids})
+    network = Network(lambda rngs: CLIP(rngs, **config))
+    save_clip(folder, config, network.init(jax.random.key(0)), "hf")
     for name in ("vocab.json", "merges.txt"):
         shutil.copy(vocabulary / name, folder)
