@@ -13,6 +13,7 @@ import csv
 from pathlib import Path
 
 import numpy as np
+from arguments import made_folder
 from PIL import Image
 
 from diffusion_jax.cli import guarded
@@ -28,15 +29,20 @@ def picture(scan: np.ndarray) -> Image.Image:
 
 
 def main() -> int:
-    """Writes both folders."""
+    """Parse and write."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("--out", type=Path, default=Path("pictures"))
     out: Path = parser.parse_args().out
+    return guarded(lambda: write(out))
+
+
+def write(out: Path) -> int:
+    """Writes both folders."""
     classes = out.with_name(f"{out.name}-classes")
     for folder in (out, classes):
         if folder.exists():
             raise UserError(f"{str(folder)!r} exists; choose another --out")
-    out.mkdir(parents=True)
+    made_folder("--out", out)
     train, test = load_digits("train"), load_digits("test")
     with (out / "captions.csv").open("w", newline="", encoding="utf-8") as file:
         table = csv.writer(file)
@@ -53,4 +59,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    raise SystemExit(guarded(main))
+    raise SystemExit(main())

@@ -16,6 +16,8 @@ import sys
 import time
 from pathlib import Path
 
+from arguments import made_folder, one_seed
+
 ROOT = Path(__file__).resolve().parent.parent
 
 
@@ -44,6 +46,8 @@ def demo(out: Path, seed: int, split: str, fresh: bool) -> int:
     from diffusion_jax.training import train_run
 
     began = time.perf_counter()
+    one_seed(seed)
+    made_folder("--out", out)
     configure(say)
     clock = Clock(out / "seconds.json")
     common = {"seed": str(seed)}

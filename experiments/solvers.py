@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from arguments import made_folder
 
 BUDGETS = (5, 10, 20, 50)
 GRIDS = ("logsnr", "karras", "uniform")
@@ -67,11 +68,13 @@ def main() -> int:
 
 def compare(out: Path, digits: Path | None, docs: Path | None) -> int:
     """All problems, all solvers, all budgets; each solver on the best of the grids."""
+    made_folder("--out", out)
+    if docs is not None:
+        made_folder("--docs", docs)
     problems = {"mixture": mixture_problem()}
     if digits is not None:
         problems["digits"] = digits_problem(digits)
     results = {name: measure(name, *problem) for name, problem in problems.items()}
-    out.mkdir(parents=True, exist_ok=True)
     (out / "solvers.json").write_text(json.dumps(results, indent=1))
     draw(results, out / "solvers.png")
     (out / "solvers.md").write_text(page(results))

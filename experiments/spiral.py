@@ -24,6 +24,7 @@ import numpy as np
 import spiral_measures as measures
 import spiral_page as page
 import spiral_targets as targets
+from arguments import made_folder, one_seed
 
 from diffusion_jax.cli import guarded
 from diffusion_jax.cli.accelerator import configure
@@ -36,7 +37,7 @@ from diffusion_jax.train.ema import Ema
 from diffusion_jax.train.loop import fit
 from diffusion_jax.train.optim import adamw
 from diffusion_jax.train.state import init_state
-from diffusion_jax.typing import DenoiseFn, Params, Schedule, UserError
+from diffusion_jax.typing import DenoiseFn, Params, Schedule
 
 SCALES = (0.0, 0.5, 1.0, 2.0, 3.0, 5.0, 10.0)
 BUDGETS = (8, 16, 32, 64)
@@ -223,10 +224,9 @@ def main() -> int:
     arguments = parser.parse_args()
 
     def run() -> int:
-        if arguments.seed < 0:
-            raise UserError(f"seed {arguments.seed} is not a whole number of at least 0; nearest: 0")
+        seed, out = one_seed(arguments.seed), made_folder("--out", arguments.out)
         configure(print)
-        tell(arguments.out, arguments.seed, arguments.quick)
+        tell(out, seed, arguments.quick)
         return 0
 
     return guarded(run)

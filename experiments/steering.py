@@ -22,6 +22,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from arguments import one_seed
 
 from diffusion_jax import build
 from diffusion_jax.config import apply_overrides
@@ -334,6 +335,7 @@ def study(folder: Path, split: str, seed: int) -> int:
     from diffusion_jax.cli.commands import say
 
     began = time.perf_counter()
+    one_seed(seed)
     configure(say)
     run = load_run(folder)
     if not isinstance(run, DiffusionRun):
