@@ -122,7 +122,9 @@ class DiffusionRun:
         """
         default = self.config.sampler
         scale = _scale(default.guidance_scale if guidance_scale is None else guidance_scale)
-        steps = whole_number("num_steps", default.num_steps if num_steps is None else num_steps, 1, MOST_STEPS)
+        steps = whole_number("num_steps", default.num_steps if num_steps is None else num_steps, 1)
+        if steps > MOST_STEPS:
+            raise UserError(f"num_steps {steps} is more than {MOST_STEPS}; usual are 10 to 1000")
         options = solver_options or {}
         for key, value in options.items():
             if isinstance(value, float) and not math.isfinite(value):

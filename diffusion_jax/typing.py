@@ -69,7 +69,7 @@ def texts_of(what: str, given: Any) -> list[str]:
         raise UserError(f"{what} is a {type(given).__name__}, which is not text: give one text or a list of texts")
     texts = [given] if one else list(given)
     if not texts:
-        raise UserError(f"{what} holds no text: give at least one")
+        raise UserError(f"{what}: none is given, give at least one {what.removesuffix('s')}")
     for i, text in enumerate(texts):
         if not isinstance(text, str):
             place = what if one else f"{what}[{i}]"

@@ -12,6 +12,7 @@ import sys
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from diffusion_jax.cli.applies import check_applies
 from diffusion_jax.typing import UserError, one_of
 
 __all__ = ["guarded", "main", "parser"]
@@ -23,7 +24,8 @@ class _Help(argparse.RawDescriptionHelpFormatter, argparse.ArgumentDefaultsHelpF
     """Shows the defaults that there are, and examples line by line."""
 
     def _get_help_string(self, action: argparse.Action) -> str | None:
-        return action.help if action.default in (None, False, []) else super()._get_help_string(action)
+        none = action.default is None or action.default is False or action.default == []  # 0 is a default
+        return action.help if none else super()._get_help_string(action)
 
 
 class _Version(argparse.Action):
@@ -157,7 +159,11 @@ def parser() -> argparse.ArgumentParser:
         "--run", required=True, metavar="DIR", help="the run's folder, such as runs/digits, or published CLIP weights"
     )
     evaluate.add_argument(
-        "--split", choices=("validation", "test"), default="test", help="make choices on validation, report test"
+        "--split",
+        choices=("validation", "test"),
+        default="test",
+        help="make choices on validation, report test; with --retrieval or --clip-score: of DIR the pictures that the "
+        "run's own data hold out so (otherwise all of DIR)",
     )
     evaluate.add_argument("--samples", type=int, metavar="N", default=500, help="samples for the main numbers")
     evaluate.add_argument("--seed", type=int, default=0, help="seed of the samples")
@@ -292,9 +298,13 @@ def _command(argv: Sequence[str] | None) -> int:
     given = list(sys.argv[1:] if argv is None else argv)
     if given and not given[0].startswith("-"):
         one_of("command", given[0], COMMANDS)
+    if any("\0" in word for word in given):
+        raise UserError("an argument holds a null character, which no path and no prompt does")
     arguments, rest = parser().parse_known_args(given)
     if rest and arguments.command != "train":
         raise UserError(f"argument {rest[0]!r} is not known (see diffusion-jax {arguments.command} --help)")
+    arguments.given = _given(given)
+    check_applies(arguments, arguments.given)
     if getattr(arguments, "distributed", None) is not None:
         from diffusion_jax.parallel.hosts import join
 
@@ -306,6 +316,20 @@ def _command(argv: Sequence[str] | None) -> int:
     return found(arguments, rest)
 
 
+def _given(argv: Sequence[str]) -> frozenset[str]:
+    """The names of the options that were written, rather than left at their defaults."""
+    again = parser()
+    for action in again._actions:
+        for command in action.choices.values() if isinstance(action, argparse._SubParsersAction) else ():
+            for option in command._actions:
+                option.default = argparse.SUPPRESS
+    return frozenset(vars(again.parse_known_args(argv)[0]))
+
+
+OF_PATHS = (errno.ENAMETOOLONG, errno.ELOOP, errno.ENOTDIR, errno.EISDIR, errno.EPERM)
+OF_DISKS = (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EROFS)
+
+
 def guarded(action: Callable[[], int]) -> int:
     """The exit code of `action`; what a user can mend is one line on stderr instead of a traceback."""
     try:
@@ -314,10 +338,12 @@ def guarded(action: Callable[[], int]) -> int:
         print(f"error: {' '.join(str(error).splitlines())}", file=sys.stderr)
         return 2
     except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EROFS):
+        if error.errno not in (*OF_DISKS, *OF_PATHS):
             raise
-        where = f": {error.filename}" if error.filename else ""
-        print(f"error: {error.strerror}{where}; what was written before is kept", file=sys.stderr)
+        name = str(error.filename or "")
+        where = f": {name if len(name) <= 200 else name[:100] + '...'}" if name else ""
+        kept = "; what was written before is kept" if error.errno in OF_DISKS else ""
+        print(f"error: {' '.join(f'{error.strerror}{where}{kept}'.splitlines())}", file=sys.stderr)
         return 2
     except KeyboardInterrupt as stop:
         print(f"interrupted: {str(stop) or 'what had been saved is kept'}", file=sys.stderr)

@@ -9,6 +9,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from diffusion_jax.cli.applies import CLIP_MEASURES, is_run
+from diffusion_jax.cli.held_out import about, measured
 from diffusion_jax.clip_evaluation import (
     Skipped,
     check_classes,
@@ -25,31 +27,17 @@ from diffusion_jax.data.bpe import BpeTokenizer
 from diffusion_jax.data.bpe_learning import learn_vocabulary
 from diffusion_jax.data.caption_folder import CaptionFolder
 from diffusion_jax.data.class_folder import ClassFolder
+from diffusion_jax.data.overlap import check_apart
 from diffusion_jax.pretrained import load_pretrained
-from diffusion_jax.run import CONFIG, load_clip
+from diffusion_jax.run import load_clip
 from diffusion_jax.typing import UserError
 
-__all__ = ["CLIP_MEASURES", "check_options", "evaluate_pictures", "vocabulary"]
-
-CLIP_MEASURES = ("zero_shot", "retrieval", "linear_probe", "clip_score")
-_CAPTIONED = ("retrieval", "clip_score")
-OPTIONS = {
-    "on_error": CLIP_MEASURES,
-    "exif": CLIP_MEASURES,
-    "captions": _CAPTIONED,
-    "image_column": _CAPTIONED,
-    "caption_column": _CAPTIONED,
-}
-"""The measures that read an option."""
+__all__ = ["evaluate_pictures", "vocabulary"]
 
 
 def evaluate_pictures(arguments: argparse.Namespace, say: Callable[[str], None]) -> int:
     """Every measure that was asked for, printed and written to clip_metrics.json."""
-    check_options(arguments)
-    if arguments.zero_shot is None and arguments.classes is not None:
-        raise UserError("--classes needs --zero-shot, whose classes it names")
-    base = Path(arguments.run)
-    folder = Path(arguments.out) if arguments.out else (base if base.is_dir() else base.parent) / "report"
+    folder = Path(arguments.out)
     numbers_before(folder / "clip_metrics.json")
     on_error = arguments.on_error or "raise"
     # Folders are read before the weights: a misspelt one should not cost a minute.
@@ -61,11 +49,15 @@ def evaluate_pictures(arguments: argparse.Namespace, say: Callable[[str], None])
         if getattr(arguments, name)
     }
     probes = [check_classes(ClassFolder(folder)) for folder in arguments.linear_probe or ()]
+    if probes:
+        check_apart(probes[0].files, probes[1].files, "the probe")
     run = _clip(arguments)
     if run.preprocess is None:
         raise UserError(
             f"the CLIP in {arguments.run!r} takes the demo's scans, not pictures; evaluate it without a folder"
         )
+    split = arguments.split if "split" in arguments.given else None
+    captioned = {name: measured(run, source, split) for name, source in captioned.items()}
     found: dict[str, Any] = {}
     skipped = {name: Skipped(on_error, "--on-error=skip") for name in CLIP_MEASURES}
     if classes:
@@ -81,19 +73,13 @@ def evaluate_pictures(arguments: argparse.Namespace, say: Callable[[str], None])
         numbers |= skipped[name].numbers()
         if name in captioned and on_error == "skip":
             numbers["empty_captions"] = captioned[name].blank
+    for name, source in captioned.items():
+        found[name] |= about(run, source, split, name.replace("_", " "), say, skipped[name].files)
+    # Printed first: numbers of an hour are not lost to a disk that is full by now.
+    print(json.dumps(found, indent=2), flush=True)
     save_numbers(folder / "clip_metrics.json", found)
-    print(json.dumps(found, indent=2))
     say(f"written to {folder / 'clip_metrics.json'}")
     return 0
-
-
-def check_options(arguments: argparse.Namespace) -> None:
-    """UserError for an option that none of the measures that were asked for reads."""
-    asked = [name for name in CLIP_MEASURES if getattr(arguments, name)]
-    for option, measures in OPTIONS.items():
-        if getattr(arguments, option) is not None and not set(asked) & set(measures):
-            names = ", ".join(f"--{name.replace('_', '-')}" for name in measures)
-            raise UserError(f"--{option.replace('_', '-')} is read with {names} alone")
 
 
 def _captioned(arguments: argparse.Namespace, folder: str, empty: str) -> CaptionFolder:
@@ -116,7 +102,7 @@ def vocabulary(arguments: argparse.Namespace, rest: list[str]) -> int:
 
 def _clip(arguments: argparse.Namespace) -> ClipRun:
     path = Path(arguments.run)
-    if any((place / CONFIG).is_file() and (place / "checkpoints").is_dir() for place in (path, path / "clip")):
+    if is_run(path):
         if arguments.exif is not None:
             raise UserError(
                 f"--exif is for published weights; the run in {arguments.run!r} has its own preprocess.exif"

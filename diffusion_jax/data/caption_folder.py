@@ -9,10 +9,11 @@ All of it is read and checked at the start, the pictures when they are used.
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import os
 import stat
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -84,6 +85,14 @@ class CaptionFolder:
         object.__setattr__(self, "names", tuple(chosen))
         object.__setattr__(self, "texts", tuple(tuple(dict.fromkeys(text)) for text in chosen.values()))
         object.__setattr__(self, "blank", len(blank))
+
+    def only(self, names: Sequence[str]) -> CaptionFolder:
+        """The same with these pictures alone, in the order that they have."""
+        wanted, part = set(names), copy.copy(self)
+        kept = [pair for pair in zip(self.names, self.texts, strict=True) if pair[0] in wanted]
+        object.__setattr__(part, "names", tuple(name for name, _ in kept))
+        object.__setattr__(part, "texts", tuple(texts for _, texts in kept))
+        return part
 
     def __len__(self) -> int:
         return len(self.names)

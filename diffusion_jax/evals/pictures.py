@@ -140,7 +140,7 @@ def write_atomic(path: Path, content: bytes) -> Path:
 
     Folders are made as needed. `UserError` when the disk refuses (full, read-only); the old file is then untouched.
     """
-    part = path.with_name(f".{path.name}.{os.getpid()}.part")
+    part = path.with_name(f".{path.name[:40]}.{os.getpid()}.part")  # short: a name has at most 255 bytes
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         part.write_bytes(content)

@@ -51,12 +51,13 @@ def test_a_folder_trains_in_blocks_and_micro_batches_and_learns_its_colours(trai
 
 def test_every_measure_of_ones_own_pictures(trained, pictures, tmp_path, capsys):
     rng = np.random.default_rng(0)
-    for colour, value in COLOURS.items():
-        for i in range(3):
-            folder = tmp_path / "classes" / f"{colour}_square"
-            folder.mkdir(parents=True, exist_ok=True)
-            pixels = np.clip(np.array(value) + rng.integers(-20, 20, (20, 20, 3)), 0, 255)
-            Image.fromarray(pixels.astype(np.uint8)).save(folder / f"{i}.png")
+    for part in ("classes", "others"):
+        for colour, value in COLOURS.items():
+            for i in range(3):
+                folder = tmp_path / part / f"{colour}_square"
+                folder.mkdir(parents=True, exist_ok=True)
+                pixels = np.clip(np.array(value) + rng.integers(-20, 20, (20, 20, 3)), 0, 255)
+                Image.fromarray(pixels.astype(np.uint8)).save(folder / f"{i}.png")
     (tmp_path / "templates.txt").write_text("a {}\n{}\n")
     classes, own = str(tmp_path / "classes"), str(pictures / "pictures")
     command = [
@@ -68,18 +69,36 @@ def test_every_measure_of_ones_own_pictures(trained, pictures, tmp_path, capsys)
         "--templates",
         str(tmp_path / "templates.txt"),
     ]
-    command += ["--retrieval", own, "--linear-probe", classes, classes, "--clip-score", own, "--out", str(tmp_path)]
+    command += ["--retrieval", own, "--linear-probe", classes, str(tmp_path / "others"), "--clip-score", own]
+    command += ["--out", str(tmp_path)]
     assert main(command) == 0
-    capsys.readouterr()
+    assert "retrieval: 36 of these pictures were trained on, and 12 held out: --split" in capsys.readouterr().err
     found = json.loads((tmp_path / "clip_metrics.json").read_text())
     assert found["zero_shot"]["top1"] >= 0.9 and found["zero_shot"]["classes"] == 4
     assert found["linear_probe"]["accuracy"] >= 0.9
     assert found["clip_score"]["pairs"] == 48 and 0 < found["clip_score"]["mean"] <= 2.5
-    assert 0 <= found["retrieval"]["text_to_image"]["r1"] <= 1
+    # Four captions tell four colours apart: a model that knows them is right about every picture.
+    assert found["retrieval"]["text_to_image"]["r1"] >= 0.7
+    said = {"pictures": 48, "captions": 48, "distinct_captions": 4, "split": "all", "trained_on": 36}
+    assert {name: found["retrieval"][name] for name in said} == said
     assert main(["evaluate", "--run", str(trained), "--clip-score", own, "--out", str(tmp_path)]) == 0
     capsys.readouterr()
     assert json.loads((tmp_path / "clip_metrics.json").read_text()).keys() == found.keys()
+    held = ["evaluate", "--run", str(trained), "--retrieval", own, "--split", "validation", "--out", str(tmp_path)]
+    assert main(held) == 0
+    numbers = json.loads(capsys.readouterr().out)["retrieval"]
+    assert (numbers["pictures"], numbers["split"], numbers["trained_on"]) == (12, "validation", 0)
+    shutil.copytree(classes, tmp_path / "copied")
+    (tmp_path / "linked").symlink_to(classes)
+    shutil.copytree(tmp_path / "others", tmp_path / "mixed")
+    shutil.copy(tmp_path / "classes/red_square/0.png", tmp_path / "mixed/white_square/new.png")
+    apart = [(name, 1 if name == "mixed" else 12) for name in ("classes", "linked", "copied", "mixed")]
     for wrong, said in (
+        *(
+            (["--linear-probe", classes, str(tmp_path / name)], f"{count} of the {count + 12 * (count < 12)} pictures")
+            for name, count in apart
+        ),
+        (["--retrieval", own, "--split", "test"], "no captioned picture in"),
         (["--zero-shot", classes + "x"], "there is no folder"),
         (["--retrieval", own, "--classes", "x"], "--classes needs --zero-shot"),
         (["--zero-shot", classes, "--templates", "sven"], "templates 'sven' is not known; did you mean 'seven'?"),
@@ -126,12 +145,12 @@ def test_zero_shot_in_the_loop(pictures, tmp_path):
     assert all(0 <= line["val_zero_shot_ema"] <= 1 for line in lines if "val_loss" in line)
 
 
-def classes_of(folder, count=3):
-    """count pictures a colour in a folder a colour."""
+def classes_of(folder, count=3, size=16):
+    """count pictures of size x size a colour in a folder a colour."""
     for colour, value in COLOURS.items():
         for i in range(count):
             (folder / colour).mkdir(parents=True, exist_ok=True)
-            Image.new("RGB", (16, 16), value).save(folder / colour / f"{i}.png")
+            Image.new("RGB", (size, size), value).save(folder / colour / f"{i}.png")
     return folder
 
 
@@ -168,7 +187,7 @@ def test_measures_leave_out_what_cannot_be_read_when_asked(trained, pictures, tm
     own, classes = tmp_path / "pictures", classes_of(tmp_path / "classes")
     write(own, 8)
     command = ["evaluate", "--run", str(trained), "--out", str(tmp_path / "out")]
-    measures = {"zero_shot": [classes], "linear_probe": [classes, classes_of(tmp_path / "other")]}
+    measures = {"zero_shot": [classes], "linear_probe": [classes, classes_of(tmp_path / "other", size=20)]}
     measures |= {"retrieval": [own], "clip_score": [own]}
     asked = {name: [f"--{name.replace('_', '-')}", *map(str, folders)] for name, folders in measures.items()}
     every = [word for words in asked.values() for word in words]
@@ -237,10 +256,10 @@ def test_what_messages_advise_is_there(trained, pictures, tmp_path, capsys):
     assert json.loads((tmp_path / "clip_metrics.json").read_text())["retrieval"]["empty_captions"] == 1
     capsys.readouterr()
     for wrong, said in (
-        (["--zero-shot", str(own), "--captions", "x.csv"], "--captions is read with --retrieval, --clip-score alone"),
+        (["--zero-shot", str(own), "--captions", "x.csv"], "--captions needs --retrieval or --clip-score"),
         (
             ["--on-error", "skip"],
-            "--on-error is read with --zero-shot, --retrieval, --linear-probe, --clip-score alone",
+            "--on-error needs --zero-shot, --retrieval, --linear-probe or --clip-score",
         ),
         (["--retrieval", str(own), "--on-error", "skip", "--exif"], "--exif is for published weights"),
         (["--zero-shot", str(classes_of(tmp_path / "one") / "red")], "no pictures in folders of"),

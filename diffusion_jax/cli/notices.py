@@ -1,0 +1,26 @@
+"""What of the prompts does not reach the model, said in a few lines however many there are."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from diffusion_jax.typing import Tokenizer, UserError
+
+__all__ = ["check_text", "notices"]
+
+TOLD = 20
+
+
+def notices(tokenizer: Tokenizer, prompts: Sequence[str]) -> list[str]:
+    """The first lines of the tokenizer's explanation, and one that counts the others."""
+    lines = tokenizer.explain(prompts)
+    more = len(lines) - TOLD
+    return lines if more <= 0 else [*lines[:TOLD], f"and {more} more notices like these, of {len(prompts)} prompts"]
+
+
+def check_text(what: str, text: str | None) -> None:
+    """UserError for bytes of the command line that are no UTF-8, which Python hands on as lone surrogates."""
+    try:
+        (text or "").encode()
+    except UnicodeEncodeError as error:
+        raise UserError(f"{what} is not valid text at character {error.start + 1}: give it in UTF-8") from None
