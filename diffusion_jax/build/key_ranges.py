@@ -33,7 +33,7 @@ from diffusion_jax.process.prediction import KINDS
 from diffusion_jax.process.times import MODE_RANGE
 from diffusion_jax.steering import GUIDANCE
 
-__all__ = ["RANGES", "REMAT", "range_of"]
+__all__ = ["RANGES", "REMAT", "range_of", "row_of"]
 
 REMAT = (
     "checkpoint_dots", "checkpoint_dots_with_no_batch_dims", "dots_saveable", "dots_with_no_batch_dims_saveable",
@@ -49,6 +49,7 @@ _SPREAD = number(0.0, 1e6, above=True, usual=0.5, of="a standard deviation")
 _LEVEL = Range(
     "a noise level of at least 0, perhaps infinite", lambda value: type(value) in (int, float) and value >= 0
 )
+_BASES = tuple(name for name in SCHEDULES if name != "shifted")
 _SIZE = whole(1, 65536)
 
 RANGES: dict[str, Range] = {
@@ -150,6 +151,9 @@ RANGES: dict[str, Range] = {
     "model.text.init": choice("model.text.init", INITS),
     "model.text.eps": number(1e-12, 0.1),
     "schedule.name": choice("schedule", SCHEDULES),
+    "schedule.base": choice("schedule.base", _BASES),
+    "schedule.base.name": choice("schedule.base", _BASES),
+    "schedule.shift": number(0.0, 1e3, above=True, usual=1.0),
     "schedule.beta_min": _BETA,
     "schedule.beta_max": _BETA,
     "schedule.t_min": _TIME,
@@ -220,7 +224,13 @@ RANGES: dict[str, Range] = {
 }  # fmt: skip
 
 
+def row_of(group: str, name: str | None, key: str) -> str:
+    """The row of a key in a group whose constructor is called `name`; a schedule within a schedule has the rows of one."""
+    within = "schedule" if group == "schedule.base" and f"{group}.{key}" not in RANGES else group
+    own = f"{within}[{name}].{key}"
+    return own if own in RANGES else f"{within}.{key}" if within else key
+
+
 def range_of(group: str, name: str | None, key: str) -> Range:
-    """The row of a key in a group whose constructor is called `name`. KeyError for a key that has none."""
-    own = f"{group}[{name}].{key}"
-    return RANGES[own if own in RANGES else f"{group}.{key}" if group else key]
+    """What a key may be. KeyError for one that has no row."""
+    return RANGES[row_of(group, name, key)]

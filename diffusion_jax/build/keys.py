@@ -42,6 +42,8 @@ OWN: dict[str, dict[str, Any]] = {
 """The keys of a system that stand in no group, beside the common ones."""
 OPTIONAL = ("tokenizer", "preprocess", "zero_shot", "weights", "loss")
 """Groups that a CLIP config may be without."""
+NAME_OR_GROUP = ("sampler.guidance", "schedule.base")
+"""What may be a name alone, or a group with a name and its options."""
 FIRST = {"tokenizer": "words", "optimizer": "adamw"}
 """The name of a group that does not say it."""
 
@@ -76,10 +78,8 @@ def keys(config: ConfigDict) -> dict[str, Key]:
     inside = groups(config)
     for group, known in inside.items():
         for key, default in known.defaults.items():
-            if f"{group}.{key}" not in inside:
+            if f"{group}.{key}" not in inside or f"{group}.{key}" in NAME_OR_GROUP:
                 found[f"{group}.{key}"] = Key(range_of(group, known.name, key), default)
-    if system != "clip":  # a name alone, or a group: see `steering`
-        found["sampler.guidance"] = Key(range_of("sampler", None, "guidance"), None)
     return found
 
 
@@ -134,6 +134,13 @@ def _diffusion_groups(config: ConfigDict) -> dict[str, Group]:
     given = ("image_size", "channels", "pooled", "context", "dtype")
     found["model"] = Group("model 'dit'", "dit", {"name": REQUIRED, "dtype": REQUIRED, **parameters(DiT, given)})
     found["schedule"] = _named("schedule", SCHEDULES, config)
+    if "base" in found["schedule"].defaults:
+        said = _spec(config, "schedule").get("base")
+        name = _chosen(said.get("name") if isinstance(said, ConfigDict) else said, SCHEDULES)
+        made = _all_of(
+            [make for key, make in SCHEDULES.items() if key == name or (name is None and key != "shifted")], ()
+        )
+        found["schedule.base"] = Group(f"schedule.base {name!r}", name, {"name": REQUIRED, **made})
     found["loss"] = Group("loss", None, parameters(loss_options))
     for key, table in (("weight", WEIGHTS), ("times", TIMES)):
         name = _chosen(loss.get(key), table)

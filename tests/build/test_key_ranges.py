@@ -10,7 +10,7 @@ import pytest
 from ml_collections import ConfigDict
 
 from diffusion_jax.build import PAIRS, SCHEDULES, TIMES, TOKENIZERS, WEIGHTS
-from diffusion_jax.build.key_ranges import RANGES
+from diffusion_jax.build.key_ranges import RANGES, row_of
 from diffusion_jax.build.keys import REQUIRED, groups, keys
 from diffusion_jax.config import flatten, load_config
 from diffusion_jax.nets.clip import TOWERS
@@ -67,8 +67,7 @@ def test_every_key_that_a_constructor_takes_has_a_row_that_holds_its_default():
             inside = groups(config)
             for dotted, key in keys(config).items():
                 group, _, last = dotted.rpartition(".")
-                own = f"{group}[{inside[group].name if group in inside else None}].{last}"
-                used.add(own if own in RANGES else dotted)
+                used.add(row_of(group, inside[group].name if group in inside else None, last))
                 if key.default is not REQUIRED:
                     key.range.check(dotted, key.default)
                 if key.range.kind is float and group.partition(".")[0] != "sampler":
@@ -166,6 +165,11 @@ WRONG = [  # key, value, what is said; the first is the digits' CLIP, "d " marks
     ("d model.mlp_ratio", 0.0, "config key 'model.mlp_ratio' is 0.0; it is a number above 0 and at most 64; nearest: 4.0"),
     ("d model.time_scale", 0.0, "'model.time_scale' is 0.0"),
     ("d schedule.beta_max", 12.0, "schedule 'cosine' takes no 'beta_max'"),
+    ("d schedule", ConfigDict({"name": "shifted", "shift": 0.0, "base": "cosine"}), "'schedule.shift' is 0.0; it is"),
+    ("d schedule", ConfigDict({"name": "shifted", "shift": 2.0, "base": "cosin"}), "schedule.base 'cosin' is not known"),
+    ("d schedule", ConfigDict({"name": "shifted", "shift": 2.0, "base": {"name": "ve", "t_mim": 0.1}}), "takes no 't_mim'"),
+    ("d schedule", ConfigDict({"name": "shifted", "shift": 2.0, "base": {"name": "ve", "t_min": -1}}), "base.t_min' is -1"),
+    ("d schedule", ConfigDict({"name": "shifted", "shift": 2.0}), "is without 'base', which it needs"),
     ("d schedule.t_max", math.nan, "config key 'schedule.t_max' is nan; it is a time from 0 to 1"),
     ("d schedule.t_min", 1.0, "must satisfy 0 <= t_min < t_max <= 1"),
     ("d sigma_data", -1, "config key 'sigma_data' is -1.0; it is a standard deviation above 0; nearest: 0.5"),

@@ -123,7 +123,12 @@ def test_what_may_change_is_said_and_what_may_not_is_refused(begun):
     (said,) = go_on(folder, free)
     for word in ("on_error: raise -> skip", "workers: 0 -> 3", "eval_pairs", "micro_batches: 1 -> 4", "chunk", "scan"):
         assert word in said
-    for wrong in ({"data__validation": 0.2}, {"seed": 1}, {"loss__identity": False}, {"preprocess__exif": True}):
+    for wrong in (
+        {"data__validation": 0.2},
+        {"seed": 1},
+        {"loss__identity": False},
+        {"preprocess__exif": not config.preprocess.exif},
+    ):
         with pytest.raises(UserError, match="holds a run of another config"):
             go_on(folder, changed(free, **wrong))
 
