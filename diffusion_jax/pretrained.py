@@ -91,7 +91,7 @@ def load_pretrained(
     spec = {"name": "clip", "dtype": dtype, **config}
     settings = {"system": "clip", "model": spec, "preprocess": dict(prepared), "data": {"name": "pretrained"}}
     network = build.clip_network(spec)
-    siglip = bool(config["logit_bias"])
+    siglip = config["vision"].get("pool") == "map"
     if tokenizer is None:
         beside = vocabulary_beside(path, siglip)
         if beside is None:

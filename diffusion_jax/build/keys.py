@@ -114,7 +114,7 @@ def _clip_groups(config: ConfigDict) -> dict[str, Group]:
     else:
         pictures = _named("data", PAIRS, config, ("split",))
         found["data"] = dataclasses.replace(pictures, defaults={**pictures.defaults, **READING})
-        found["preprocess"] = Group("preprocess", None, parameters(Preprocess, ("size",)))
+        found["preprocess"] = Group("preprocess", None, {**parameters(Preprocess, ("crop",)), "size": None})
         found["zero_shot"] = Group("zero_shot", None, {"path": "", "classes": None, "templates": "photo"})
     model = _spec(config, "model")
     found["model"] = Group("model 'clip'", "clip", {"name": REQUIRED, **parameters(clip_options)})

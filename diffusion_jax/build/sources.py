@@ -102,10 +102,13 @@ def tokenizer(spec: Spec | None, context_length: int) -> Tokenizer:
 def preprocess(spec: Spec | None, sizes: Mapping[str, Any]) -> Preprocess:
     """How pictures become the input of a dual encoder of these sizes, from a config's `preprocess` group.
 
-    Without one, OpenAI's way, or SigLIP's for a model with a logit bias.
+    Without one, OpenAI's way, or SigLIP's for a model with a logit bias. `size`, the short side before the crop, is the
+    model's image_size unless it is given; the crop is always image_size. UserError for a size below it.
     """
     options = dict(spec or {})
     if not spec and sizes["logit_bias"]:
         options = {"mean": HALF, "std": HALF, "resize": "squash"}
-    accepts("preprocess", Preprocess, options, ("size",))
-    return Preprocess(size=sizes["vision"]["image_size"], **options)
+    edge = sizes["vision"]["image_size"]
+    accepts("preprocess", Preprocess, options, ("crop",))
+    crop = None if options.get("size", edge) == edge else edge
+    return Preprocess(**{"size": edge, **options, "crop": crop})

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from diffusion_jax.convert.clip_config import HF_ACTIVATIONS, Config
+from diffusion_jax.convert.clip_preprocess import RESAMPLE
 from diffusion_jax.typing import UserError, one_of
 
 __all__ = ["to_hf", "to_open_clip"]
@@ -31,17 +32,20 @@ def to_hf(config: Mapping[str, Any], preprocess: Mapping[str, Any] | None) -> tu
         made |= towers if siglip else {**towers, "projection_dim": config["embed"]}
     if preprocess is None:
         return made, None
-    size = config["vision"]["image_size"]
-    square = {"height": size, "width": size}
+    edge = config["vision"]["image_size"]
+    size = preprocess.get("size") or edge
     squash = preprocess["resize"] == "squash"
+    numbers = {name: number for number, name in RESAMPLE.items()}
     prepared = {
         "image_processor_type": "SiglipImageProcessor" if siglip else "CLIPImageProcessor",
         "do_resize": True, "do_rescale": True, "do_normalize": True, "do_convert_rgb": True, "rescale_factor": 1 / 255,
-        "resample": 3 if preprocess["interpolation"] == "bicubic" else 2,
-        "size": square if squash else {"shortest_edge": size},
+        "resample": numbers[preprocess["interpolation"]],
+        "size": {"height": size, "width": size} if squash else {"shortest_edge": size},
         "image_mean": list(preprocess["mean"]), "image_std": list(preprocess["std"]),
     }  # fmt: skip
-    return made, prepared if squash else {**prepared, "do_center_crop": True, "crop_size": square}
+    if squash and size == edge:
+        return made, prepared | ({} if siglip else {"do_center_crop": False})
+    return made, {**prepared, "do_center_crop": True, "crop_size": {"height": edge, "width": edge}}
 
 
 def _hf_tower(config: Mapping[str, Any], tower: str, siglip: bool) -> Config:

@@ -37,23 +37,37 @@ def entries(config: Mapping[str, Any], layout: str) -> list[Entry]:
     one_of("layout", layout, LAYOUTS)
     vision, text = config.get("vision"), config.get("text")
     embed: Any = config.get("embed")
-    siglip = bool(config.get("logit_bias"))
-    mapped = vision is not None and vision.get("pool") == "map"
+    biased = bool(config.get("logit_bias"))
+    timm = layout != "hf" and vision is not None and vision.get("pool") == "map"
+    if layout == "hf":
+        _check_hf(vision or {}, text or {})
     found: list[Entry] = []
     if vision is not None and vision.get("tower") == "resnet":
         if layout == "hf":
             raise UserError("a ResNet tower has no layout in Hugging Face folders")
         found += _resnet(vision, embed)
     elif vision is not None:
-        found += (_hf_vision if layout == "hf" else _timm_vision if mapped else _vision)(vision, embed)
+        found += (_hf_vision if layout == "hf" else _timm_vision if timm else _vision)(vision, embed)
     if text is not None:
-        found += _hf_text(text, embed) if layout == "hf" else _text(text, embed, prefix="text." if mapped else "")
+        found += _hf_text(text, embed) if layout == "hf" else _text(text, embed, prefix="text." if timm else "")
     if vision is not None and text is not None:
-        shape = (1,) if layout == "hf" and siglip else ()
+        shape = (1,) if layout == "hf" and biased else ()
         found.append(plain("logit_scale", "logit_scale", shape, reshaped=()))
-        if siglip:
+        if biased:
             found.append(plain("logit_bias", "logit_bias", shape, reshaped=()))
     return found
+
+
+def _check_hf(vision: Mapping[str, Any], text: Mapping[str, Any]) -> None:
+    """UserError for a tower that is neither CLIPModel's nor SiglipModel's."""
+    last = text.get("pool") == "last"
+    usual = {"causal": not last, "proj_bias": last, "projected": True, "pre_norm": True, "norm_after_pool": False}
+    for name, tower, pools in (("vision", vision, ("class", "map")), ("text", text, ("end", "last"))):
+        if tower.get("pool", pools[0]) not in pools:
+            raise UserError(f"Hugging Face's models have no {name}.pool {tower['pool']!r}")
+        for key, wanted in usual.items():
+            if tower.get(key) not in (None, wanted):
+                raise UserError(f"Hugging Face's models have no {name}.{key} {tower[key]!r}")
 
 
 def _norm(ours: str, theirs: str, width: int) -> list[Entry]:
@@ -106,7 +120,7 @@ _TIMM = {
 
 
 def _tokens(vision: Mapping[str, Any]) -> int:
-    return (vision["image_size"] // vision["patch"]) ** 2 + (vision["pool"] == "class")
+    return (vision["image_size"] // vision["patch"]) ** 2 + (vision["pool"] != "map")
 
 
 def _vision(vision: Mapping[str, Any], embed: int) -> list[Entry]:
@@ -115,7 +129,7 @@ def _vision(vision: Mapping[str, Any], embed: int) -> list[Entry]:
         patches(f"{visual}/patchify/proj", "visual.conv1.weight", vision["channels"], width, vision["patch"]),
         plain(f"{visual}/class_embedding", "visual.class_embedding", (width,)),
         plain(f"{visual}/positional_embedding", "visual.positional_embedding", (_tokens(vision), width)),
-        *_norm(f"{visual}/ln_pre", "visual.ln_pre", width),
+        *(_norm(f"{visual}/ln_pre", "visual.ln_pre", width) if vision.get("pre_norm", True) else ()),
         *_blocks(f"{visual}/blocks/layers", "visual.transformer.resblocks", vision, _OPENAI),
         *_norm(f"{visual}/ln_post", "visual.ln_post", width),
         plain(f"{visual}/proj/kernel", "visual.proj", (width, embed)),
@@ -124,7 +138,10 @@ def _vision(vision: Mapping[str, Any], embed: int) -> list[Entry]:
 
 def _text(text: Mapping[str, Any], embed: int, prefix: str) -> list[Entry]:
     width = text["width"]
-    if text["pool"] == "last":
+    biased = text.get("proj_bias")
+    if not text.get("projected", True):
+        projection = []
+    elif text["pool"] == "last" if biased is None else biased:
         projection = linear("text/proj", f"{prefix}text_projection", width, embed)
     else:
         projection = [plain("text/proj/kernel", f"{prefix}text_projection", (width, embed))]

@@ -22,9 +22,9 @@ from typing import Any
 
 import numpy as np
 
-from diffusion_jax.convert.clip import WEIGHTS, load_clip
+from diffusion_jax.convert.clip import WEIGHTS, described, load_clip
 from diffusion_jax.convert.clip_compare import completed, differences
-from diffusion_jax.convert.clip_config import from_hf, from_open_clip, from_openai, preprocess_of
+from diffusion_jax.convert.clip_config import preprocess_of
 from diffusion_jax.convert.clip_config_out import to_hf, to_open_clip
 from diffusion_jax.convert.clip_keys import entries
 from diffusion_jax.convert.entries import flatten, write
@@ -123,7 +123,7 @@ def _tell(model: Config, params: Params, format: str) -> tuple[_Told | None, str
     if format == "openai":
         tensors |= _sizes(model)
     try:
-        found = _understood(json.loads(json.dumps(files)), tensors, format)
+        found = described(tensors, json.loads(json.dumps(files)), f"format {format!r}: ")
     except UserError as error:
         return None, str(error)
     lost = differences(model, found)
@@ -140,19 +140,6 @@ def _files(model: Config, format: str) -> dict[str, Config]:
         config, prepared = to_hf(model, model.get("preprocess"))
         return {"config.json": config} | ({} if prepared is None else {"preprocessor_config.json": prepared})
     return {"open_clip_config.json": to_open_clip(model, model["preprocess"])} if format == "open_clip" else {}
-
-
-def _understood(files: Mapping[str, Config], tensors: Mapping[str, np.ndarray], format: str) -> Config:
-    """What `load_clip` reads from config files and tensors."""
-    where, beside = f"format {format!r}", None
-    if format == "hf":
-        found, beside = from_hf(files["config.json"], where), files.get("preprocessor_config.json")
-    elif format == "open_clip":
-        whole = files["open_clip_config.json"]
-        found, beside = from_open_clip(whole["model_cfg"], tensors, where), whole["preprocess_cfg"]
-    else:
-        found = from_openai(tensors, where)
-    return {**found, "preprocess": preprocess_of(found, beside)}
 
 
 def _sizes(model: Config) -> dict[str, np.ndarray]:

@@ -48,7 +48,7 @@ def resize_image(config: Mapping[str, Any], params: Params, image_size: int) -> 
         raise UserError(
             f"image_size {image_size} is not divided by {step}; nearest: {max(1, round(image_size / step)) * step}"
         )
-    first = 1 if resnet or vision["pool"] == "class" else 0
+    first = 1 if resnet or vision["pool"] != "map" else 0
     vision |= {"image_size": image_size} | ({} if resnet else {"trim": False})
     visual = dict(params["visual"])
     place = dict(visual["attnpool"]) if resnet else visual

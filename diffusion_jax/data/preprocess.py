@@ -6,13 +6,14 @@ image or an array of uint8 it does it on the host, through PIL; `on_device` does
 PIL's resize is two passes over one axis each, and 8 bits between them. Per axis, from n pixels to m, with s = n / m
 and f = max(s, 1), output i is centred on c = (i + 1/2) s and takes pixels j from trunc(c - rf + 1/2) up to, but
 without, trunc(c + rf + 1/2), inside the image, with weights k((j - c + 1/2) / f), which are scaled to sum to 1: a
-filter of radius r that is stretched when it reduces ("antialias"). k is the triangle (r = 1) or Keys' cubic with
-a = -1/2 (r = 2). Weights are rounded to multiples of 2^-22 and sums to the nearest level, clipped to 0 .. 255.
-A resize in one shot or in floating point is 2 to 20 levels off on noise; in integers, as here, none is.
+filter of radius r that is stretched when it reduces ("antialias"). k is the triangle (r = 1), Keys' cubic with
+a = -1/2 (r = 2), Lanczos' (r = 3), Hamming's (r = 1) or the box (r = 1/2). Weights are rounded to multiples of 2^-22 and
+sums to the nearest level, clipped to 0 .. 255. A resize in one shot or in floating point is 2 to 20 levels off on noise; in
+integers, as here, none is. "nearest" has no filter: output i is the pixel below s/2 + s + ... + s (i times), summed so.
 
 The width goes first; since Pillow 13 the height does when it loses more than twice as many pixels as the width loses.
 `on_device` does as the Pillow that is installed. Sizes are torchvision's: the long side becomes int(size long / short),
-the crop begins at round((side - crop) / 2), ties to even.
+the crop begins at round((side - crop) / 2), ties to even, or for Hugging Face's at the floor.
 
 Three things differ from open_clip on purpose: 16-bit images keep their high byte (PIL saturates them to white),
 `exif=True` turns an image the way its camera was held, and a file that cannot be read says which it is.
@@ -44,8 +45,8 @@ OPENAI_MEAN: Triple = (0.48145466, 0.4578275, 0.40821073)
 OPENAI_STD: Triple = (0.26862954, 0.26130258, 0.27577711)
 HALF: Triple = (0.5, 0.5, 0.5)
 BITS = 22  # PIL's precision: 32, less 8 for a pixel, less 2 for weights that add up to more than 1 or to less than 0
-RADIUS = {"bicubic": 2.0, "bilinear": 1.0}
-FILTERS = {"bicubic": Image.Resampling.BICUBIC, "bilinear": Image.Resampling.BILINEAR}
+RADIUS = {"bicubic": 2.0, "bilinear": 1.0, "lanczos": 3.0, "hamming": 1.0, "box": 0.5}
+FILTERS = {name: Image.Resampling[name.upper()] for name in (*RADIUS, "nearest")}
 HEIGHT_MAY_GO_FIRST = int(PIL.__version__.split(".")[0]) >= 13
 WHOLE = 1 << 25  # pixels beyond which the crop alone is computed: 1 x 100,000 would become 224 x 22,400,000
 
@@ -57,9 +58,11 @@ class Preprocess:
     size: pixels of the short side after resizing ("shortest"), or of both ("squash", which ignores the aspect ratio).
     crop: edge of the centre crop, `size` when None; at most `size`.
     mean, std: of red, green and blue in [0, 1], subtracted and divided by.
-    interpolation: "bicubic" or "bilinear", both with antialiasing.
+    interpolation: "bicubic", "bilinear", "lanczos", "hamming" or "box", all with antialiasing, or "nearest".
     rgb: "after" converts to RGB after resizing and cropping, as OpenAI and open_clip do (a palette or 1-bit image is
     then resized by nearest neighbour, all that PIL can do with it); "before" converts first, as Hugging Face does.
+    centre: where a border of an odd width leaves the crop: "round" halves it with ties to even, as torchvision and open_clip
+    do, "floor" downwards, as Hugging Face does.
     exif: obeys the file's EXIF orientation, which open_clip ignores.
 
     Raises UserError for a size below 1, a crop above the size, a std that is not positive, and an unknown name.
@@ -72,12 +75,14 @@ class Preprocess:
     crop: int | None = None
     interpolation: str = "bicubic"
     rgb: str = "after"
+    centre: str = "round"
     exif: bool = False
 
     def __post_init__(self) -> None:
         one_of("resize", self.resize, ("shortest", "squash"))
         one_of("interpolation", self.interpolation, FILTERS)
         one_of("rgb", self.rgb, ("after", "before"))
+        one_of("centre", self.centre, ("round", "floor"))
         if self.size < 1:
             raise UserError(f"size {self.size} of a preprocessed image is below 1; usual: 224")
         if not 1 <= self.edge <= self.size:
@@ -103,6 +108,10 @@ class Preprocess:
         longer = int(self.size * long / short)
         return (longer, self.size) if width <= height else (self.size, longer)
 
+    def _start(self, side: int) -> int:
+        """Where the crop begins on a side of the resized image."""
+        return (side - self.edge) // 2 if self.centre == "floor" else round((side - self.edge) / 2)
+
     def __call__(self, image: Picture) -> Float[np.ndarray, "edge edge 3"]:
         """One image, on the host: a path, the bytes of a file, a PIL image, or uint8 [h, w], [h, w, 1, 3 or 4].
 
@@ -125,7 +134,7 @@ class Preprocess:
                 sums = np.einsum(axes, x, weights.astype(np.float64), optimize=True)
                 x = np.clip(np.floor((sums + (1 << (BITS - 1))) / (1 << BITS)), 0, 255)
             return x[0].astype(np.uint8)
-        top, left = (round((side - self.edge) / 2) for side in (height, width))
+        top, left = self._start(height), self._start(width)
         picture = picture.resize((width, height), FILTERS[self.interpolation])
         picture = picture.crop((left, top, left + self.edge, top + self.edge))
         return np.asarray(_rgb(picture))
@@ -154,8 +163,8 @@ class Preprocess:
     def _passes(self, height: int, width: int) -> tuple[tuple[slice, ...], list[tuple[str, np.ndarray]]]:
         """(the part of [n, h, w, c] that the crop depends on, the two passes in their order: axes and weights)."""
         tall, wide = self.resized(height, width)
-        rows, down = _weights(height, tall, round((tall - self.edge) / 2), self.edge, self.interpolation)
-        columns, across = _weights(width, wide, round((wide - self.edge) / 2), self.edge, self.interpolation)
+        rows, down = _weights(height, tall, self._start(tall), self.edge, self.interpolation)
+        columns, across = _weights(width, wide, self._start(wide), self.edge, self.interpolation)
         passes = [("nhwc,vw->nhvc", across), ("nhwc,vh->nvwc", down)]
         height_first = HEIGHT_MAY_GO_FIRST and height > tall and height - tall > 2 * (width - wide)
         return (slice(None), rows, columns), passes[::-1] if height_first else passes
@@ -256,6 +265,11 @@ def _weights(size: int, resized: int, start: int, count: int, interpolation: str
     (the pixels that have any, their weights as int32 [count, pixels]).
     """
     stretch = size / resized
+    if interpolation == "nearest":
+        steps = np.concatenate([[stretch * 0.5], np.full(start + count - 1, stretch)])
+        chosen = np.minimum(np.cumsum(steps)[start:].astype(int), size - 1)
+        read = slice(int(chosen.min()), int(chosen.max()) + 1)
+        return read, (chosen[:, None] == np.arange(read.start, read.stop)[None]).astype(np.int32) << BITS
     wide = max(stretch, 1.0)
     centre = (np.arange(start, start + count)[:, None] + 0.5) * stretch
     reach = RADIUS[interpolation] * wide
@@ -263,15 +277,25 @@ def _weights(size: int, resized: int, start: int, count: int, interpolation: str
     last = np.minimum((centre + reach + 0.5).astype(int), size)
     read = slice(int(first.min()), int(last.max()))
     pixel = np.arange(read.start, read.stop)[None, :]
-    x = np.abs((pixel - centre + 0.5) * (1.0 / wide))
-    if interpolation == "bilinear":
-        filtered = np.where(x < 1, 1 - x, 0.0)
-    else:
-        near, far = (1.5 * x - 2.5) * x * x + 1, (((x - 5) * x + 8) * x - 4) * -0.5
-        filtered = np.where(x < 1, near, np.where(x < 2, far, 0.0))
+    filtered = _kernel(interpolation, (pixel - centre + 0.5) * (1.0 / wide))
     filtered = np.where((pixel >= first) & (pixel < last), filtered, 0.0)
     fixed = filtered / filtered.sum(axis=1, keepdims=True) * (1 << BITS)
     return read, np.trunc(fixed + np.copysign(0.5, fixed)).astype(np.int32)
+
+
+def _kernel(interpolation: str, x: np.ndarray) -> np.ndarray:
+    """PIL's filters, at distances in units of their stretched pixel."""
+    if interpolation == "box":
+        return np.where((x > -0.5) & (x <= 0.5), 1.0, 0.0)
+    if interpolation == "lanczos":
+        return np.where((x >= -3) & (x < 3), np.sinc(x) * np.sinc(x / 3), 0.0)
+    x = np.abs(x)
+    if interpolation == "hamming":
+        return np.where(x < 1, np.sinc(x) * (0.54 + 0.46 * np.cos(np.pi * x)), 0.0)
+    if interpolation == "bilinear":
+        return np.where(x < 1, 1 - x, 0.0)
+    near, far = (1.5 * x - 2.5) * x * x + 1, (((x - 5) * x + 8) * x - 4) * -0.5
+    return np.where(x < 1, near, np.where(x < 2, far, 0.0))
 
 
 def _check_batch(images: Any) -> None:

@@ -8,6 +8,9 @@ what follows the end token cannot alter it. A vocabulary that grew past the end 
 **SigLIP** (`pool="last"`): no mask, the feature stands at the last place of the row, padding included, and is projected
 with bias.
 
+Towers that mix the two (CLIPA: the last place, no mask, no bias) say `causal` and `proj_bias`; `pool="first"` takes the first
+place, and `projected=False` (a SigLIP of open_clip) leaves the projection out: the width is then the embedding's.
+
 Initialisation `init="openai"`: tokens N(0, .02^2), positions N(0, .01^2), in_proj width^-1/2, out_proj and c_proj
 width^-1/2 (2 layers)^-1/2, c_fc (2 width)^-1/2, projection width^-1/2 (standard deviations). `"glorot"`: tokens N(0, 1/width),
 positions N(0, .02^2), Glorot-uniform matrices.
@@ -32,7 +35,11 @@ __all__ = ["TextTransformer"]
 
 
 class TextTransformer(nnx.Module):
-    """Token ids [batch, context] -> TowerOutput; `tokens` are the features after ln_final. `embed=None`: no projection."""
+    """Token ids [batch, context] -> TowerOutput; `tokens` are the features after ln_final. `embed=None`: no projection.
+
+    `causal` and `proj_bias` are those of the family that `pool` stands for when None. Raises UserError for names that are not
+    known and for a tower without a projection whose width is not `embed`.
+    """
 
     def __init__(
         self,
@@ -47,6 +54,9 @@ class TextTransformer(nnx.Module):
         mlp_ratio: float = 4.0,
         pool: str = "end",
         end_token: int | None = None,
+        causal: bool | None = None,
+        proj_bias: bool | None = None,
+        projected: bool = True,
         activation: str = "quick_gelu",
         init: str = "openai",
         eps: float = 1e-5,
@@ -63,7 +73,10 @@ class TextTransformer(nnx.Module):
         self.token_embedding = nnx.Param(normal(tokens)(rngs.params(), (vocabulary_size, width), jnp.float32))
         self.positional_embedding = nnx.Param(normal(positions)(rngs.params(), (context_length, width), jnp.float32))
         inits = _openai_blocks(width, hidden, layers) if openai else glorot_blocks(width, hidden)
-        self.pool, self.end_token = one_of("pool", pool, ("end", "last")), end_token
+        self.pool, self.end_token = one_of("pool", pool, ("end", "first", "last")), end_token
+        self.causal = pool == "end" if causal is None else causal
+        if not projected and embed not in (None, width):
+            raise UserError(f"a text tower of width {width} without a projection gives {width} features, not {embed}")
 
         def block(rngs: nnx.Rngs) -> Block:
             return Block(
@@ -72,7 +85,7 @@ class TextTransformer(nnx.Module):
                 rngs,
                 mlp_ratio=mlp_ratio,
                 activation=act,
-                causal=pool == "end",
+                causal=self.causal,
                 norm=norm,
                 eps=eps,
                 dtype=dtype,
@@ -82,9 +95,10 @@ class TextTransformer(nnx.Module):
         self.dtype = dtype
         self.blocks = Stack(block, layers, rngs, scan=scan, remat=remat)
         self.ln_final = LayerNorm(width, eps=eps, norm=norm, dtype=dtype)
-        bias = None if pool == "end" else jax.nn.initializers.zeros
+        biased = pool == "last" if proj_bias is None else proj_bias
+        bias = jax.nn.initializers.zeros if biased else None
         projection = {"kernel_init": normal(width**-0.5), "bias_init": bias, "dtype": dtype}
-        self.proj = None if embed is None else Linear(width, embed, rngs, **projection)
+        self.proj = Linear(width, embed, rngs, **projection) if projected and embed is not None else None
 
     def __call__(
         self, tokens: Int[Array, "batch context"], *, key: Array | None = None, train: bool = False
@@ -92,18 +106,21 @@ class TextTransformer(nnx.Module):
         """Encode a batch of token rows; with `pool="end"` each row holds the end token."""
         x, before = self.blocks.last_two(self.embed(tokens), train=train)
         x = self.ln_final(x)
-        pooled = x[:, -1] if self.pool == "last" else jnp.take_along_axis(x, self._end(tokens), axis=1)[:, 0]
+        if self.pool == "end":
+            pooled = jnp.take_along_axis(x, self._end(tokens), axis=1)[:, 0]
+        else:
+            pooled = x[:, -1 if self.pool == "last" else 0]
         embedding = pooled if self.proj is None else self.proj(pooled)
         return TowerOutput(x, pooled, embedding.astype(jnp.float32), before)
 
     def embed(self, tokens: Int[Array, "batch context"]) -> Array:
         """What enters the first block: token embeddings with positions, [batch, context, width].
 
-        CLIP's rows may be shorter than the context. Raises UserError for rows that are longer, and in SigLIP for any
-        other length: its feature stands at the last place.
+        CLIP's rows may be shorter than the context. Raises UserError for rows that are longer, and for any other length where
+        the feature stands at the last place or no mask hides the padding, as in SigLIP.
         """
         most, length = self.positional_embedding[...].shape[0], tokens.shape[1]
-        if length > most or (self.pool == "last" and length != most):
+        if length > most or (length != most and (self.pool == "last" or not self.causal)):
             raise UserError(f"token rows of length {length}: this tower takes {most}")
         x = self.token_embedding[...].astype(self.dtype)[tokens]
         return x + self.positional_embedding[...].astype(self.dtype)[None, :length]

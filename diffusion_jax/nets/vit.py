@@ -7,6 +7,9 @@ class token, and a projection without bias into the space that the two towers sh
 (a learned query attends to the tokens, and an MLP with a residual follows; Set Transformer, arXiv 1810.00825, section 3.2).
 The pooled feature is the embedding where `embed` equals the width.
 
+**CLIPA** (arXiv 2305.07017; `pool="avg"`): as CLIP, but the feature is the mean over the patches. `norm_after_pool` says
+whether ln_post follows the mean or goes before it, `pre_norm=False` leaves ln_pre out.
+
 Initialisation `init="openai"`: class token, positions and projection N(0, 1/width); the blocks keep PyTorch's defaults.
 `"glorot"`, SigLIP's: Glorot-uniform matrices, biases of the MLPs N(0, 1e-12), positions N(0, 1/width).
 
@@ -117,9 +120,9 @@ class AttentionPool(nnx.Module):
 class VisionTransformer(nnx.Module):
     """Images [batch, image_size, image_size, channels], normalised as in training -> TowerOutput.
 
-    With `pool="class"` the class token stands first. `patch_dropout` in [0, 1) acts in training alone. `trim` lets the right
-    and lower edges go that no whole patch covers (SigLIP's 384 pixels with patches of 14). Raises UserError for sizes that
-    do not fit and for images of another shape.
+    Where there is a class token (all but `pool="map"`) it stands first. `patch_dropout` in [0, 1) acts in training alone.
+    `trim` lets the right and lower edges go that no whole patch covers (SigLIP's 384 pixels with patches of 14). Raises
+    UserError for sizes that do not fit and for images of another shape.
     """
 
     def __init__(
@@ -135,6 +138,8 @@ class VisionTransformer(nnx.Module):
         embed: int = 512,
         mlp_ratio: float = 4.0,
         pool: str = "class",
+        pre_norm: bool = True,
+        norm_after_pool: bool = False,
         activation: str = "quick_gelu",
         init: str = "openai",
         eps: float = 1e-5,
@@ -151,7 +156,7 @@ class VisionTransformer(nnx.Module):
         if not 0 <= patch_dropout < 1:
             raise UserError(f"patch_dropout {patch_dropout} is not in [0, 1); usual are 0, 0.5 and 0.75")
         self.shape, self.patch_dropout = (image_size, image_size, channels), patch_dropout
-        self.pool = one_of("pool", pool, ("class", "map"))
+        self.pool, self.norm_after_pool = one_of("pool", pool, ("avg", "class", "map")), norm_after_pool
         act = ACTIVATIONS[one_of("activation", activation, ACTIVATIONS)]
         mapped = pool == "map"
         normal = jax.nn.initializers.normal(width**-0.5)
@@ -171,7 +176,7 @@ class VisionTransformer(nnx.Module):
         self.side = image_size // patch
         tokens = self.side**2 + (not mapped)
         self.positional_embedding = nnx.Param(normal(rngs.params(), (tokens, width), jnp.float32))
-        self.ln_pre = None if mapped else LayerNorm(width, eps=eps, norm=norm, dtype=dtype)
+        self.ln_pre = None if mapped or not pre_norm else LayerNorm(width, eps=eps, norm=norm, dtype=dtype)
 
         def block(rngs: nnx.Rngs) -> Block:
             return Block(
@@ -194,6 +199,10 @@ class VisionTransformer(nnx.Module):
         if self.head is not None:
             x = self.ln_post(x)
             pooled = self.head(x)
+        elif self.pool == "avg":
+            patches = x[:, 1:]
+            after = self.norm_after_pool
+            pooled = self.ln_post(patches.mean(axis=1)) if after else self.ln_post(patches).mean(axis=1)
         else:
             pooled = self.ln_post(x[:, 0])
         embedding = pooled if self.proj is None else self.proj(pooled)

@@ -12,7 +12,7 @@ import smallruns as tiny
 from diffusion_jax import build, load_config, load_pretrained, pretrained
 from diffusion_jax.clip_run import clip_model_of
 from diffusion_jax.convert import save_clip
-from diffusion_jax.convert.clip_config import from_hf, preprocess_of
+from diffusion_jax.convert.clip import described
 from diffusion_jax.data.bpe_learning import learn_vocabulary
 from diffusion_jax.data.preprocess import Preprocess
 from diffusion_jax.data.tokenizer import WordTokenizer
@@ -141,8 +141,7 @@ class EndsAtOne(WordTokenizer):
 @pytest.mark.parametrize("activation", ["quick_gelu", "gelu"])
 def test_the_finetune_variant_is_the_published_model(activation, tmp_path, monkeypatch):
     told = json.loads(json.dumps(PUBLISHED).replace("quick_gelu", activation))
-    found = from_hf(told, "config.json")
-    found["preprocess"] = preprocess_of(found, PREPARED)
+    found = described({}, {"config.json": told, "preprocessor_config.json": PREPARED}, "")
     monkeypatch.setattr(pretrained, "read_weights", lambda path, model: (dict(found), {}))
     config = load_config(f"{tiny.FOLDER}:finetune")
     sizes = clip_model_of(config, Published(("a",), 77))

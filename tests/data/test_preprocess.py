@@ -18,7 +18,7 @@ from diffusion_jax.data.prompts import TEMPLATES, templates
 from diffusion_jax.evals.pictures import to_uint8
 from diffusion_jax.typing import UserError
 
-FILTERS = {"bicubic": Image.Resampling.BICUBIC, "bilinear": Image.Resampling.BILINEAR}
+FILTERS = {name: Image.Resampling[name.upper()] for name in preprocess.FILTERS}
 
 
 def noise(*shape, seed=0):
@@ -53,6 +53,10 @@ SIDES = st.integers(1, 90)
 @given(st.integers(1, 400), st.integers(1, 400), st.sampled_from(sorted(FILTERS)), st.data())
 @example(1, 400, "bicubic", None)
 @example(400, 1, "bilinear", None)
+@example(397, 389, "nearest", None)  # 1.02 is no sum of powers of 2: the places are sums, as PIL makes them
+@example(397, 101, "lanczos", None)
+@example(101, 397, "hamming", None)
+@example(200, 100, "box", None)
 def test_the_weights_of_one_pass_are_those_of_pil(size, resized, interpolation, data):
     """One axis of noise, any part of the output, in NumPy's integers."""
     start = data.draw(st.integers(0, resized - 1)) if data is not None else 0
@@ -120,6 +124,16 @@ def test_sizes_follow_torchvisions_rule():
     assert Preprocess(4).pixels(rows)[:, 0, 0].tolist() == [2, 3, 4, 5]  # (7 - 4) / 2 = 1.5 goes to the even 2
     rows = np.repeat(np.arange(5, dtype=np.uint8)[:, None, None], 4, axis=1).repeat(3, axis=2)
     assert Preprocess(4).pixels(rows)[:, 0, 0].tolist() == [0, 1, 2, 3]  # 0.5 goes to the even 0
+
+
+def test_the_crop_of_hugging_face_begins_at_the_floor():
+    """3 / 2 goes to the even 2 for torchvision and down to 1 for Hugging Face; on host and device alike."""
+    rows = np.repeat(np.arange(7, dtype=np.uint8)[:, None, None], 4, axis=1).repeat(3, axis=2)
+    floor = Preprocess(4, centre="floor")
+    assert floor.pixels(rows)[:, 0, 0].tolist() == [1, 2, 3, 4]
+    np.testing.assert_array_equal(levels(floor, floor.on_device(rows[None]))[0], floor.pixels(rows))
+    with pytest.raises(UserError, match="centre 'up' is not known"):
+        Preprocess(4, centre="up")
 
 
 def test_an_upscaled_pixel_and_flat_images_stay_flat():

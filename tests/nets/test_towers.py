@@ -202,6 +202,42 @@ def test_an_end_token_that_is_not_the_largest(key):
     np.testing.assert_allclose(other.pooled[0], other.tokens[0, 1], atol=1e-6)
 
 
+def test_towers_that_mix_the_families(key):
+    """CLIPA's means, rows without a mask, the first place, no projection: from what the tokens say, in NumPy."""
+
+    def norm(x):
+        return (x - x.mean(-1, keepdims=True)) / np.sqrt(x.var(-1, keepdims=True) + 1e-5)
+
+    images = pictures("vit", 2)
+    for after in (False, True):
+        network = clip(pool="avg", pre_norm=False, norm_after_pool=after)
+        params = network.init(key)
+        assert "ln_pre" not in params["visual"]
+        out = network.method("encode_image")(params, images)
+        patches = np.asarray(out.tokens)[:, 1:]  # ln_post has gain 1 and bias 0 as it is made
+        wanted = norm(patches.mean(1)) if after else norm(patches).mean(1)
+        np.testing.assert_allclose(out.pooled, wanted, atol=1e-5)
+
+    def text(embed, **options):
+        network = Network(lambda rngs: CLIP(rngs, embed=embed, vision=VISION, text={**TEXT, **options}))
+        params = network.init(key)
+        return params["text"], lambda tokens: network.method("encode_text")(params, tokens)
+
+    other = TOKENS.at[:, -1].set(5)
+    params, encode = text(32, pool="first", causal=False, projected=False)
+    assert "proj" not in params
+    out = encode(TOKENS)
+    np.testing.assert_array_equal(out.embedding, out.tokens[:, 0])
+    assert np.abs(encode(other).pooled - out.pooled).max() > 1e-3  # no mask hides the last word from the first place
+    params, encode = text(16, pool="last", causal=True, proj_bias=False)
+    assert set(params["proj"]) == {"kernel"}
+    out = encode(TOKENS)
+    np.testing.assert_array_equal(out.pooled, out.tokens[:, -1])
+    np.testing.assert_allclose(encode(other).tokens[:, :-1], out.tokens[:, :-1], atol=1e-6)
+    with pytest.raises(UserError, match="width 32 without a projection gives 32 features, not 16"):
+        text(16, projected=False)
+
+
 def test_towers_refuse_what_does_not_fit(key):
     def abstract(network, *given, method="encode_image"):
         return jax.eval_shape(network.method(method), jax.eval_shape(network.init, key), *given)
