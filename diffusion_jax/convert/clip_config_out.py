@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -73,19 +74,47 @@ def _hf_tower(config: Mapping[str, Any], tower: str, siglip: bool) -> Config:
 
 
 def to_open_clip(config: Mapping[str, Any], preprocess: Mapping[str, Any]) -> Config:
-    """open_clip's config of a CLIP model. UserError for SigLIP, whose tower open_clip takes from timm by name."""
+    """open_clip's config of a CLIP model. UserError for SigLIP's tower, which open_clip takes from timm by name."""
     vision, text = config["vision"], config["text"]
-    if config.get("logit_bias"):
-        raise UserError("open_clip has no config for a SigLIP of its own sizes")
     sizes: Config = {"image_size": vision["image_size"], "layers": vision["layers"], "width": vision["width"]}
-    if vision.get("tower") != "resnet":
-        sizes |= {"patch_size": vision["patch"], "mlp_ratio": vision["mlp_ratio"]}
-        sizes |= {"head_width": vision["width"] // vision["heads"]}
-    names = ("width", "layers", "heads", "context_length", "mlp_ratio")
-    words = {name: text[name] for name in names} | {"vocab_size": text["vocabulary_size"]}
+    if vision.get("tower") == "resnet":
+        sizes["layers"] = list(vision["layers"])
+        if vision["heads"] is not None:
+            sizes["head_width"] = vision["width"] * 32 // vision["heads"]
+    elif vision["pool"] == "map":
+        raise UserError("open_clip has no config for a SigLIP of its own sizes")
+    else:
+        sizes |= {"patch_size": vision["patch"], "head_width": vision["width"] // vision["heads"], **_blocks(vision)}
+        said = {"pool_type": "avg" if vision["pool"] == "avg" else None, "no_ln_pre": not vision["pre_norm"]}
+        said |= {"final_ln_after_pool": vision["norm_after_pool"]}
+        sizes |= {key: value for key, value in said.items() if value}
+    words = {name: text[name] for name in ("width", "layers", "heads", "context_length")} | _blocks(text)
+    words |= {"vocab_size": text["vocabulary_size"]}
+    if text["pool"] != "end":
+        words["pool_type"] = text["pool"]
+    elif text["end_token"] not in (None, text["vocabulary_size"] - 1):
+        words |= {"pool_type": "eos", "eos_id": text["end_token"]}
+    causal = text["pool"] == "end" if text["causal"] is None else text["causal"]
+    biased = text["pool"] == "last" if text["proj_bias"] is None else text["proj_bias"]
+    said = {"no_causal_mask": not causal, "proj_bias": biased, "proj_type": None if text["projected"] else "none"}
+    words |= {key: value for key, value in said.items() if value}
     model = {"embed_dim": config["embed"], "vision_cfg": sizes, "text_cfg": words}
     if text["activation"] == "quick_gelu":
         model["quick_gelu"] = True
+    if config["logit_bias"]:
+        model["init_logit_bias"] = -10.0  # that there is one; its value is among the weights
     prepared = {"mean": list(preprocess["mean"]), "std": list(preprocess["std"])}
     prepared |= {"interpolation": preprocess["interpolation"], "resize_mode": preprocess["resize"]}
     return {"model_cfg": model, "preprocess_cfg": prepared}
+
+
+def _blocks(tower: Mapping[str, Any]) -> Config:
+    """What open_clip calls the settings of a tower's blocks; its own defaults are left out."""
+    width, hidden = tower["width"], round(tower["width"] * tower["mlp_ratio"])
+    ratio = hidden / width
+    made: Config = {"mlp_ratio": ratio if int(width * ratio) == hidden else math.nextafter(ratio, math.inf)}
+    if tower["eps"] != 1e-5:
+        made["norm_kwargs"] = {"eps": tower["eps"]}
+    if tower["activation"] == "gelu_tanh":
+        made["act_kwargs"] = {"approximate": "tanh"}
+    return made
