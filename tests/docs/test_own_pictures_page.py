@@ -29,7 +29,8 @@ def test_the_page_from_top_to_bottom(tmp_path, monkeypatch):
         program, *rest = shlex.split(line)
         if "clip-vit-base-patch32" in line:
             _published(tmp_path / "clip-vit-base-patch32", tmp_path / "vocabulary")
-            rest += ["--config.steps=3", "--config.batch_size=8"]  # the page says that three steps were run
+            # The page says that three steps were run.
+            rest += ["--config.steps=3", "--config.batch_size=8", "--config.optimizer.warmup_steps=1"]
         module = ["-m", "diffusion_jax"] if program == "diffusion-jax" else []
         done = subprocess.run([sys.executable, *module, *rest], capture_output=True, text=True, check=False)
         assert done.returncode == 0, f"{line}\n{done.stderr[-2000:]}"
