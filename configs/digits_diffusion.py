@@ -65,7 +65,7 @@ def get_config() -> ConfigDict:
     )
     config.ema = ConfigDict({"decay": 0.995})
 
-    config.sampler = ConfigDict({"solver": "ddim", "grid": "uniform", "num_steps": 20, "guidance_scale": 3.0})
+    config.sampler = ConfigDict({"solver": "ddim", "grid": "natural", "num_steps": 20, "guidance_scale": 3.0})
 
     config.mesh = ConfigDict({"data": -1, "fsdp": 1})
     config.log_every = 25

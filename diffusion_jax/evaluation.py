@@ -228,7 +228,7 @@ def _pictures(s: _Samples, rows: np.ndarray, into: Evaluation) -> None:
     shape = (len(GRID_PROMPTS), each, *s.run.shape)
     into.arrays["grid"] = np.stack([column.reshape(shape) for column in columns], axis=1)
     into.notes |= {"grid_prompts": list(GRID_PROMPTS), "grid_scales": list(SCALES)}
-    ts = build.grid("uniform", 20, s.run.schedule)
+    ts = build.grid("natural", 20, s.run.schedule)
     keys = example_keys(s.seed, 40_000, 1)
     x1 = initial_noise(keys, (1, *s.run.shape), s.run.schedule)
     guided = classifier_free(s.run.denoise, s.run.null, 3.0)

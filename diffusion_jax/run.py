@@ -15,6 +15,7 @@ import hashlib
 import json
 import math
 import os
+import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -29,6 +30,8 @@ from diffusion_jax.clip_run import ClipRun, clip_parts
 from diffusion_jax.nets import Network
 from diffusion_jax.parallel.mesh import make_mesh, put_batch, replicated
 from diffusion_jax.process import denoiser
+from diffusion_jax.sampling import AdaptiveODE
+from diffusion_jax.sampling.natural import doubt
 from diffusion_jax.systems.diffusion import example_keys, generate
 from diffusion_jax.train.checkpoint import restore_params
 from diffusion_jax.typing import (
@@ -118,7 +121,7 @@ class DiffusionRun:
         """(solver, times [num_steps + 1], guidance scale) of these names; what is None is the config's.
 
         Raises UserError for an unknown solver, option or grid, for num_steps that are not from 1 to 100,000, and for a
-        scale or option that is not finite.
+        scale or option that is not finite. Warns of a grid that cannot be right under the schedule (`sampling.natural`).
         """
         default = self.config.sampler
         scale = _scale(default.guidance_scale if guidance_scale is None else guidance_scale)
@@ -129,8 +132,18 @@ class DiffusionRun:
         for key, value in options.items():
             if isinstance(value, float) and not math.isfinite(value):
                 raise UserError(f"{key} {value} of the solver is not a finite number")
-        ts = build.grid(grid or default.grid, steps, self.schedule)
-        return build.solver(solver or default.solver, **options), ts, scale
+        chosen, name = build.solver(solver or default.solver, **options), self.grid_name(grid, steps)
+        ts = build.grid(name, steps, self.schedule)
+        # An adaptive solver finds its own steps.
+        if name != self.grid_name("natural", steps) and not isinstance(chosen, AdaptiveODE):
+            line = doubt(ts, self.schedule, self.sigma_data)
+            if line is not None:
+                warnings.warn(f"grid {name!r}: {line}")  # noqa: B028 - said once, whoever calls
+        return chosen, ts, scale
+
+    def grid_name(self, grid: str | None = None, num_steps: int = 20) -> str:
+        """The name of a grid, or of the config's; "natural", also where a config names none, is that of the schedule."""
+        return build.grid_name(grid or self.config.sampler.get("grid", "natural"), num_steps, self.schedule)
 
     def guided(
         self,

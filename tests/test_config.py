@@ -8,6 +8,7 @@ from ml_collections import ConfigDict
 
 from diffusion_jax import build, process
 from diffusion_jax.config import apply_overrides, changes, flatten, load_config, parse_overrides, to_dict
+from diffusion_jax.sampling.natural import doubt, spread_kept
 from diffusion_jax.training import validate
 from diffusion_jax.typing import UserError
 
@@ -89,7 +90,9 @@ def test_every_config_and_variant_is_valid_and_survives_json(path):
         build.ema(loaded.ema)
         if loaded.system == "diffusion":
             schedule = build.schedule(loaded.schedule)
-            build.grid(loaded.sampler.grid, 4, schedule)
+            ts = build.grid(loaded.sampler.grid, loaded.sampler.num_steps, schedule)
+            assert doubt(ts, schedule, loaded.sigma_data) is None
+            assert spread_kept(ts, schedule, loaded.sigma_data) > 0.85
             build.solver(loaded.sampler.solver)
 
 

@@ -10,7 +10,7 @@ from diffusion_jax.build.constructors import Spec, accepts, construct
 from diffusion_jax.build.learning import contrastive_loss, ema, optimizer
 from diffusion_jax.build.networks import NETWORKS, clip_network, clip_sizes, compute_dtype, dit_network
 from diffusion_jax.build.noising import PREDICTIONS, SCHEDULES, TIMES, WEIGHTS, loss, schedule
-from diffusion_jax.build.samplers import GRIDS, SOLVERS, grid, solver
+from diffusion_jax.build.samplers import GRIDS, SOLVERS, grid, grid_name, solver
 from diffusion_jax.build.sources import (
     PAIRS,
     READING,
@@ -47,6 +47,7 @@ __all__ = [
     "dit_network",
     "ema",
     "grid",
+    "grid_name",
     "loss",
     "one_data",
     "optimizer",

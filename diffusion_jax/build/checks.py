@@ -118,7 +118,7 @@ def _diffusion_agrees(config: ConfigDict) -> None:
     made = schedule(config.schedule)
     loss(config.loss)
     solver(sampler.solver)
-    grid(sampler.grid, sampler.num_steps, made)
+    grid(sampler.get("grid", "natural"), sampler.num_steps, made)
     guidance = sampler.get("guidance")
     if guidance is not None:
         steering.check(guidance)

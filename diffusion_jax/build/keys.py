@@ -146,8 +146,8 @@ def _diffusion_groups(config: ConfigDict) -> dict[str, Group]:
         name = _chosen(loss.get(key), table)
         made = _all_of([table[name]] if name else list(table.values()), ("key", "n", "schedule"))
         found[f"loss.{key}_options"] = Group(f"loss.{key} {name!r}", name, made)
-    keys = ("solver", "grid", "num_steps", "guidance_scale")
-    found["sampler"] = Group("sampler", None, dict.fromkeys(keys, REQUIRED) | {"guidance": None})
+    keys = ("solver", "num_steps", "guidance_scale")
+    found["sampler"] = Group("sampler", None, dict.fromkeys(keys, REQUIRED) | {"grid": "natural", "guidance": None})
     said = sampler.get("guidance")
     said = (
         "classifier_free"

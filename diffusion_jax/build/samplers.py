@@ -9,9 +9,10 @@ import numpy as np
 
 from diffusion_jax import sampling
 from diffusion_jax.build.constructors import construct
+from diffusion_jax.sampling.natural import natural_name
 from diffusion_jax.typing import Schedule, Solver, one_of
 
-__all__ = ["GRIDS", "SOLVERS", "grid", "solver"]
+__all__ = ["GRIDS", "SOLVERS", "grid", "grid_name", "solver"]
 
 SOLVERS: dict[str, Callable[..., Any]] = {
     "ddpm": sampling.DDPM,
@@ -41,12 +42,18 @@ GRIDS: dict[str, Callable[..., np.ndarray]] = {
     "karras": sampling.karras,
     "quadratic": sampling.quadratic,
     "discrete": sampling.discrete,
+    "natural": sampling.natural,
 }
 
 
 def solver(name: str, **options: Any) -> Solver:
     """A solver by its name, e.g. solver("ddim", eta=0.5)."""
     return construct("solver", SOLVERS, {"name": name, **options})
+
+
+def grid_name(name: str, num_steps: int, schedule: Schedule) -> str:
+    """`name`, or the name of the grid that goes with the schedule for "natural". UserError for one that is not known."""
+    return natural_name(schedule, num_steps) if one_of("grid", name, GRIDS) == "natural" else name
 
 
 def grid(name: str, num_steps: int, schedule: Schedule) -> np.ndarray:

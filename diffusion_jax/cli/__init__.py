@@ -6,10 +6,12 @@ Exit codes: 0 done, 1 a defect of ours (with a traceback), 2 something the user 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import difflib
 import errno
 import sys
-from collections.abc import Callable, Sequence
+import warnings
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 from diffusion_jax.cli.applies import check_applies
@@ -130,7 +132,9 @@ def parser() -> argparse.ArgumentParser:
     )
     sample.add_argument("--eta", type=float, help="DDIM's noise, from 0 (none) to 1 (as DDPM)")
     sample.add_argument(
-        "--grid", metavar="NAME", help="discrete, karras, logsnr, quadratic or uniform (default: the config's)"
+        "--grid",
+        metavar="NAME",
+        help="discrete, karras, logsnr, natural (the schedule's), quadratic or uniform (default: the config's)",
     )
     sample.add_argument("--num-steps", type=int, metavar="N", help="solver steps (default: the config's)")
     sample.add_argument("--num-images", type=int, metavar="N", default=8, help="how many images")
@@ -330,10 +334,26 @@ OF_PATHS = (errno.ENAMETOOLONG, errno.ELOOP, errno.ENOTDIR, errno.EISDIR, errno.
 OF_DISKS = (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EROFS)
 
 
+@contextlib.contextmanager
+def _warnings_in_a_line() -> Iterator[None]:
+    """Shows what the package warns of without the place in its code."""
+    with warnings.catch_warnings():
+        before = warnings.showwarning
+
+        def show(message: Warning | str, category: type[Warning], *rest: Any) -> None:
+            if category is not UserWarning:
+                return before(message, category, *rest)
+            print(f"warning: {' '.join(str(message).split())}", file=sys.stderr)
+
+        warnings.showwarning = show  # type: ignore[assignment]
+        yield
+
+
 def guarded(action: Callable[[], int]) -> int:
     """The exit code of `action`; what a user can mend is one line on stderr instead of a traceback."""
     try:
-        return action()
+        with _warnings_in_a_line():
+            return action()
     except UserError as error:
         print(f"error: {' '.join(str(error).splitlines())}", file=sys.stderr)
         return 2

@@ -105,12 +105,13 @@ def sample(arguments: argparse.Namespace, rest: list[str]) -> int:
     for notice in notices(run.clip.tokenizer, [*prompts, *([arguments.negative] if arguments.negative else [])]):
         say(notice)
     default = run.config.sampler
+    steps = default.num_steps if arguments.num_steps is None else arguments.num_steps
     settings: dict[str, Any] = {
         "negative": arguments.negative,
         "guidance_scale": default.guidance_scale if arguments.guidance_scale is None else arguments.guidance_scale,
         "solver": arguments.solver or default.solver,
-        "grid": arguments.grid or default.grid,
-        "num_steps": default.num_steps if arguments.num_steps is None else arguments.num_steps,
+        "grid": run.grid_name(arguments.grid, steps),
+        "num_steps": steps,
         "solver_options": {} if arguments.eta is None else {"eta": arguments.eta},
         "seed": arguments.seed,
     }

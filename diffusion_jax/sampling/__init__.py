@@ -14,6 +14,7 @@ from diffusion_jax.sampling.langevin import EulerMaruyama, PredictorCorrector
 from diffusion_jax.sampling.likelihood import bits_per_dimension, log_likelihood
 from diffusion_jax.sampling.limits import clip_x0, dynamic_threshold, interval
 from diffusion_jax.sampling.multistep import DEIS, IPNDM, LMS, PNDM
+from diffusion_jax.sampling.natural import natural
 from diffusion_jax.sampling.ode import Euler, Heun
 from diffusion_jax.sampling.posterior import DPS, pigdm
 from diffusion_jax.sampling.sa import SASolver
@@ -66,6 +67,7 @@ __all__ = [
     "lerp",
     "log_likelihood",
     "logsnr_uniform",
+    "natural",
     "pigdm",
     "quadratic",
     "rescale",

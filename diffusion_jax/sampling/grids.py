@@ -18,7 +18,17 @@ from jaxtyping import Array
 from diffusion_jax.process.denoiser import table_length
 from diffusion_jax.typing import Schedule, UserError, one_of
 
-__all__ = ["SPACINGS", "check_grid", "discrete", "karras", "logsnr_uniform", "quadratic", "told_apart", "uniform"]
+__all__ = [
+    "SPACINGS",
+    "check_grid",
+    "discrete",
+    "exactly",
+    "karras",
+    "logsnr_uniform",
+    "quadratic",
+    "told_apart",
+    "uniform",
+]
 
 SLACK = 1e-6
 """How far rounding to float32 may take a time past the schedule's ends."""
@@ -40,7 +50,7 @@ def _on_the_host() -> Iterator[None]:
         yield
 
 
-def _exact(fn: Callable[[Array], Array], x: float | np.ndarray) -> np.ndarray:
+def exactly(fn: Callable[[Array], Array], x: float | np.ndarray) -> np.ndarray:
     """A method of a schedule at x, in float64."""
     with _on_the_host():
         return np.array(fn(jnp.asarray(x, jnp.float64)), np.float64)
@@ -48,7 +58,7 @@ def _exact(fn: Callable[[Array], Array], x: float | np.ndarray) -> np.ndarray:
 
 def _end(schedule: Schedule) -> float:
     """Where sampling ends: t = 0 where that is clean data, else t_min."""
-    return 0.0 if _exact(schedule.sigma, 0.0) == 0.0 else float(schedule.t_min)
+    return 0.0 if exactly(schedule.sigma, 0.0) == 0.0 else float(schedule.t_min)
 
 
 def uniform(num_steps: int, schedule: Schedule | None = None) -> np.ndarray:
@@ -72,7 +82,7 @@ def logsnr_uniform(
     a whole number of at least 1, and when `logsnr_max` is not above the logsnr at t_max.
     """
     _check_steps(num_steps)
-    first, last = _exact(schedule.logsnr, np.array([schedule.t_max, schedule.t_min]))
+    first, last = exactly(schedule.logsnr, np.array([schedule.t_max, schedule.t_min]))
     first, last = max(float(first), logsnr_min), min(float(last), logsnr_max)
     if first >= last:
         raise UserError(f"logsnr_max {logsnr_max:g} is not above the logsnr that the grid begins with, {first:.3g}")
@@ -108,7 +118,7 @@ def karras(
         raise UserError(f"rho {rho} of a Karras grid is not above 0; the published value is 7")
     if not 0 < sigma_min < sigma_max:
         raise UserError(f"sigma_min {sigma_min} and sigma_max {sigma_max} must satisfy 0 < sigma_min < sigma_max")
-    first, last = np.exp(-0.5 * _exact(schedule.logsnr, np.array([schedule.t_max, schedule.t_min])))
+    first, last = np.exp(-0.5 * exactly(schedule.logsnr, np.array([schedule.t_max, schedule.t_min])))
     first, last = min(float(first), sigma_max), max(float(last), sigma_min)
     if first <= last:
         raise UserError(
@@ -150,9 +160,9 @@ def discrete(num_steps: int, schedule: Schedule, spacing: str = "trailing", offs
 def _closed(levels: Callable[[int], np.ndarray], num_steps: int, schedule: Schedule) -> np.ndarray:
     """The times of levels(count) of logsnr, from t_max to the end: a last step to it, unless the levels reach it themselves."""
     end = _end(schedule)
-    times = _exact(schedule.t_from_logsnr, levels(num_steps))
+    times = exactly(schedule.t_from_logsnr, levels(num_steps))
     if times[-1] <= end + SLACK and end == schedule.t_min:
-        times = _exact(schedule.t_from_logsnr, levels(num_steps + 1))
+        times = exactly(schedule.t_from_logsnr, levels(num_steps + 1))
         times[-1] = end
     else:
         times = np.append(np.maximum(times, schedule.t_min), end)

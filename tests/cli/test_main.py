@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+import warnings
 
 import pytest
 import smallruns as tiny
@@ -163,3 +164,12 @@ def test_backend_that_is_not_there_is_one_line(tmp_path):
     assert process.stderr.splitlines()[-1].startswith("error: JAX finds no device: ")
     assert "nosuch" in process.stderr.splitlines()[-1]
     assert "Traceback" not in process.stderr
+
+
+def test_a_warning_is_one_line_without_its_place(capsys):
+    with warnings.catch_warnings():
+        warnings.simplefilter("always")
+        assert cli.guarded(lambda: warnings.warn("a grid\n that does not fit", stacklevel=1) or 0) == 0
+        with pytest.warns(DeprecationWarning, match="old"):  # others are shown as ever
+            cli.guarded(lambda: warnings.warn("old", DeprecationWarning, stacklevel=1) or 0)
+    assert capsys.readouterr().err == "warning: a grid that does not fit\n"
