@@ -226,7 +226,11 @@ class DiffusionRun:
                 denoise=model,
             )
             keys: Array = put_batch({"keys": example_keys(seed, start + part.start, size)}, mesh)["keys"]
-            return np.asarray(generate(guided, self.schedule, chosen, ts, keys, self.shape, cond))[:count]
+            images = np.asarray(generate(guided, self.schedule, chosen, ts, keys, self.shape, cond))[:count]
+            lost = chosen.explain(images) if isinstance(chosen, AdaptiveODE) else None
+            if lost is not None:
+                raise UserError(lost)
+            return images
 
         starts = range(0, len(prompts), size)
         return np.concatenate([one(slice(begin, min(begin + size, len(prompts)))) for begin in starts])

@@ -22,6 +22,7 @@ none knows what lies between.
 from __future__ import annotations
 
 import contextlib
+from collections.abc import Callable
 
 import numpy as np
 
@@ -60,8 +61,8 @@ def natural(num_steps: int, schedule: Schedule) -> np.ndarray:
     Shifted and truncated schedules, and those of one's own, are measured like the others: equal steps, unless they lose half
     of the spread that Karras's spacing keeps. Raises UserError unless num_steps is a whole number of at least 1.
     """
-    name = natural_name(schedule, num_steps)
-    return {"discrete": discrete, "karras": karras, "uniform": uniform}[name](num_steps, schedule)
+    grids: dict[str, Callable[..., np.ndarray]] = {"discrete": discrete, "karras": karras, "uniform": uniform}
+    return grids[natural_name(schedule, num_steps)](num_steps, schedule)
 
 
 def doubt(ts: np.ndarray, schedule: Schedule, std: float = 0.5) -> str | None:
