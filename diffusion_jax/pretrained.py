@@ -19,6 +19,8 @@ from ml_collections import ConfigDict
 from diffusion_jax import build, convert
 from diffusion_jax.clip_run import ClipRun, check_end, preprocess_group
 from diffusion_jax.convert.clip_compare import OPENING, differences
+from diffusion_jax.convert.clip_config_open_clip import names_a_tokenizer
+from diffusion_jax.convert.files import read_json
 from diffusion_jax.data.preprocess import HALF, Preprocess
 from diffusion_jax.nets import CLIP_MODELS, clip_model
 from diffusion_jax.typing import Params, Tokenizer, UserError, one_of
@@ -91,7 +93,9 @@ def load_pretrained(
     spec = {"name": "clip", "dtype": dtype, **config}
     settings = {"system": "clip", "model": spec, "preprocess": dict(prepared), "data": {"name": "pretrained"}}
     network = build.clip_network(spec)
-    siglip = config["vision"].get("pool") == "map"
+    siglip = _siglip(config)
+    if not siglip and (tokenizer is None or isinstance(tokenizer, str | Path)):
+        _check_named_tokenizer(path)
     if tokenizer is None:
         beside = vocabulary_beside(path, siglip)
         if beside is None:
@@ -112,6 +116,21 @@ def load_pretrained(
     check_end(tokenizer, config["text"])
     run_config = ConfigDict(settings)
     return ClipRun(path, run_config, network, params, tokenizer, build.preprocess(prepared, config))
+
+
+def _siglip(config: Mapping[str, Any]) -> bool:
+    """Whether the texts are SigLIP's: told by its tower, for other models may have been trained with its loss."""
+    return config["vision"].get("pool") == "map"
+
+
+def _check_named_tokenizer(path: Path) -> None:
+    """UserError where the weights' config names a tokenizer that is not CLIP's: its words would have other ids."""
+    file = (path if path.is_dir() else path.parent) / "open_clip_config.json"
+    named = names_a_tokenizer(read_json(file)) if file.is_file() else None
+    if named is not None:
+        raise UserError(
+            f"{file!s}: text_cfg: the tokenizer {named!r} is neither CLIP's nor SigLIP's: give tokenizer= an object of yours"
+        )
 
 
 def _whole(path: str | Path, config: Mapping[str, Any]) -> None:
@@ -157,7 +176,7 @@ def initial_params(
     _same_model(path, config, model)
     if kept == "same":
         _same_preparation(path, prepared, prepare)
-    beside = vocabulary_beside(path, bool(config["logit_bias"]))
+    beside = vocabulary_beside(path, _siglip(config))
     if beside is not None and build.tokenizer(beside, tokenizer.context_length) != tokenizer:
         raise UserError(
             f"weights {path!r} have another vocabulary beside them than the config's: the same ids would be other words; "

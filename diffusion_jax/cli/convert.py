@@ -106,7 +106,7 @@ def _beside(source: Path, config: dict[str, Any]) -> tuple[Files, list[str]]:
     if "text" not in config:
         return {}, []
     folder = source if source.is_dir() else source.parent
-    found = vocabulary_beside(source, bool(config["logit_bias"]))
+    found = vocabulary_beside(source, (config.get("vision") or {}).get("pool") == "map")
     if found is None:
         return {}, [f"no vocabulary lies beside the weights in {str(folder)!r}: it is given where they are read"]
     notes = []

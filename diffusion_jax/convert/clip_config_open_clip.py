@@ -228,8 +228,9 @@ def from_open_clip(found: Any, tensors: Mapping[str, Any], where: str) -> Config
 
 
 def names_a_tokenizer(found: Mapping[str, Any]) -> str | None:
-    """The tokenizer that a `model_cfg` names in place of CLIP's own, or None."""
-    text = found.get("text_cfg")
+    """The tokenizer that an `open_clip_config.json` names in place of CLIP's own, or None."""
+    model = found.get("model_cfg", found)
+    text = model.get("text_cfg") if isinstance(model, Mapping) else None
     return text.get("hf_tokenizer_name") or text.get("tokenizer_type") or None if isinstance(text, Mapping) else None
 
 

@@ -7,11 +7,14 @@ import pytest
 from foreign import BASES, CASES, OC_VIT, TABLES, hf, open_clip, understood, with_fields
 from PIL import Image
 from safetensors.numpy import save_file
+from test_clip_goldens import checkpoint
 
 from diffusion_jax import build
 from diffusion_jax.convert import load_clip
 from diffusion_jax.convert.clip import described
 from diffusion_jax.convert.clip_preprocess import resized_preprocess
+from diffusion_jax.data.tokenizer import WordTokenizer
+from diffusion_jax.pretrained import load_pretrained
 from diffusion_jax.typing import UserError
 
 ROWS = [(table, name) for table, rows in TABLES.items() for name in rows]
@@ -175,6 +178,18 @@ def test_published_folders_keep_loading():
     }  # fmt: skip
     found = understood(open_clip({**vision, "final_ln_after_pool": True}, text, 768))
     assert (found["vision.pool"], found["text.pool"], found["text.proj_bias"]) == ("avg", "last", False)
+
+
+def test_a_tokenizer_that_is_not_clips_is_asked_for(tmp_path):
+    checkpoint("openai_vit", tmp_path)
+    told = json.loads((tmp_path / "open_clip_config.json").read_text())
+    told["model_cfg"]["text_cfg"]["hf_tokenizer_name"] = "bert-base-uncased"
+    (tmp_path / "open_clip_config.json").write_text(json.dumps(told))
+    assert load_clip(tmp_path)[0]["text"]["pool"] == "end"  # the model itself is whole
+    for tokenizer in (None, tmp_path):
+        with pytest.raises(UserError, match="the tokenizer 'bert-base-uncased' is neither CLIP's nor SigLIP's"):
+            load_pretrained(tmp_path, tokenizer=tokenizer)
+    assert load_pretrained(tmp_path, tokenizer=WordTokenizer(("a",), 12)).tokenizer.context_length == 12
 
 
 def test_a_refusal_reaches_the_user_of_a_folder(tmp_path):
