@@ -49,22 +49,18 @@ def convert(arguments: argparse.Namespace, rest: list[str]) -> int:
         raise UserError(f"--out {str(out)!r} exists; choose another, or --overwrite to replace its weights")
     sizes = {"image_size": arguments.image_size, "context_length": arguments.context_length}
     if any((place / CONFIG).is_file() and (place / CHECKPOINTS).is_dir() for place in (source, source / "clip")):
-        if arguments.model is not None:
-            raise UserError(f"--model {arguments.model!r} is for weights that do not say what they are; a run does")
         run = load_clip_run(source, which=arguments.weights)
         config, params = _of_run(run, **sizes)
         files, notes = _of_tokenizer(run)
         if run.preprocess is not None and run.preprocess.exif != Preprocess.exif:
             notes.append(f"no format holds preprocess.exif={run.preprocess.exif}: say it again where pictures are read")
     else:
-        if arguments.weights != "ema":
-            raise UserError(f"--weights {arguments.weights!r} is for a run of one's own; {str(source)!r} is none")
         config, params = read_weights(source, arguments.model, **sizes)
         files, notes = _beside(source, config)
     if arguments.format == "openai" and files:
         files = {}
         notes.append("OpenAI's format is one file: the vocabulary is not in it, and is given where it is read")
-    if arguments.format == "open_clip" and config["text"]["vocabulary_size"] != PUBLISHED and "vocab.json" in files:
+    if arguments.format == "open_clip" and "vocab.json" in files and config["text"]["vocabulary_size"] != PUBLISHED:
         notes.append("open_clip takes CLIP's own vocabulary whatever lies beside: give it these ids")
     stale = [name for name in VOCABULARIES if os.path.isfile(out / name) and name not in files]
     if stale and arguments.format != "openai":
