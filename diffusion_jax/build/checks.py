@@ -9,7 +9,8 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from diffusion_jax import steering
-from diffusion_jax.build.keys import OPTIONAL, REQUIRED, Group, groups, keys, systems
+from diffusion_jax.build.key_ranges import range_of
+from diffusion_jax.build.keys import OPTIONAL, REQUIRED, Group, groups, keys
 from diffusion_jax.build.learning import contrastive_loss, ema, optimizer
 from diffusion_jax.build.networks import clip_sizes, one_model
 from diffusion_jax.build.noising import loss, schedule
@@ -23,7 +24,8 @@ __all__ = ["check"]
 
 def check(config: ConfigDict) -> None:
     """UserError for a key that nothing reads, one that is missing, a value out of its range, and values that do not agree."""
-    system = one_of("system", config.get("system"), systems())
+    range_of("", None, "system").check("system", config.get("system"))
+    system = config.system
     known, inside = keys(config), groups(config)
     tops = {name.partition(".")[0] for name in (*known, *inside)}
     for key in config:

@@ -11,7 +11,7 @@ from ml_collections import ConfigDict
 
 from diffusion_jax.typing import UserError, one_of
 
-__all__ = ["Spec", "accepts", "construct", "parameters"]
+__all__ = ["Spec", "accepts", "as_declared", "construct", "parameters"]
 
 Spec: TypeAlias = Mapping[str, Any] | ConfigDict
 """A config group; ml_collections does not call its own a Mapping."""
@@ -40,9 +40,16 @@ def accepts(what: str, make: Callable[..., Any], keys: Iterable[str], given: Ite
             raise UserError(f"{what} is without {name!r}, which it needs")
 
 
+def as_declared(make: Callable[..., Any], options: Mapping[str, Any]) -> dict[str, Any]:
+    """The options with a whole number as a float where the constructor declares a float: 1 may stand for 1.0."""
+    signature = inspect.signature(make.__init__ if inspect.isclass(make) else make)
+    floats = {name for name, p in signature.parameters.items() if str(p.annotation) in ("float", "float | None")}
+    return {key: float(value) if key in floats and type(value) is int else value for key, value in options.items()}
+
+
 def construct(what: str, table: Mapping[str, Callable[..., Any]], spec: Spec, **given: Any) -> Any:
     """table[spec["name"]](**rest of spec, **given)."""
     rest = dict(spec)
     name = one_of(what, rest.pop("name"), table)
     accepts(f"{what} {name!r}", table[name], rest, given)
-    return table[name](**rest, **given)
+    return table[name](**as_declared(table[name], rest), **given)

@@ -131,6 +131,9 @@ def _clip_groups(config: ConfigDict) -> dict[str, Group]:
 def _diffusion_groups(config: ConfigDict) -> dict[str, Group]:
     loss, sampler = _spec(config, "loss"), _spec(config, "sampler")
     found = {"data": Group("data 'digits'", "digits", {"name": REQUIRED, "shift": REQUIRED})}
+    if _chosen(_spec(config, "data").get("name"), PAIRS):  # known, so that `checks` may say that CLIP alone reads them
+        pictures = _named("data", PAIRS, config, ("split",))
+        found["data"] = dataclasses.replace(pictures, defaults={**pictures.defaults, **READING})
     given = ("image_size", "channels", "pooled", "context", "dtype")
     found["model"] = Group("model 'dit'", "dit", {"name": REQUIRED, "dtype": REQUIRED, **parameters(DiT, given)})
     found["schedule"] = _named("schedule", SCHEDULES, config)

@@ -8,7 +8,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from diffusion_jax.build.constructors import Spec, accepts
+from diffusion_jax.build.constructors import Spec, accepts, as_declared
 from diffusion_jax.nets import CLIP, CLIP_MODELS, DiT, Network, TextTransformer, complete
 from diffusion_jax.nets.clip import TOWERS
 from diffusion_jax.typing import UserError, one_of
@@ -49,7 +49,7 @@ def clip_sizes(spec: Spec, **given: Any) -> dict[str, Any]:
             make = TOWERS[one_of("model.vision.tower", options.get("tower", "vit"), TOWERS)]
         asked = [name for name in options if name != "tower" and (name not in own or name in spec.get(key, {}))]
         accepts(f"model.{key}", make, asked, {*own, *HOW, "embed"})
-        made[key] = {**options, **own}
+        made[key] = as_declared(make, {**options, **own})
     return complete(made)
 
 
@@ -87,6 +87,7 @@ def dit_network(spec: Spec, *, image_size: int, channels: int, pooled: int | Non
     options = {key: value for key, value in spec.items() if key != "name"}
     accepts("model 'dit'", DiT, options, given)
     options["dtype"] = compute_dtype(spec["dtype"])
+    options = as_declared(DiT, options)
     return Network(lambda rngs: DiT(rngs, **given, **options))
 
 

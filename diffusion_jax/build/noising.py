@@ -10,7 +10,7 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from diffusion_jax import process
-from diffusion_jax.build.constructors import Spec, accepts, construct
+from diffusion_jax.build.constructors import Spec, accepts, as_declared, construct
 from diffusion_jax.process import weighting
 from diffusion_jax.process.importance import Importance
 from diffusion_jax.process.prediction import KINDS
@@ -82,6 +82,7 @@ def loss(spec: Spec) -> dict[str, Any]:
     sampler, options = TIMES[times], chosen["times_options"]
     stateful = inspect.isclass(sampler)
     accepts(f"loss.times {times!r}", sampler, options, () if stateful else ("key", "n", "schedule"))
+    options = as_declared(sampler, options)
     return {
         "space": one_of("loss.space", spec["space"], KINDS),
         "weight": construct("loss.weight", WEIGHTS, {"name": weight, **chosen["weight_options"]}),

@@ -76,10 +76,7 @@ def whole(low: int, high: int = 2**31 - 1, *, of: str = "a whole number", say_hi
 
     def near(value: Any) -> Any:
         found = _as_number(value)
-        return None if found is None else int(min(max(found, low), high)) if math.isinf(found) else _clip(found)
-
-    def _clip(found: float | int) -> int:
-        return min(max(round(found), low), high)
+        return None if found is None else round(min(max(found, low), high))
 
     words = f"{of} from {low} to {high}" if say_high else f"{of} of at least {low}"
     return Range(words, lambda value: type(value) is int and low <= value <= high, near, int)
@@ -100,7 +97,8 @@ def number(
 
     def near(value: Any) -> Any:
         found = _as_number(value)
-        if found is None or (usual is not None and (found < low or math.isinf(found))) or (above and found <= low):
+        far = found is not None and abs(found) == math.inf
+        if found is None or (usual is not None and (found < low or far)) or (above and found <= low):
             return usual
         return float(min(max(found, low), high))
 
