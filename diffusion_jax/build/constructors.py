@@ -40,7 +40,7 @@ def accepts(what: str, make: Callable[..., Any], keys: Iterable[str], given: Ite
             raise UserError(f"{what} is without {name!r}, which it needs")
 
 
-def as_declared(make: Callable[..., Any], options: Mapping[str, Any]) -> dict[str, Any]:
+def as_declared(make: Callable[..., Any], options: Spec) -> dict[str, Any]:
     """The options with a whole number as a float where the constructor declares a float: 1 may stand for 1.0."""
     signature = inspect.signature(make.__init__ if inspect.isclass(make) else make)
     floats = {name for name, p in signature.parameters.items() if str(p.annotation) in ("float", "float | None")}

@@ -101,7 +101,7 @@ def test_any_value_is_fine_or_one_line_widely(name, data):
         ("clip_folder", {"model.vision.patch": 32, "model.vision.trim": True}, "'model.vision.patch' is 32, above"),
         ("clip_folder", {"data.validation": 0.6, "data.test": 0.4}, "'data.validation' and 'data.test' sum to 1"),
         ("clip_folder", {"model.embed": None}, "needs 'embed', 'vision' and 'text', or a 'preset'"),
-        ("clip_folder", {"preprocess.crop": 20}, "crop 20 is not in 1 .. 16"),
+        ("clip_folder", {"preprocess.size": 12}, "crop 16 is not in 1 .. 12"),
     ],
 )
 def test_sizes_that_do_not_agree_are_one_line(name, changes, said):
