@@ -136,7 +136,13 @@ class Schedule(Protocol):
 
 @runtime_checkable
 class DenoiseFn(Protocol):
-    """(xt [batch, ...], t scalar or [batch], cond: any pytree with leading axis batch, or None) -> Prediction."""
+    """(xt [batch, ...], t, cond: any pytree with leading axis batch, or None) -> Prediction of xt's shape, in floats.
+
+    Write it for one time, a scalar t shared by all examples (`schedule.alpha(t) * xt`), or for times [batch] (`schedule.alpha(t)
+    [:, None] * xt`, and most networks): every function of this package finds out which by shapes alone, and asks it so, see
+    `process.asking`. It treats each example by itself; what belongs to an example goes through cond. One that takes both shapes
+    of t may say so as a `process.asking.AnyTime`, as all denoisers of this package do. Called directly, these take either.
+    """
 
     def __call__(self, xt: Array, t: Array, cond: PyTree = None) -> Prediction: ...
 

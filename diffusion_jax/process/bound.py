@@ -30,6 +30,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from diffusion_jax.process.asking import predict
 from diffusion_jax.process.sde import coefficients, noised
 from diffusion_jax.process.times import strata
 from diffusion_jax.typing import DenoiseFn, PyTree, Schedule, UserError
@@ -133,7 +134,7 @@ def eps_error(
     Where noise prevails it is SNR |x0 - x0_hat|^2, its equal, which is also right where alpha, and with it eps -
     eps_hat, vanishes.
     """
-    pair, logsnr = denoise(noised(schedule, x0, eps, t), t, cond), schedule.logsnr(t)
+    pair, logsnr = predict(denoise, noised(schedule, x0, eps, t), t, cond), schedule.logsnr(t)
     return jnp.where(logsnr > 0, _sum((eps - pair.eps) ** 2), jnp.exp(logsnr) * _sum((x0 - pair.x0) ** 2))
 
 

@@ -14,6 +14,7 @@ import jax.numpy as jnp
 from jax.typing import ArrayLike
 from jaxtyping import Array
 
+from diffusion_jax.process.asking import AnyTime, ask
 from diffusion_jax.process.precondition import c_in, from_network
 from diffusion_jax.process.prediction import FLOOR, KINDS, to_prediction
 from diffusion_jax.process.sde import rates
@@ -38,7 +39,7 @@ def table_length(schedule: Schedule) -> int:
 
 
 @pytree_dataclass
-class Denoiser:
+class Denoiser(AnyTime):
     """apply(params, xt, time [batch], cond, key=, train=) read as `prediction` under `schedule`; made by `denoiser`."""
 
     params: Any
@@ -129,7 +130,7 @@ def _stands_still_at_the_end(schedule: Schedule) -> bool:
 
 
 @pytree_dataclass
-class FromX0:
+class FromX0(AnyTime):
     """A plain function (xt, t, cond) -> x0 as a DenoiseFn; made by `from_x0`."""
 
     schedule: Any
@@ -137,12 +138,12 @@ class FromX0:
 
     def __call__(self, xt: Array, t: ArrayLike, cond: PyTree = None) -> Prediction:
         """The pair with eps = (xt - alpha x0) / sigma."""
-        return to_prediction("x0", self.fn(xt, t, cond), xt, t, self.schedule)
+        return to_prediction("x0", ask(self.fn, xt, t, cond), xt, t, self.schedule)
 
 
 def from_x0(fn: Callable[..., Array], schedule: Schedule) -> FromX0:
     """The DenoiseFn of any function that estimates the clean data: fn(xt [batch, ...], t, cond) -> x0 [batch, ...].
 
-    The function is structure: another one, or the same lambda written anew, compiles anew.
+    It may be written for a scalar t or for t [batch], as any `DenoiseFn`, and is asked so. The function is structure: another one, or the same lambda written anew, compiles anew.
     """
     return FromX0(schedule, fn)

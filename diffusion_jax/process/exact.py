@@ -16,6 +16,7 @@ import jax.numpy as jnp
 from jax.typing import ArrayLike
 from jaxtyping import Array, Float
 
+from diffusion_jax.process.asking import AnyTime
 from diffusion_jax.process.prediction import FLOOR
 from diffusion_jax.process.sde import coefficients
 from diffusion_jax.typing import Prediction, PyTree, Schedule, UserError, pytree_dataclass
@@ -24,7 +25,7 @@ __all__ = ["Mixture", "gaussian", "mixture", "point_set"]
 
 
 @pytree_dataclass
-class Mixture:
+class Mixture(AnyTime):
     """sum_k w_k N(m_k, s_k^2 I) as a DenoiseFn: means [components, ...], stds [components], log_weights [components]."""
 
     schedule: Any

@@ -17,6 +17,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from diffusion_jax.process.asking import predict
 from diffusion_jax.process.prediction import from_pair
 from diffusion_jax.process.sde import coefficients
 from diffusion_jax.process.times import stratified
@@ -46,7 +47,7 @@ def loss_at(
 ) -> Float[Array, " batch"]:
     """The loss of each example at its time t and noise eps: what `denoising_loss` is once these are drawn."""
     alpha, sigma = coefficients(schedule, t, x0)
-    prediction = denoise(alpha * x0 + sigma * eps, t, cond)
+    prediction = predict(denoise, alpha * x0 + sigma * eps, t, cond)
     error = from_pair(space, prediction.x0, prediction.eps, t, schedule) - from_pair(space, x0, eps, t, schedule)
     weights = weight.in_space(space, schedule, t) if isinstance(weight, Weighting) else weight(schedule.logsnr(t))
     return weights * jnp.mean(error**2, axis=tuple(range(1, x0.ndim)))

@@ -16,6 +16,7 @@ import jax.numpy as jnp
 from jax.typing import ArrayLike
 from jaxtyping import Array
 
+from diffusion_jax.process.asking import AnyTime
 from diffusion_jax.process.sde import expand
 from diffusion_jax.sampling.guidance import interleave, predict_all
 from diffusion_jax.sampling.steered import Steered, memory_of, structured
@@ -25,7 +26,7 @@ __all__ = ["Composition", "compose"]
 
 
 @pytree_dataclass
-class Composition(Steered):
+class Composition(Steered, AnyTime):
     """u + sum_i w_i (c_i - u) as a DenoiseFn that holds its own prompts; made by `compose`."""
 
     denoise: Any

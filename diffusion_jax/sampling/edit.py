@@ -32,6 +32,7 @@ import numpy as np
 from jax.typing import ArrayLike
 from jaxtyping import Array
 
+from diffusion_jax.process.asking import predict
 from diffusion_jax.process.sde import coefficients, expand, noised
 from diffusion_jax.sampling.adaptive import AdaptiveODE
 from diffusion_jax.sampling.grids import check_grid
@@ -113,7 +114,7 @@ def _invert(
     ts = ts.astype(x.dtype)
 
     def bound(x: Array, t: Array) -> Prediction:
-        pair = denoise(x, t, cond)
+        pair = predict(denoise, x, t, cond)
         return jax.tree.map(lambda leaf: leaf.astype(x.dtype), Prediction(pair.x0, pair.eps))
 
     def begun(x: Array) -> Array:

@@ -23,6 +23,7 @@ import jax.numpy as jnp
 from jax.typing import ArrayLike
 from jaxtyping import Array
 
+from diffusion_jax.process.asking import AnyTime, ask
 from diffusion_jax.process.prediction import FLOOR
 from diffusion_jax.process.sde import coefficients
 from diffusion_jax.sampling.steered import Steered, fitted, memory_of, remembering, setting, structured
@@ -34,7 +35,7 @@ SEEN = ("xt", "x0")
 
 
 @pytree_dataclass
-class GradientGuided(Steered):
+class GradientGuided(Steered, AnyTime):
     """A denoiser with the gradient of `log_prob` added to its score; made by `classifier_guidance` and `clip_guidance`."""
 
     denoise: Any
@@ -52,7 +53,7 @@ class GradientGuided(Steered):
 
         def seen(x: Array) -> tuple[Array, tuple[Prediction | None, PyTree]]:
             pair, after = remembering(self.denoise, x, t, cond, memory) if self.of == "x0" else (None, memory)
-            values = self.log_prob(x if pair is None else pair.x0, t, cond)
+            values = ask(self.log_prob, x if pair is None else pair.x0, t, cond)
             if values.shape != xt.shape[:1]:
                 raise UserError(f"log_prob gave the shape {values.shape} for a batch of {xt.shape[0]}")
             return jnp.sum(values.astype(jnp.float32)), (pair, after)
@@ -83,7 +84,7 @@ def classifier_guidance(
     """`denoise` led towards where log_prob(x [batch, ...], t, cond) -> [batch] is high; 1 is Bayes' rule.
 
     `log_prob` sees xt (`of="xt"`, for a classifier of noised images) or x0_hat (`of="x0"`), and the condition that the
-    sampler is given: the class may be part of it. A plain function is structure; as a pytree (`jax.tree_util.Partial(fn,
+    sampler is given: the class may be part of it; t is a scalar or [batch], as it is written for (`DenoiseFn`). A plain function is structure; as a pytree (`jax.tree_util.Partial(fn,
     weights)`) its arrays do not recompile. Raises UserError for another `of`.
     """
     one_of("of", of, SEEN)
@@ -92,7 +93,7 @@ def classifier_guidance(
 
 
 @pytree_dataclass
-class Similarity:
+class Similarity(AnyTime):
     """The cosine of an image's embedding and `embedding` [1 or batch, embed]."""
 
     encode: Any

@@ -31,6 +31,7 @@ import numpy as np
 from jax.typing import ArrayLike
 from jaxtyping import Array
 
+from diffusion_jax.process.asking import AnyTime
 from diffusion_jax.process.prediction import KINDS, from_pair, to_prediction
 from diffusion_jax.process.sde import expand
 from diffusion_jax.sampling.steered import Steered, fitted, memory_of, remembering, setting, structured, with_x0
@@ -60,7 +61,7 @@ __all__ = [
 
 
 @pytree_dataclass
-class Guided(Steered):
+class Guided(Steered, AnyTime):
     """The predictions of `contrast`, joined by `rule`. Made by the functions of this module."""
 
     contrast: Any
@@ -232,9 +233,10 @@ def predict_all(
                 f"{jax.tree.structure(cond)}: they must have the same structure"
             )
     count = 1 + len(others)
-    t = jnp.broadcast_to(jnp.asarray(t), xt.shape[:1])
+    t = jnp.asarray(t)
+    times = interleave([t] * count) if t.shape == xt.shape[:1] and t.shape != (1,) else t
     together = jax.tree.map(lambda c, *o: interleave([jnp.asarray(c), *(_fit(one, c) for one in o)]), cond, *others)
-    pair, memory = remembering(denoise, interleave([xt] * count), interleave([t] * count), together, memory)
+    pair, memory = remembering(denoise, interleave([xt] * count), times, together, memory)
     return [jax.tree.map(lambda a: a.reshape(-1, count, *a.shape[1:])[:, i], pair) for i in range(count)], memory  # noqa: B023
 
 

@@ -31,6 +31,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array
 
+from diffusion_jax.process.asking import predict
 from diffusion_jax.process.bound import bits_per_dim
 from diffusion_jax.sampling.adaptive import METHODS, angle, angular_velocity, evaluations, integrate
 from diffusion_jax.sampling.sample import fold, held, hold, keys_by_example, known
@@ -111,7 +112,7 @@ def log_likelihood(
     if known(done) and not np.asarray(done).all():
         example = int(np.flatnonzero(~np.asarray(done))[0])
         # Steps are refused one after the other where the field is no number: more of them would not help.
-        pair = denoise(x, jnp.asarray(schedule.t_min, jnp.float32), cond)
+        pair = predict(denoise, x, jnp.asarray(schedule.t_min, jnp.float32), cond)
         if not all(np.isfinite(np.asarray(leaf)[example]).all() for leaf in (pair.x0, pair.eps)):
             raise UserError(f"the denoiser's values at example {example} and t_min are not finite: look at its weights")
         raise UserError(
@@ -131,7 +132,7 @@ def _solve(
     entries = math.prod(x.shape[1:])
 
     def bound(x: Array, t: Array) -> Prediction:
-        return jax.tree.map(lambda leaf: leaf.astype(x.dtype), denoise(x, t, cond))
+        return jax.tree.map(lambda leaf: leaf.astype(x.dtype), predict(denoise, x, t, cond))
 
     probes = None
     if divergence != "exact":

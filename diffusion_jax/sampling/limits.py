@@ -19,6 +19,7 @@ import numpy as np
 from jax.typing import ArrayLike
 from jaxtyping import Array
 
+from diffusion_jax.process.asking import AnyTime
 from diffusion_jax.process.sde import expand
 from diffusion_jax.sampling.steered import Steered, fitted, memory_of, remembering, setting, structured, with_x0
 from diffusion_jax.sampling.steps import relative_sigma
@@ -28,7 +29,7 @@ __all__ = ["Clipped", "Interval", "Thresholded", "clip_x0", "dynamic_threshold",
 
 
 @pytree_dataclass
-class Interval(Steered):
+class Interval(Steered, AnyTime):
     """`guided` within an interval of noise levels, `plain` elsewhere; made by `interval`."""
 
     guided: Any
@@ -82,7 +83,7 @@ def interval(
 
 
 @pytree_dataclass
-class Clipped(Steered):
+class Clipped(Steered, AnyTime):
     """x0 within [low, high]; made by `clip_x0`."""
 
     denoise: Any
@@ -113,7 +114,7 @@ def clip_x0(denoise: DenoiseFn, schedule: Schedule, low: ArrayLike = -1.0, high:
 
 
 @pytree_dataclass
-class Thresholded(Steered):
+class Thresholded(Steered, AnyTime):
     """x0 within its own percentile, scaled back to the limit; made by `dynamic_threshold`."""
 
     denoise: Any

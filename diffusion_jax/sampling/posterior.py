@@ -31,6 +31,7 @@ import jax.numpy as jnp
 from jax.typing import ArrayLike
 from jaxtyping import Array
 
+from diffusion_jax.process.asking import AnyTime
 from diffusion_jax.process.prediction import FLOOR
 from diffusion_jax.process.sde import coefficients
 from diffusion_jax.sampling.inpaint import check_inner
@@ -111,7 +112,7 @@ def conjugate_gradients(matvec: Callable[[Array], Array], b: Array, iterations: 
 
 
 @pytree_dataclass
-class PiGDM(Steered):
+class PiGDM(Steered, AnyTime):
     """A denoiser led to the posterior of y; made by `pigdm`."""
 
     denoise: Any

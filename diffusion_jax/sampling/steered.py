@@ -17,6 +17,7 @@ import numpy as np
 from jax.typing import ArrayLike
 from jaxtyping import Array
 
+from diffusion_jax.process.asking import ask, checked, predict
 from diffusion_jax.process.prediction import FLOOR
 from diffusion_jax.process.sde import coefficients, expand
 from diffusion_jax.typing import DenoiseFn, Prediction, PyTree, Schedule, UserError
@@ -37,7 +38,7 @@ class Steered:
 
     def __call__(self, xt: Array, t: ArrayLike, cond: PyTree = None) -> Prediction:
         """The pair at xt [batch, ...] and t (scalar or [batch]), float32 at least, from an empty memory."""
-        return self.step(xt, t, cond, self.start(xt))[0]
+        return remembering(self, xt, t, cond, self.start(xt))[0]
 
 
 def memory_of(denoise: DenoiseFn, xt: Array) -> PyTree:
@@ -48,8 +49,9 @@ def memory_of(denoise: DenoiseFn, xt: Array) -> PyTree:
 def remembering(denoise: DenoiseFn, xt: Array, t: ArrayLike, cond: PyTree, memory: PyTree) -> tuple[Prediction, PyTree]:
     """denoise(xt, t, cond) for any DenoiseFn, with the memory after it."""
     if isinstance(denoise, Steered):
-        return denoise.step(xt, t, cond, memory)
-    return denoise(xt, jnp.asarray(t), cond), memory
+        pair, memory = ask(denoise.step, xt, t, cond, memory)
+        return checked(denoise, pair, xt), memory
+    return predict(denoise, xt, t, cond), memory
 
 
 def structured(fn: Any) -> Any:

@@ -20,7 +20,8 @@ from diffusion_jax.process import (
     from_x0,
     times,
 )
-from diffusion_jax.typing import UserError
+from diffusion_jax.process.asking import AnyTime
+from diffusion_jax.typing import Prediction, UserError
 
 SCHEDULES = [VPLinear(), Cosine(), Cosine(t_min=0.01, t_max=0.95), RectifiedFlow(), VE(), EDM(), SubVP(), Discrete()]
 IDS = ["VPLinear", "Cosine", "Cosine inside", "RectifiedFlow", "VE", "EDM", "SubVP", "Discrete"]
@@ -220,12 +221,13 @@ def test_times_are_stratified_and_keys_explicit(key):
     """One time in each n-th of the logsnr: the mean over 64 examples is far steadier than over independent times."""
     schedule, seen = VE(), []
 
-    def spy(xt, t, cond):
-        seen.append(t)
-        return xt
+    class Spy(AnyTime):
+        def __call__(self, xt, t, cond):
+            seen.append(t)
+            return Prediction(xt, xt)
 
     for _ in range(2):
-        bound.diffusion(from_x0(spy, schedule), schedule, jnp.zeros((64, 1)), None, key)
+        bound.diffusion(Spy(), schedule, jnp.zeros((64, 1)), None, key)
     np.testing.assert_array_equal(seen[0], seen[1])
     t = np.sort(np.asarray(seen[0]))
     assert np.ptp(t - np.arange(64) / 64) < 1e-5  # VE is linear in logsnr
