@@ -55,8 +55,10 @@ class UserError(ValueError):
 def one_of(what: str, value: Any, options: Iterable[str]) -> str:
     """`value` when it is among `options`, else a `UserError` that names it and the nearest option."""
     options = sorted(options)
-    if value in options:
+    if isinstance(value, str) and value in options:
         return value
+    if not isinstance(value, str):
+        raise UserError(f"{what} is a {type(value).__name__}, not a name (known: {', '.join(options)})")
     near = difflib.get_close_matches(str(value).lower(), options, n=1, cutoff=0.5)
     hint = f"; did you mean {near[0]!r}?" if near else ""
     raise UserError(f"{what} {value!r} is not known{hint} (known: {', '.join(options)})")
@@ -138,10 +140,10 @@ class Schedule(Protocol):
 class DenoiseFn(Protocol):
     """(xt [batch, ...], t, cond: any pytree with leading axis batch, or None) -> Prediction of xt's shape, in floats.
 
-    Write it for one time, a scalar t shared by all examples (`schedule.alpha(t) * xt`), or for times [batch] (`schedule.alpha(t)
-    [:, None] * xt`, and most networks): every function of this package finds out which by shapes alone, and asks it so, see
-    `process.asking`. It treats each example by itself; what belongs to an example goes through cond. One that takes both shapes
-    of t may say so as a `process.asking.AnyTime`, as all denoisers of this package do. Called directly, these take either.
+    Write it for one time, a scalar t that all examples share (`alpha(t) * xt`), or for times [batch] (`alpha(t)[:, None] * xt`,
+    and most networks): every function of this package finds out which by shapes alone, and asks it so, see `process.asking`. It
+    treats each example by itself; what belongs to an example goes through cond. One that takes both shapes of t may say so
+    as a `process.asking.AnyTime`, as all denoisers of this package do. Called directly, these take either.
     """
 
     def __call__(self, xt: Array, t: Array, cond: PyTree = None) -> Prediction: ...

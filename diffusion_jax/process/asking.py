@@ -52,14 +52,14 @@ def ask(fn: Callable[..., Any], xt: Array, t: ArrayLike, *trees: PyTree) -> Any:
     """
     t = jnp.asarray(t)
     if isinstance(fn, AnyTime) or isinstance(getattr(fn, "__self__", None), AnyTime):
-        return fn(xt, t, *trees)
+        return _said(fn, xt, t, trees, "fails")
     size = xt.shape[0]
     if t.ndim and t.shape not in ((1,), (size,)):
         raise UserError(f"a time t of shape {t.shape} does not fit a batch of {size}: it is one, or one an example")
     if _takes_batch(fn, xt, t, trees):
         return fn(xt, jnp.broadcast_to(t, (size,)), *trees)
     if t.size == 1:
-        return _said(fn, xt, t.reshape(()), trees, "")
+        return _said(fn, xt, t.reshape(()), trees, "takes neither t [batch] nor a scalar t")
     return _one_by_one(fn, xt, t, trees)
 
 
@@ -71,7 +71,7 @@ def _one_by_one(fn: Callable[..., Any], xt: Array, t: Array, trees: tuple[PyTree
     def alone(x: Array, time: Array, rows: list[Any]) -> Any:
         taken = iter(rows)
         leaves = [next(taken)[None] if moved else leaf for leaf, moved in zip(own, moves, strict=True)]
-        made = _said(fn, x[None], time, jax.tree.unflatten(structure, leaves), ALONE)
+        made = _said(fn, x[None], time, jax.tree.unflatten(structure, leaves), f"fails{ALONE}")
         if any(jnp.shape(leaf)[:1] != (1,) for leaf in jax.tree.leaves(made)):
             shapes = ", ".join(str(jnp.shape(leaf)) for leaf in jax.tree.leaves(made))
             raise UserError(f"{_name(fn)} gives {shapes} for one example of shape {x.shape}{ALONE}")
@@ -93,9 +93,7 @@ def _said(fn: Callable[..., Any], xt: Array, t: Array, trees: tuple[PyTree, ...]
         raise
     except (TypeError, ValueError, IndexError) as error:
         line = (str(error).strip() or type(error).__name__).splitlines()[0]
-        raise UserError(
-            f"{_name(fn)} takes neither t [batch] nor, at xt {xt.shape}, a scalar t{why} ({type(error).__name__}: {line})"
-        ) from error
+        raise UserError(f"{_name(fn)}, for xt of shape {xt.shape}, {why} ({type(error).__name__}: {line})") from error
 
 
 def _takes_batch(fn: Callable[..., Any], xt: Array, t: Array, trees: tuple[PyTree, ...]) -> bool:
@@ -103,7 +101,7 @@ def _takes_batch(fn: Callable[..., Any], xt: Array, t: Array, trees: tuple[PyTre
     shapes = [(jnp.shape(leaf), getattr(leaf, "dtype", None)) for leaf in leaves]
     # A function bound to no arrays is one function, however often JAX takes it apart and puts it together.
     plain = isinstance(fn, jax.tree_util.Partial) and not fn.args and not fn.keywords
-    asked, signature = fn.func if plain else fn, (xt.shape, xt.dtype, t.dtype, structure, tuple(shapes))
+    asked, signature = getattr(fn, "func", fn) if plain else fn, (xt.shape, xt.dtype, t.dtype, structure, tuple(shapes))
     try:
         found = _FOUND.setdefault(asked, {})
     except TypeError:  # it can be no key: nothing is remembered
@@ -130,10 +128,10 @@ def _passes(fn: Callable[..., Any], xt: Array, t: Array, trees: tuple[PyTree, ..
         filled = [next(taken) if is_ else leaf for leaf, is_ in zip(leaves, abstract, strict=True)]
         return fn(x, t, *jax.tree.unflatten(structure, filled))
 
-    x, t = (jax.ShapeDtypeStruct(s, d) for s, d in (((CALLED, *xt.shape[1:]), xt.dtype), ((times,), t.dtype)))
+    x, s = jax.ShapeDtypeStruct((CALLED, *xt.shape[1:]), xt.dtype), jax.ShapeDtypeStruct((times,), t.dtype)
     given = [leaf for leaf, is_ in zip(leaves, abstract, strict=True) if is_]
     try:
-        made = jax.eval_shape(called, x, t, given)
+        made = jax.eval_shape(called, x, s, given)
     except Exception:  # whatever it says of these shapes: it does not take them
         return False
     if isinstance(made, Prediction):

@@ -24,12 +24,13 @@ diffusion term is [log(1 + s^2 e^l)] / 2 between the ends (I-MMSE).
 from __future__ import annotations
 
 import math
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from diffusion_jax.process.arguments import check_cond, check_denoise, check_schedule, data, one_key, whole
 from diffusion_jax.process.asking import predict
 from diffusion_jax.process.sde import coefficients, noised
 from diffusion_jax.process.times import strata
@@ -95,6 +96,8 @@ def _time_of(schedule: Schedule, logsnr: Array) -> Array:
 
 def prior_kl(schedule: Schedule, x0: Images) -> PerExample:
     """KL(N(alpha x0, sigma^2) || N(0, sigma^2)) at t_max, exact, in nats an example."""
+    check_schedule(schedule)
+    x0 = data("x0", x0, clean=True)
     x0 = x0.astype(jnp.promote_types(x0.dtype, jnp.float32))
     t = jnp.asarray(schedule.t_max, x0.dtype)
     ratio = schedule.alpha(t) / schedule.sigma(t)
@@ -103,6 +106,8 @@ def prior_kl(schedule: Schedule, x0: Images) -> PerExample:
 
 def reconstruction(schedule: Schedule, x0: Images) -> PerExample:
     """E[-log N(x0; z / alpha, (sigma / alpha)^2)] at t_min, exact, in nats an example; for data with a density."""
+    check_schedule(schedule)
+    x0 = data("x0", x0, clean=True)
     dtype = jnp.promote_types(x0.dtype, jnp.float32)
     clean = _ends(schedule, dtype)[1]
     return jnp.broadcast_to(0.5 * _entries(x0) * (1.0 + math.log(2.0 * math.pi) - clean), x0.shape[:1])
@@ -113,8 +118,10 @@ def level_reconstruction(schedule: Schedule, x0: Images, key: Array, levels: int
 
     Entries off the levels count as the nearest one. Raises UserError for fewer than 2 levels.
     """
-    if levels < 2:
-        raise UserError(f"levels {levels} are not at least 2; images of 8 bits have 256")
+    if isinstance(levels, bool) or not isinstance(levels, int) or levels < 2:
+        raise UserError(f"levels {levels!r:.60} are not at least 2; images of 8 bits have 256")
+    check_schedule(schedule)
+    x0, key = data("x0", x0, clean=True), one_key(key)
     x0 = x0.astype(jnp.promote_types(x0.dtype, jnp.float32))
     t, logsnr, _, _ = _ends(schedule, x0.dtype)
     index = jnp.clip(jnp.round(0.5 * (x0 + 1.0) * (levels - 1)), 0, levels - 1)
@@ -151,6 +158,17 @@ def step_kl(
     return 0.5 * jnp.expm1(schedule.logsnr(s) - schedule.logsnr(t)) * eps_error(denoise, schedule, x0, eps, t, cond)
 
 
+def _checked(denoise: Any, schedule: Any, x0: Any, cond: PyTree, key: Any) -> Array:
+    """x0 as an array, after all that is given was looked at."""
+    order = " (the order is denoise, schedule, x0, cond, key)"
+    check_denoise(denoise, order)
+    check_schedule(schedule, order)
+    one_key(key)
+    x0 = data("x0", x0, clean=True, order=order)
+    check_cond(cond, x0.shape[0])
+    return x0
+
+
 def diffusion(
     denoise: DenoiseFn, schedule: Schedule, x0: Images, cond: PyTree, key: Array, num_steps: int | None = None
 ) -> PerExample:
@@ -159,8 +177,9 @@ def diffusion(
     The times are stratified over the batch. `num_steps` None is continuous time; else the process of so many steps of
     equal length in t. Raises UserError for num_steps below 1.
     """
-    if num_steps is not None and num_steps < 1:
-        raise UserError(f"num_steps {num_steps} of the bound is not at least 1; None is continuous time")
+    if num_steps is not None:
+        whole("num_steps", num_steps)
+    x0, key = _checked(denoise, schedule, x0, cond, key), one_key(key)
     x0 = x0.astype(jnp.promote_types(x0.dtype, jnp.float32))
     eps = jax.random.normal(jax.random.fold_in(key, 1), x0.shape, x0.dtype)
     u = strata(jax.random.fold_in(key, 0), x0.shape[0]).astype(x0.dtype)
@@ -188,6 +207,7 @@ def variational_bound(
     x0 [batch, ...]; `levels` None takes the data as having a density (the bound is on a differential entropy and may be
     negative), 256 as 8-bit images at 2 k / 255 - 1. `num_steps` as in `diffusion`. Average over keys and examples.
     """
+    x0, key = _checked(denoise, schedule, x0, cond, key), one_key(key)
     key_diffusion, key_reconstruction = (jax.random.fold_in(key, i) for i in range(2))
     steps = diffusion(denoise, schedule, x0, cond, key_diffusion, num_steps)
     if levels is None:

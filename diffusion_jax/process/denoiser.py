@@ -14,6 +14,7 @@ import jax.numpy as jnp
 from jax.typing import ArrayLike
 from jaxtyping import Array
 
+from diffusion_jax.process.arguments import above_zero, check_function, check_schedule
 from diffusion_jax.process.asking import AnyTime, ask
 from diffusion_jax.process.precondition import c_in, from_network
 from diffusion_jax.process.prediction import FLOOR, KINDS, to_prediction
@@ -97,10 +98,11 @@ def denoiser(
     Raises UserError for another name, and for a prediction that the schedule cannot represent: where alpha(t_max) is
     0, eps and the score say nothing of x0, nor does the velocity where alpha' is 0 as well.
     """
+    check_function(apply, "apply", " (the order is apply, params, schedule, prediction, time)")
+    check_schedule(schedule, " (the order is apply, params, schedule, prediction, time)")
     one_of("prediction", prediction, (*KINDS, "edm"))
     one_of("time", time, TIME_INPUTS)
-    if not sigma_data > 0:
-        raise UserError(f"sigma_data {sigma_data} is not above 0")
+    above_zero("sigma_data", sigma_data)
     if prediction in ("eps", "score") and _vanishes_at_the_end(schedule):
         raise UserError(
             f"prediction {prediction!r} cannot represent t = {schedule.t_max} under {type(schedule).__name__}, "
@@ -144,6 +146,10 @@ class FromX0(AnyTime):
 def from_x0(fn: Callable[..., Array], schedule: Schedule) -> FromX0:
     """The DenoiseFn of any function that estimates the clean data: fn(xt [batch, ...], t, cond) -> x0 [batch, ...].
 
-    It may be written for a scalar t or for t [batch], as any `DenoiseFn`, and is asked so. The function is structure: another one, or the same lambda written anew, compiles anew.
+    It may be written for a scalar t or for t [batch], as any `DenoiseFn`, and is asked so. The function is structure: another
+    one, or the same lambda written anew, compiles anew. Raises UserError for what is no function and no schedule.
     """
+    order = " (the order is fn, schedule)"
+    check_function(fn, "fn", order)
+    check_schedule(schedule, order)
     return FromX0(schedule, fn)

@@ -36,6 +36,10 @@ class Mixture(AnyTime):
     def _joint(self, xt: Array, t: ArrayLike) -> tuple[Array, Array, Array, Array, Array]:
         """Posterior logits [batch, k], residuals [batch, k, d], variances [batch, k], alpha and sigma [batch or 1, 1]."""
         x = xt.reshape(xt.shape[0], -1).astype(jnp.promote_types(xt.dtype, jnp.float32))
+        if self.means.shape[0] and x.shape[1] != self.means[0].size:
+            raise UserError(
+                f"xt has shape {xt.shape}, where the data of this mixture have shape {self.means.shape[1:]}"
+            )
         alpha, sigma = coefficients(self.schedule, t, x)
         means = self.means.reshape(self.means.shape[0], -1).astype(x.dtype)
         residual = x[:, None, :] - alpha[:, :, None] * means[None]

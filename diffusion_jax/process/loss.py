@@ -17,6 +17,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from diffusion_jax.process.arguments import check_cond, check_denoise, check_function, check_schedule, data, one_key
 from diffusion_jax.process.asking import predict
 from diffusion_jax.process.prediction import from_pair
 from diffusion_jax.process.sde import coefficients
@@ -46,6 +47,9 @@ def loss_at(
     space: str = "v",
 ) -> Float[Array, " batch"]:
     """The loss of each example at its time t and noise eps: what `denoising_loss` is once these are drawn."""
+    check_denoise(denoise)
+    check_schedule(schedule)
+    check_cond(cond, x0.shape[0])
     alpha, sigma = coefficients(schedule, t, x0)
     prediction = predict(denoise, alpha * x0 + sigma * eps, t, cond)
     error = from_pair(space, prediction.x0, prediction.eps, t, schedule) - from_pair(space, x0, eps, t, schedule)
@@ -70,6 +74,11 @@ def denoising_loss(
     score, velocity. `weight` is a Weighting, whose loss is the same in every space, or a plain function of logsnr
     [batch], which weighs the error in `space` as it is. Raises UserError for an unknown space.
     """
+    order = " (the order is denoise, schedule, x0, cond, key)"
+    check_denoise(denoise, order)
+    check_schedule(schedule, order)
+    x0, key = data("x0", x0, clean=True, order=order), one_key(key)
+    check_function(sample_t, "sample_t")
     key_t, key_eps = jax.random.fold_in(key, 0), jax.random.fold_in(key, 1)
     t = sample_t(key_t, x0.shape[0], schedule)
     x0 = x0.astype(jnp.promote_types(x0.dtype, jnp.float32))

@@ -164,12 +164,15 @@ def integrate(
     atol: float,
     method: str,
     max_steps: int,
+    norm: Callable[[PyTree], Array] | None = None,
 ) -> tuple[PyTree, Array, Array]:
     """y at `end` from y0 at `start`, whether each example arrived [batch], and its attempted steps [batch].
 
     y0 is a pytree of [batch, ...]; field(phi [batch], y) is its derivative, of the same structure, for the whole batch at
-    once, each example at its own phi.
+    once, each example at its own phi. `norm` is that of an example's scaled error, of which a step is accepted below 1; None is
+    the root of the mean square over all entries.
     """
+    options: dict[str, Any] = {} if norm is None else {"norm": norm}
     size = jax.tree.leaves(y0)[0].shape[0]
     # Weights and conditions that are traced outside become arguments, which diffrax's loops can carry.
     converted = eqx.filter_closure_convert(field, jnp.broadcast_to(start, (size,)), y0)
@@ -195,7 +198,7 @@ def integrate(
             dt0=None,
             y0=y,
             args=arrays,
-            stepsize_controller=diffrax.PIDController(rtol=rtol, atol=atol),
+            stepsize_controller=diffrax.PIDController(rtol=rtol, atol=atol, **options),
             adjoint=diffrax.ForwardMode(),
             max_steps=max_steps,
             throw=False,

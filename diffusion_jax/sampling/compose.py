@@ -13,9 +13,11 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.typing import ArrayLike
 from jaxtyping import Array
 
+from diffusion_jax.process.arguments import check_condition, described, floats, known
 from diffusion_jax.process.asking import AnyTime
 from diffusion_jax.process.sde import expand
 from diffusion_jax.sampling.guidance import interleave, predict_all
@@ -71,10 +73,17 @@ def compose(
     `scales` [prompts] or [batch, prompts] weigh them; a negative one keeps away from its prompt. A learned variance is
     that under the null condition. Raises UserError without prompts, and where prompts and scales are not equally many.
     """
+    if isinstance(conds, str | dict) or not isinstance(conds, Sequence):
+        raise UserError(f"conds is {described(conds)}, not a list of conditions, one a prompt")
     conds = tuple(conds)
     if not conds:
         raise UserError("a composition needs at least one prompt")
-    weights = jnp.asarray(scales, jnp.float32)
+    check_condition("null", null)
+    for i, tree in enumerate(conds):
+        check_condition(f"conds[{i}]", tree)
+    weights = floats("scales", scales, "numbers, one a prompt")
+    if known(weights) and not np.isfinite(np.asarray(weights)).all():
+        raise UserError(f"scales {np.asarray(weights).tolist()} are not all finite")
     if weights.ndim not in (1, 2) or weights.shape[-1] != len(conds):
         raise UserError(f"scales have shape {weights.shape} for {len(conds)} prompts: give one a prompt")
-    return Composition(structured(denoise), null, conds, weights)
+    return Composition(structured(denoise), null, conds, jnp.asarray(weights))

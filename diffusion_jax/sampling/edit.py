@@ -32,12 +32,13 @@ import numpy as np
 from jax.typing import ArrayLike
 from jaxtyping import Array
 
+from diffusion_jax.process.arguments import data, described, typed_key
 from diffusion_jax.process.asking import predict
 from diffusion_jax.process.sde import coefficients, expand, noised
 from diffusion_jax.sampling.adaptive import AdaptiveODE
-from diffusion_jax.sampling.grids import check_grid
+from diffusion_jax.sampling.arguments import check_solver, checked
 from diffusion_jax.sampling.ode import Euler, Heun
-from diffusion_jax.sampling.sample import ends_in_noise_at, held, hold, initial_noise, known, sample
+from diffusion_jax.sampling.sample import ends_in_noise_at, held, hold, initial_noise, sample
 from diffusion_jax.sampling.steered import fitted, memory_of, setting, structured
 from diffusion_jax.sampling.steps import Denoise
 from diffusion_jax.sampling.stochastic import DDIM
@@ -68,22 +69,17 @@ def invert(
 
     Raises UserError for another solver, a grid that does not fall, and guidance with momentum, which is no ODE.
     """
+    check_solver(solver, "")
     _check_solver(solver, refinements)
-    if known(schedule, ts):
-        check_grid(np.asarray(ts, np.float64), schedule)
-    for path, leaf in jax.tree_util.tree_leaves_with_path(cond):
-        if jnp.shape(leaf)[:1] != x0.shape[:1]:
-            raise UserError(
-                f"cond{jax.tree_util.keystr(path)} has shape {jnp.shape(leaf)} for a batch of {x0.shape[0]}: "
-                "its first axis is the batch"
-            )
+    order = " (the order is denoise, schedule, x0, ts)"
+    x0, ts = checked(denoise, schedule, "x0", x0, ts, cond, clean=True, order=order)
     if jax.tree.leaves(memory_of(denoise, x0)):
         raise UserError("guidance with momentum has no ODE to invert: take momentum 0")
     noisy_end = ends_in_noise_at(schedule, ts)
     return _invert(structured(denoise), hold(schedule), x0, jnp.asarray(ts)[::-1], cond, solver, refinements, noisy_end)
 
 
-def _check_solver(solver: Solver, refinements: int) -> None:
+def _check_solver(solver: Any, refinements: Any) -> None:
     name = type(solver).__name__
     if isinstance(solver, DDIM) and solver.eta != 0:
         raise UserError(f"invert follows the ODE, which {solver!r} does not; nearest: DDIM()")
@@ -186,14 +182,16 @@ def _heun_up(denoise: Denoise, schedule: Schedule, x: Array, t: Array, later: Ar
     return x + (alpha_later - alpha) * x0 + (sigma_later - sigma) * eps
 
 
-def tail(ts: Any, strength: ArrayLike) -> Any:
+def tail(ts: Any, strength: Any) -> Any:
     """The last round(strength * n) of the n steps of the falling grid `ts`; strength in (0, 1], 1 the whole grid.
 
     Raises UserError for a strength outside, and for one that leaves no step.
     """
     total = len(ts) - 1
-    if np.ndim(strength) or isinstance(strength, str):
-        raise UserError(f"strength {strength} is not one number: it sets how many steps there are, for all the batch")
+    kind = getattr(getattr(strength, "dtype", None), "kind", "f" if isinstance(strength, int | float) else "O")
+    if kind not in "fiu" or np.ndim(strength):
+        shown = strength if np.ndim(strength) == 1 and kind in "fiu" else described(strength)
+        raise UserError(f"strength {shown} is not one number: it sets how many steps there are, for all the batch")
     strength = float(np.asarray(strength))
     if not 0 < strength <= 1:
         raise UserError(f"strength {strength} is not in (0, 1]; nearest: {1 if strength > 1 else 1 / total:.3g}")
@@ -219,9 +217,11 @@ def img2img(
     `initial_noise(key, ...)`, by example: one key, or one an example. At strength 1 the start is alpha x0 + sigma noise at
     ts[0], which is noise alone only where alpha is 0 there. Raises UserError as `tail` and `sample` do.
     """
+    order = " (the order is denoise, schedule, solver, x0, ts, key, strength, cond)"
+    x0, ts = checked(denoise, schedule, "x0", x0, ts, cond, clean=True, order=order)
+    check_solver(solver, order)
     left = tail(ts, strength)
-    x0 = jnp.asarray(x0)
-    noise = initial_noise(key, x0.shape).astype(jnp.promote_types(x0.dtype, jnp.float32))
+    noise = initial_noise(typed_key(key), x0.shape).astype(jnp.promote_types(x0.dtype, jnp.float32))
     return sample(denoise, schedule, solver, noised(schedule, x0.astype(noise.dtype), noise, left[0]), left, key, cond)
 
 
@@ -242,6 +242,7 @@ def slerp(a: Array, b: Array, weights: ArrayLike) -> Array:
     has all between. Examples that point opposite ways have no one circle: they go straight, through 0. Raises UserError
     for shapes that differ and for weights outside.
     """
+    a, b = data("a", a), data("b", b)
     if a.shape != b.shape or a.dtype != b.dtype or a.ndim < 2:
         raise UserError(
             f"slerp goes between two batches [batch, ...] alike, not {a.shape} {a.dtype} and {b.shape} {b.dtype}"
@@ -261,8 +262,10 @@ def slerp(a: Array, b: Array, weights: ArrayLike) -> Array:
 
 def interpolate(a: Array, b: Array, count: int) -> Array:
     """[count, ...] noises from a to b, each of the shape of one example, along the great circle; both ends exact."""
-    if not isinstance(count, int | np.integer) or count < 2:
-        raise UserError(f"count {count!r} is not a whole number of at least 2: both ends are among them")
+    if not isinstance(count, int | np.integer) or isinstance(count, bool) or count < 2:
+        shown = count if isinstance(count, int | float | str) else described(count)
+        raise UserError(f"count {shown!r} is not a whole number of at least 2: both ends are among them")
+    a, b = data("a", a), data("b", b)
     if a.shape != b.shape:
         raise UserError(f"interpolate goes between two examples of one shape, not {a.shape} and {b.shape}")
     first, last = (jnp.broadcast_to(x[None], (count, *x.shape)) for x in (a, b))

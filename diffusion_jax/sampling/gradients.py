@@ -23,6 +23,7 @@ import jax.numpy as jnp
 from jax.typing import ArrayLike
 from jaxtyping import Array
 
+from diffusion_jax.process.arguments import check_schedule, data
 from diffusion_jax.process.asking import AnyTime, ask
 from diffusion_jax.process.prediction import FLOOR
 from diffusion_jax.process.sde import coefficients
@@ -84,12 +85,14 @@ def classifier_guidance(
     """`denoise` led towards where log_prob(x [batch, ...], t, cond) -> [batch] is high; 1 is Bayes' rule.
 
     `log_prob` sees xt (`of="xt"`, for a classifier of noised images) or x0_hat (`of="x0"`), and the condition that the
-    sampler is given: the class may be part of it; t is a scalar or [batch], as it is written for (`DenoiseFn`). A plain function is structure; as a pytree (`jax.tree_util.Partial(fn,
-    weights)`) its arrays do not recompile. Raises UserError for another `of`.
+    sampler is given: the class may be part of it. As a `DenoiseFn` it is written for a scalar t or for t [batch]. A plain
+    function is structure; as a pytree (`jax.tree_util.Partial(fn, weights)`) its arrays do not recompile. Raises UserError
+    for another `of`, and for what is no function or schedule.
     """
     one_of("of", of, SEEN)
+    check_schedule(schedule)
     scale = setting("guidance_scale", guidance_scale)
-    return GradientGuided(structured(denoise), structured(log_prob), scale, schedule, of)
+    return GradientGuided(structured(denoise), structured(log_prob, "log_prob"), scale, schedule, of)
 
 
 @pytree_dataclass
@@ -128,5 +131,5 @@ def clip_guidance(
     asked at x0_hat, through the denoiser; one that was trained on noised images may be asked at xt. Usual scales are tens
     to hundreds, as a cosine is within [-1, 1]. Raises UserError as `classifier_guidance`.
     """
-    score = Similarity(structured(encode_image), jnp.asarray(embedding))
+    score = Similarity(structured(encode_image, "encode_image"), data("embedding", embedding))
     return classifier_guidance(denoise, score, guidance_scale, schedule=schedule, of=of)

@@ -31,6 +31,7 @@ import numpy as np
 from jax.typing import ArrayLike
 from jaxtyping import Array
 
+from diffusion_jax.process.arguments import check_condition, check_schedule, known
 from diffusion_jax.process.asking import AnyTime
 from diffusion_jax.process.prediction import KINDS, from_pair, to_prediction
 from diffusion_jax.process.sde import expand
@@ -267,7 +268,8 @@ def _fit(other: Array, cond: Array) -> Array:
     return jnp.broadcast_to(other, cond.shape).astype(cond.dtype)
 
 
-def _contrast(denoise: DenoiseFn, null: PyTree, negative: PyTree | None) -> _Conditions:
+def _contrast(denoise: Any, null: PyTree, negative: PyTree | None) -> _Conditions:
+    check_condition("the null condition", null)
     if any(isinstance(leaf, str) for leaf in jax.tree.leaves(negative)):
         raise UserError(f"the negative condition {negative!r} is text: encode it first, as run.encode_text([...])")
     if negative is not None and not _alike(negative, null):
@@ -275,9 +277,11 @@ def _contrast(denoise: DenoiseFn, null: PyTree, negative: PyTree | None) -> _Con
     return _Conditions(structured(denoise), null if negative is None else negative)
 
 
-def _scale(guidance_scale: ArrayLike, negative: Any) -> Array:
+def _scale(guidance_scale: Any, negative: Any) -> Array:
     """A scale below 0 leads away from the condition: with nothing to go towards instead that is a slip."""
     scale = setting("guidance_scale", guidance_scale)
+    if known(scale) and not np.isfinite(np.asarray(scale)).all():
+        raise UserError("guidance_scale is infinite: usual scales are from 1 to 10")
     if negative is None and not isinstance(scale, jax.core.Tracer) and bool((np.asarray(scale) < 0).any()):
         raise UserError(
             f"guidance_scale {np.asarray(scale).min():g} is negative without a negative prompt: to keep away from a "
@@ -304,7 +308,7 @@ def autoguidance(denoise: DenoiseFn, weak: DenoiseFn, guidance_scale: ArrayLike 
     The condition may be None. For guidance towards a condition besides, give both models guided. Raises UserError for a
     negative scale.
     """
-    return Guided(_Models(structured(denoise), structured(weak)), _Linear(_scale(guidance_scale, None)))
+    return Guided(_Models(structured(denoise), structured(weak, "weak")), _Linear(_scale(guidance_scale, None)))
 
 
 def rescale(guided: DenoiseFn, schedule: Schedule, prediction: str, phi: ArrayLike = 0.7) -> Guided:
@@ -315,6 +319,7 @@ def rescale(guided: DenoiseFn, schedule: Schedule, prediction: str, phi: ArrayLi
     """
     if not isinstance(guided, Guided):
         raise UserError(f"rescale acts on a guided denoiser, as classifier_free makes, not on {type(guided).__name__}")
+    check_schedule(schedule)
     one_of("prediction", prediction, KINDS)
     rule = _Rescaled(guided.rule, setting("rescale", phi, 0.0, 1.0), schedule, prediction)
     return Guided(guided.contrast, rule)
@@ -337,8 +342,8 @@ def apg(
     away from them; exactly 0 needs no memory); `norm_threshold` > 0 caps the norm of the
     difference of an example. Raises UserError as `classifier_free`.
     """
-    known = not isinstance(momentum, jax.core.Tracer)
-    forgetful = known and not np.any(np.asarray(momentum))
+    check_schedule(schedule)
+    forgetful = known(momentum) and not np.any(np.asarray(momentum))
     rule = _Projected(
         _scale(guidance_scale, negative),
         setting("eta", eta),
@@ -371,5 +376,6 @@ def cfg_zero(
     The paper keeps the velocity 0 for the first 4% of the steps: `zero_above=0.96`; 1 never does. Raises UserError as
     `classifier_free`, and for `zero_above` outside [0, 1].
     """
+    check_schedule(schedule)
     rule = _Zero(_scale(guidance_scale, negative), setting("zero_above", zero_above, 0.0, 1.0), schedule)
     return Guided(_contrast(denoise, null, negative), rule)

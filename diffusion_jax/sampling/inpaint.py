@@ -25,6 +25,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array
 
+from diffusion_jax.process.arguments import data, known
 from diffusion_jax.process.prediction import FLOOR
 from diffusion_jax.process.sde import coefficients, noised
 from diffusion_jax.sampling.sample import fold
@@ -93,6 +94,7 @@ class Inpaint:
             raise UserError(
                 f"mask of Inpaint is {dtype or type(self.mask).__name__}, not an array of booleans: True = known"
             )
+        _check_known(self.known, self.mask)
         size, shape = x1.shape[0], x1.shape[1:]
         if jnp.shape(self.known) not in ((1, *shape), (size, *shape)):
             raise UserError(
@@ -186,6 +188,16 @@ class Inpaint:
     def _count(self, schedule: Schedule, ts: Array) -> Array:
         count = self.solver.evaluations(schedule, ts) if hasattr(self.solver, "evaluations") else len(ts) - 1
         return jnp.asarray(count, jnp.int32)
+
+
+def _check_known(values: Any, mask: Any) -> None:
+    """UserError for known entries that are no floats, not finite, or far outside [-1, 1]; the others may be anything."""
+    if known(values, mask) and getattr(getattr(values, "dtype", None), "kind", "") == "f":
+        try:
+            values = np.where(np.asarray(mask), np.asarray(values), 0.0)
+        except ValueError:
+            return  # shapes that do not fit, which is said elsewhere
+    data("known of Inpaint", values, clean=True)
 
 
 def check_inner(outer: object, solver: Any) -> None:

@@ -31,15 +31,26 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array
 
+from diffusion_jax.process.arguments import (
+    above_zero,
+    check_cond,
+    check_denoise,
+    check_function,
+    check_schedule,
+    data,
+    known,
+    whole,
+)
 from diffusion_jax.process.asking import predict
 from diffusion_jax.process.bound import bits_per_dim
 from diffusion_jax.sampling.adaptive import METHODS, angle, angular_velocity, evaluations, integrate
-from diffusion_jax.sampling.sample import fold, held, hold, keys_by_example, known
+from diffusion_jax.sampling.sample import fold, held, hold, keys_by_example
 from diffusion_jax.sampling.steered import memory_of, structured
 from diffusion_jax.typing import DenoiseFn, Prediction, PyTree, Schedule, UserError, one_of, pytree_dataclass
 
 __all__ = ["DIVERGENCES", "Likelihood", "bits_per_dimension", "dequantise", "log_likelihood"]
 
+ORDER = " (the order is denoise, schedule, x)"
 DIVERGENCES = ("exact", "rademacher", "gaussian")
 
 
@@ -67,8 +78,8 @@ def log_likelihood(
     cond: PyTree = None,
     divergence: str = "exact",
     num_probes: int = 1,
-    rtol: float = 1e-5,
-    atol: float = 1e-5,
+    rtol: float = 1e-6,
+    atol: float = 1e-6,
     method: str = "tsit5",
     max_steps: int = 1000,
     prior: Callable[[Array], Array] | None = None,
@@ -80,29 +91,29 @@ def log_likelihood(
     `method` of diffrax with steps of its own. `prior(x_T [batch, ...])` -> [batch] is the log density at t_max, a function
     or pytree; None is N(0, sigma(t_max)^2). `cond` is a pytree with leading axis batch. Other weights do not recompile.
 
+    An example's error by step is held to the tolerances in the state, whose entries have the size of data or noise, and by
+    itself in the log density. An error delta of the state near data of standard deviation s is about sqrt(d) delta / s nats.
+    At the default tolerances mixtures of 8 dimensions and stds of .02 to 1 are within 2e-4 nats of the exact density, by 129
+    to 164 evaluations in the mean, with `prior` exact; at 3e-6 within 4e-4 by 105 to 130; at 1e-5 within 2e-3 by 88 to 98.
+
     Raises UserError for x that is not finite, shapes that do not fit, an unknown divergence or method, a random one without
     key, guidance with momentum, a denoiser whose values are not finite, and where an example takes more than `max_steps`
     (the last two are log_prob -inf where they cannot be seen, within another jit).
     """
     one_of("divergence", divergence, DIVERGENCES)
     one_of("method", method, METHODS)
-    if num_probes < 1 or max_steps < 1:
-        raise UserError(f"num_probes {num_probes} and max_steps {max_steps} must be at least 1")
-    if not (rtol > 0 and atol > 0):
-        raise UserError(f"rtol {rtol} and atol {atol} must be above 0")
+    whole("num_probes", num_probes)
+    whole("max_steps", max_steps)
+    above_zero("rtol", rtol)
+    above_zero("atol", atol)
+    check_denoise(denoise, ORDER)
+    check_schedule(schedule, ORDER)
     if divergence != "exact" and key is None:
         raise UserError(f"divergence {divergence!r} draws probes: give it a key, or take 'exact'")
-    if x.ndim < 1 or x.shape[0] < 1:
-        raise UserError(f"x has shape {x.shape}: give [batch, ...] with at least one example")
-    if known(x) and not np.isfinite(np.asarray(x)).all():
-        place = np.argwhere(~np.isfinite(np.asarray(x)))[0]
-        raise UserError(f"x holds a value that is not finite: x{place.tolist()} is {np.asarray(x)[tuple(place)]}")
-    for path, leaf in jax.tree_util.tree_leaves_with_path(cond):
-        if jnp.shape(leaf)[:1] != x.shape[:1]:
-            raise UserError(
-                f"cond{jax.tree_util.keystr(path)} has shape {jnp.shape(leaf)} for a batch of {x.shape[0]}: "
-                "its first axis is the batch"
-            )
+    x = data("x", x, clean=True, order=ORDER)
+    check_cond(cond, x.shape[0])
+    if prior is not None:
+        check_function(prior, "prior")
     if jax.tree.leaves(memory_of(denoise, x)):
         raise UserError("guidance with momentum has no ODE, and so no likelihood: take momentum 0")
     keys = keys_by_example(jax.random.key(0) if key is None else key, x.shape[0])
@@ -148,13 +159,23 @@ def _solve(
     ends = [angle(schedule, t) for t in (first, last)]
     begin = (x / norms[0], jnp.zeros(x.shape[:1], x.dtype))
     (y, gained), done, attempts = integrate(
-        field, begin, *ends, rtol=rtol, atol=atol, method=method, max_steps=max_steps
+        field, begin, *ends, rtol=rtol, atol=atol, method=method, max_steps=max_steps, norm=_larger
     )
     latent = norms[1] * y
     change = gained + entries * (jnp.log(norms[1]) - jnp.log(norms[0]))
     log_prior = _standard(latent, schedule.sigma(last)) if prior is None else prior(latent)
     log_prob = jnp.where(done, log_prior + change, -jnp.inf)
     return Likelihood(log_prob, log_prior, change, latent, evaluations(method, attempts)), done
+
+
+def _larger(scaled: tuple[Array, Array]) -> Array:
+    """The norm of an example's error: the larger of that of the state and that of the log density.
+
+    In a mean over all of their entries the one of the log density would count for less the more entries a state has.
+    """
+    state, gained = scaled
+    # Above 0, where the root has a derivative.
+    return jnp.maximum(jnp.sqrt(jnp.mean(state**2) + 1e-30), jnp.abs(gained))
 
 
 def _probe(keys: Array, x: Array, kind: str) -> Array:
@@ -219,6 +240,8 @@ def dequantise(x0: Array, key: Array, levels: int = 256) -> Array:
 
     Drawn by example from `key` (one, or one an example). Raises UserError for data out of [-1, 1] or off the levels.
     """
+    x0 = data("x0", x0)
+    whole("levels", levels)
     _check_levels(x0, levels)
     keys = keys_by_example(key, x0.shape[0])
     x0 = x0.astype(jnp.promote_types(x0.dtype, jnp.float32))
@@ -243,12 +266,15 @@ def bits_per_dimension(
     number. `options` are those of `log_likelihood`. Raises UserError as that, for data that were never scaled to [-1, 1],
     and for num_dequantisations below 1.
     """
-    if num_dequantisations < 1:
-        raise UserError(f"num_dequantisations {num_dequantisations} is not at least 1")
+    order = " (the order is denoise, schedule, x0, key)"
+    check_denoise(denoise, order)
+    check_schedule(schedule, order)
+    whole("num_dequantisations", num_dequantisations)
     if key is None:
         raise UserError(
             "key is None: bits per dimension spread the levels at random, give a key such as jax.random.key(0)"
         )
+    x0 = data("x0", x0, order=order)
     keys = keys_by_example(key, x0.shape[0])
     nats = jnp.zeros(x0.shape[:1], jnp.float32)
     for draw in range(num_dequantisations):

@@ -19,6 +19,7 @@ import numpy as np
 from jax.typing import ArrayLike
 from jaxtyping import Array
 
+from diffusion_jax.process.arguments import check_schedule
 from diffusion_jax.process.asking import AnyTime
 from diffusion_jax.process.sde import expand
 from diffusion_jax.sampling.steered import Steered, fitted, memory_of, remembering, setting, structured, with_x0
@@ -69,6 +70,7 @@ def interval(
     low and high are numbers, or one an example; other values do not recompile. Raises UserError for an interval upside
     down or below 0.
     """
+    check_schedule(schedule)
     low, high = setting("low", low, 0.0), setting("high", high, 0.0)
     if not any(isinstance(end, jax.core.Tracer) for end in (low, high)) and bool(np.any(low > high)):
         wrong = np.flatnonzero(np.broadcast_to(np.asarray(low > high), np.broadcast_shapes(low.shape, high.shape)))[0]
@@ -79,7 +81,7 @@ def interval(
         raise UserError(
             f"the guidance interval [{ends[0]:g}, {ends[1]:g}] is upside down; nearest: [{ends[1]:g}, {ends[0]:g}]"
         )
-    return Interval(structured(guided), structured(plain), schedule, low, high)
+    return Interval(structured(guided, "guided"), structured(plain, "plain"), schedule, low, high)
 
 
 @pytree_dataclass
@@ -107,6 +109,7 @@ def clip_x0(denoise: DenoiseFn, schedule: Schedule, low: ArrayLike = -1.0, high:
 
     Raises UserError where low is above high.
     """
+    check_schedule(schedule)
     low, high = setting("low", low), setting("high", high)
     if not any(isinstance(end, jax.core.Tracer) for end in (low, high)) and bool(np.any(low > high)):
         raise UserError(f"the range of x0 from {np.max(low):g} to {np.min(high):g} is upside down")
@@ -148,5 +151,6 @@ def dynamic_threshold(
     Numbers, or one an example. `limit` is the end of the data's range; infinite, it leaves x0. Raises UserError for a
     percentile outside [0, 1] and a limit below 0.
     """
+    check_schedule(schedule)
     share, limit = setting("percentile", percentile, 0.0, 1.0), setting("limit", limit, 0.0)
     return Thresholded(structured(denoise), schedule, share, limit)

@@ -31,6 +31,7 @@ import jax.numpy as jnp
 from jax.typing import ArrayLike
 from jaxtyping import Array
 
+from diffusion_jax.process.arguments import check_schedule, data, whole
 from diffusion_jax.process.asking import AnyTime
 from diffusion_jax.process.prediction import FLOOR
 from diffusion_jax.process.sde import coefficients
@@ -186,12 +187,12 @@ def pigdm(
     """
     if not callable(operator):
         raise UserError(f"operator is {type(operator).__name__}, not a function; a matrix: lambda x: x @ matrix.T")
-    if iterations < 1:
-        raise UserError(f"iterations {iterations} is not a whole number of at least 1; nearest: 1")
+    whole("iterations", iterations)
+    check_schedule(schedule)
     return PiGDM(
         structured(denoise),
-        structured(operator),
-        jnp.asarray(y),
+        structured(operator, "operator"),
+        data("y", y, clean=True),
         setting("noise_std", noise_std, 0.0),
         setting("data_std", data_std, FLOOR),
         setting("scale", scale, 0.0),
@@ -222,7 +223,7 @@ class DPS:
     def __post_init__(self) -> None:
         check_inner(self, self.solver)
         if callable(self.operator):
-            object.__setattr__(self, "operator", structured(self.operator))
+            object.__setattr__(self, "operator", structured(self.operator, "operator"))
 
     def check(self, schedule: Schedule, first: float) -> None:
         """What the solver says of the grid."""
@@ -233,6 +234,7 @@ class DPS:
         """UserError where operator, y or zeta does not fit x1 [batch, ...]."""
         if not callable(self.operator):
             raise UserError(f"operator of DPS is {type(self.operator).__name__}, not a function")
+        data("y", self.y, clean=True)
         _seen(self.operator, self.y, x1.astype(jnp.promote_types(x1.dtype, jnp.float32)))
         fitted("zeta", setting("zeta", self.zeta, 0.0), x1)
 

@@ -25,7 +25,9 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array
 
-from diffusion_jax.sampling.grids import check_grid, told_apart
+from diffusion_jax.process.arguments import check_schedule, described, known, typed_key
+from diffusion_jax.sampling.arguments import ORDER, check_solver, checked
+from diffusion_jax.sampling.grids import told_apart
 from diffusion_jax.sampling.steered import memory_of, remembering
 from diffusion_jax.sampling.steps import noise_like
 from diffusion_jax.typing import (
@@ -74,9 +76,8 @@ def held(value: Any) -> Any:
     return value.value if isinstance(value, _Static) else value
 
 
-def keys_by_example(key: Array, batch: int) -> Array:
-    if not jnp.issubdtype(key.dtype, jax.dtypes.prng_key):
-        key = jax.random.wrap_key_data(key)  # an old-style key of two numbers
+def keys_by_example(key: Any, batch: int) -> Array:
+    key = typed_key(key)
     if key.ndim == 0:
         return jax.vmap(jax.random.fold_in, (None, 0))(key, jnp.arange(batch))
     if key.shape != (batch,):
@@ -95,35 +96,18 @@ def initial_noise(key: Array, shape: tuple[int, ...], schedule: Schedule | None 
 
     `key` is one key or one an example, the same that `sample` is given: the draws are apart.
     """
+    if (
+        not isinstance(shape, tuple | list)
+        or not shape
+        or not all(isinstance(n, int | np.integer) and n > 0 for n in shape)
+    ):
+        shown = shape if isinstance(shape, tuple | list) else described(shape)
+        raise UserError(f"shape {shown!s:.60} is not (batch, ...) in whole numbers of at least 1")
+    if schedule is not None:
+        check_schedule(schedule)
     keys = fold(keys_by_example(key, shape[0]), _NOISE)
     noise = noise_like(keys, jnp.zeros(shape, jnp.float32))
     return noise if schedule is None else schedule.sigma(jnp.float32(schedule.t_max)) * noise
-
-
-def known(*trees: Any) -> bool:
-    """Whether these are numbers already, rather than placeholders under `jax.jit`."""
-    return not any(isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves(trees))
-
-
-def _check(schedule: Schedule, solver: Solver, x1: Array, ts: Any, cond: PyTree) -> None:
-    if known(schedule, ts):
-        check_grid(np.asarray(ts, np.float64), schedule)
-        if hasattr(solver, "check"):
-            with jax.ensure_compile_time_eval():
-                solver.check(schedule, float(np.asarray(ts)[0]))
-    if not isinstance(x1, jax.core.Tracer):
-        bad = np.argwhere(~np.isfinite(np.asarray(x1)))
-        if len(bad):
-            value = np.asarray(x1)[tuple(bad[0])]
-            raise UserError(f"x1 holds a value that is not finite: x1{bad[0].tolist()} is {value}")
-    if hasattr(solver, "check_batch"):
-        solver.check_batch(x1)
-    for path, leaf in jax.tree_util.tree_leaves_with_path(cond):
-        if jnp.shape(leaf)[:1] != x1.shape[:1]:
-            raise UserError(
-                f"cond{jax.tree_util.keystr(path)} has shape {jnp.shape(leaf)} for a batch of {x1.shape[0]}: "
-                "its first axis is the batch"
-            )
 
 
 def ends_in_noise_at(schedule: Schedule, ts: Any) -> bool | None:
@@ -134,8 +118,14 @@ def ends_in_noise_at(schedule: Schedule, ts: Any) -> bool | None:
         return bool(np.asarray(ts)[-1] == 0 and schedule.sigma(jnp.float32(0)) > 0)
 
 
-def _run(made: Any, denoise: Any, schedule: Any, solver: Any, x1: Array, ts: Any, key: Array, cond: Any) -> Any:
-    _check(schedule, solver, x1, ts, cond)
+def _run(made: Any, denoise: Any, schedule: Any, solver: Any, x1: Any, ts: Any, key: Any, cond: Any) -> Any:
+    x1, ts = checked(denoise, schedule, "x1", x1, ts, cond, clean=False, order=ORDER)
+    check_solver(solver)
+    if known(schedule, ts) and hasattr(solver, "check"):
+        with jax.ensure_compile_time_eval():
+            solver.check(schedule, float(np.asarray(ts)[0]))
+    if hasattr(solver, "check_batch"):
+        solver.check_batch(x1)
     keys = keys_by_example(key, x1.shape[0])
     ends_in_noise = ends_in_noise_at(schedule, ts)
     if known(ts):
@@ -159,7 +149,8 @@ def sample(
 
     `key` is one key or a [batch] array of them; `cond` a pytree with leading axis batch. The state keeps the dtype of
     x1, float32 at least. Raises UserError for a grid that does not fall or leaves [t_min, t_max] (a last time of 0 is
-    allowed where sigma(0) = 0), for x1 that is not finite, and for shapes that do not fit.
+    allowed where sigma(0) = 0), for x1 that is not finite, for shapes that do not fit, and for what is no denoiser, schedule,
+    solver or key.
     """
     return _run(_sample, denoise, schedule, solver, x1, ts, key, cond)
 

@@ -17,6 +17,7 @@ import numpy as np
 from jax.typing import ArrayLike
 from jaxtyping import Array
 
+from diffusion_jax.process.arguments import check_function, floats, known
 from diffusion_jax.process.asking import ask, checked, predict
 from diffusion_jax.process.prediction import FLOOR
 from diffusion_jax.process.sde import coefficients, expand
@@ -54,25 +55,26 @@ def remembering(denoise: DenoiseFn, xt: Array, t: ArrayLike, cond: PyTree, memor
     return predict(denoise, xt, t, cond), memory
 
 
-def structured(fn: Any) -> Any:
-    """`fn` as a pytree: a plain function becomes structure, so that another one compiles anew."""
+def structured(fn: Any, name: str = "denoise") -> Any:
+    """`fn` as a pytree: a plain function becomes structure, so that another one compiles anew. UserError for no function."""
+    check_function(fn, name)
     return jax.tree_util.Partial(fn) if jax.tree_util.all_leaves([fn]) else fn
 
 
-def setting(name: str, value: ArrayLike, low: float = -math.inf, high: float = math.inf) -> Array:
+def setting(name: str, value: Any, low: float = -math.inf, high: float = math.inf) -> Array:
     """A number, or one an example, as a float32 array: a scale of 3 and one of 3.0 are one compiled program.
 
     Raises UserError for more axes, and for a value that is not from `low` to `high` (one traced by JAX is not looked at).
     """
-    array = jnp.asarray(value, jnp.float32)
+    array = floats(name, value, "a number, or one an example")
     if array.ndim > 1:
         raise UserError(f"{name} has shape {array.shape}; it is a number, or one an example")
-    if not isinstance(array, jax.core.Tracer):
-        bad = np.asarray(array)[~((np.asarray(array) >= low) & (np.asarray(array) <= high))]
+    if known(array):
+        bad = array[~((array >= low) & (array <= high))]
         if bad.size:
             near = np.clip(np.nan_to_num(bad[0], nan=low), low, high)
             raise UserError(f"{name} {bad[0]:g} is not from {low:g} to {high:g}; nearest: {near:g}")
-    return array
+    return jnp.asarray(array)
 
 
 def fitted(name: str, value: Array, x: Array) -> Array:
