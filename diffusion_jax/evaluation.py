@@ -10,6 +10,8 @@ from __future__ import annotations
 import dataclasses
 import json
 import time
+import zipfile
+import zlib
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -34,6 +36,7 @@ from diffusion_jax.evals import (
 from diffusion_jax.run import ClipRun, DiffusionRun
 from diffusion_jax.sampling import classifier_free, initial_noise, trace
 from diffusion_jax.systems.diffusion import example_keys
+from diffusion_jax.typing import UserError
 
 __all__ = ["Evaluation", "evaluate_clip", "evaluate_diffusion", "load_evaluation", "save_evaluation"]
 
@@ -250,10 +253,17 @@ def save_evaluation(folder: Path, evaluation: Evaluation) -> None:
 
 
 def load_evaluation(folder: Path) -> Evaluation | None:
-    """What `save_evaluation` wrote, or None where there is nothing."""
-    if not ((folder / "metrics.json").is_file() and (folder / "evaluation.npz").is_file()):
+    """What `save_evaluation` wrote, or None where there is nothing. UserError where a file is damaged."""
+    numbers, pictures = folder / "metrics.json", folder / "evaluation.npz"
+    if not (numbers.is_file() and pictures.is_file()):
         return None
-    with np.load(folder / "evaluation.npz") as stored:
-        arrays = {name: stored[name] for name in stored.files}
-    notes = json.loads(str(arrays.pop("notes")))
-    return Evaluation(json.loads((folder / "metrics.json").read_text()), arrays, notes)
+    try:
+        with pictures.open("rb") as file, np.load(file) as stored:
+            arrays = {name: stored[name] for name in stored.files}
+        notes = json.loads(str(arrays.pop("notes")))
+    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error) as error:
+        raise UserError(f"{pictures} is damaged ({error}): evaluate the run again") from error
+    try:
+        return Evaluation(json.loads(numbers.read_text()), arrays, notes)
+    except (OSError, ValueError) as error:
+        raise UserError(f"{numbers} is not readable as JSON ({error}): evaluate the run again") from error

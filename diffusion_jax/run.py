@@ -266,7 +266,7 @@ def read_config(path: str | Path) -> ConfigDict:
     file = Path(path) / CONFIG
     if not file.is_file():
         raise UserError(f"there is no run in {_place(Path(path))}: {CONFIG} is missing{_nearest_run(Path(path))}")
-    return ConfigDict(_read_json(file))
+    return ConfigDict(read_json(file))
 
 
 def _place(path: Path) -> str:
@@ -279,13 +279,14 @@ def read_text_encoder(path: Path) -> dict[str, str]:
     file = path / TEXT_ENCODER
     if not file.is_file():
         raise UserError(f"{file} is missing: the run does not say which text encoder it was trained on")
-    note = _read_json(file)
+    note = read_json(file)
     if not {"run", "fingerprint"} <= note.keys():
         raise UserError(f"{file} lacks 'run' or 'fingerprint': it was not written by `diffusion-jax train`")
     return note
 
 
-def _read_json(file: Path) -> dict[str, Any]:
+def read_json(file: Path) -> dict[str, Any]:
+    """The JSON object in a file. UserError where there is none."""
     try:
         value = json.loads(file.read_text())
     except (OSError, ValueError) as error:

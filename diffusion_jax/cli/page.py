@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-import json
+import dataclasses
+import os
 import re
 from pathlib import Path
 from typing import Any
@@ -24,7 +25,7 @@ from diffusion_jax.evals.report import (
     write_report,
 )
 from diffusion_jax.evaluation import Evaluation, load_evaluation
-from diffusion_jax.run import read_config
+from diffusion_jax.run import CONFIG, read_config, read_json, read_text_encoder
 from diffusion_jax.train.runlog import read_metrics
 from diffusion_jax.typing import UserError
 
@@ -109,11 +110,19 @@ def _training(run: Path) -> list[tuple[int, np.ndarray, np.ndarray]]:
     return found
 
 
-def _content(run: Path, evaluation: Evaluation) -> DigitsContent:
+@dataclasses.dataclass(frozen=True)
+class _Runs:
+    """Where the two runs of a page lie."""
+
+    clip: Path
+    diffusion: Path
+
+
+def _content(run: Path, runs: _Runs, evaluation: Evaluation) -> DigitsContent:
     metrics, arrays, notes = evaluation.metrics, evaluation.arrays, evaluation.notes
     diffusion, negative = metrics["diffusion"], metrics["diffusion"]["negative_prompt"]
-    clip_run, diffusion_run = run / "clip", run / "diffusion"
-    environment = json.loads((diffusion_run / "environment.json").read_text())
+    clip_run, diffusion_run = runs.clip, runs.diffusion
+    environment = read_json(diffusion_run / "environment.json")
     versions = {"python": environment["python"], **{k: v for k, v in environment["versions"].items() if v}}
     versions |= {"devices": ", ".join(environment["devices"]), "git commit": str(environment["git_commit"])}
     return DigitsContent(
@@ -151,7 +160,7 @@ def _content(run: Path, evaluation: Evaluation) -> DigitsContent:
         making=Making(
             seconds=metrics.get("seconds", {}),
             versions=versions,
-            config={name: to_dict(read_config(run / name)) for name in ("clip", "diffusion")},
+            config={name: to_dict(read_config(getattr(runs, name))) for name in ("clip", "diffusion")},
             commands=notes.get(
                 "commands", [f"diffusion-jax evaluate --run {run}", f"diffusion-jax report --run {run}"]
             ),
@@ -159,19 +168,39 @@ def _content(run: Path, evaluation: Evaluation) -> DigitsContent:
     )
 
 
+def _runs(run: Path) -> _Runs:
+    """The runs in `run`, or a diffusion run and the CLIP run that it was trained on, wherever that lies.
+
+    Raises UserError where there is no diffusion run.
+    """
+    inside, alone = run / "diffusion", (run / CONFIG).is_file()
+    if not alone and (inside / CONFIG).is_file():
+        diffusion = inside
+    elif alone or not (run / "clip" / CONFIG).is_file():
+        diffusion = run
+    else:
+        diffusion = run / "clip"
+    config = read_config(diffusion)  # a UserError where there is none
+    if config.get("system") != "diffusion":
+        raise UserError(
+            f"the run in {str(run)!r} is a CLIP run, whose numbers are in {run / 'report'}; a page shows a diffusion run"
+        )
+    clip = Path(os.path.normpath(diffusion / read_text_encoder(diffusion)["run"]))
+    return _Runs(clip, diffusion)
+
+
 def write_page(run: Path, folder: Path | None = None) -> Path:
     """Writes `index.html` and the PNG figures into `folder` (run/report) from what was measured there, and returns the page.
 
-    Raises UserError when the run was not evaluated, or holds no CLIP and diffusion runs.
+    `run` is a folder that holds a diffusion run, or the run itself. Raises UserError when it is none or was not evaluated.
     """
     folder = folder or run / "report"
+    runs = _runs(run)
     evaluation = load_evaluation(folder)
     if evaluation is None or "grid" not in evaluation.arrays:
         raise UserError(
             f"there is no evaluation of a diffusion run in {folder}: run diffusion-jax evaluate --run {run} first"
         )
-    for name in ("clip", "diffusion"):
-        read_config(run / name)  # a UserError where one is missing
-    content = _content(run, evaluation)
+    content = _content(run, runs, evaluation)
     save_figures(folder, content)
     return write_report(folder / "index.html", content)

@@ -1,6 +1,7 @@
 """`diffusion-jax sample`, `evaluate` and `report`, and the same from Python."""
 
 import json
+import shutil
 from pathlib import Path
 
 import jax
@@ -248,6 +249,26 @@ def test_evaluate_and_report(run, own_run, capsys):
     assert "a bold slanted seven" in page
     for name in ("prompts", "negative", "trajectory", "guidance", "losses"):
         assert (own_run / "report" / f"{name}.png").is_file()
+    # A diffusion run by itself, whose text encoder lies elsewhere, has the same page.
+    alone = own_run / "diffusion"
+    shutil.copytree(own_run / "report", alone / "report")
+    (alone / "report" / "index.html").unlink()
+    assert main(["report", "--run", str(alone)]) == 0
+    again = (alone / "report" / "index.html").read_text()
+    assert "a bold slanted seven" in again and again.count("<img") == page.count("<img")
+    capsys.readouterr()
+    for path, said in (
+        (own_run / "clip", "is a CLIP run, whose numbers are in"),
+        (own_run / "nothing", "there is no run in"),
+    ):
+        assert main(["report", "--run", str(path)]) == 2
+        one_line(capsys, said)
+    for name in ("report/metrics.json", "report/evaluation.npz", "environment.json"):
+        (alone / name).write_bytes((alone / name).read_bytes()[:40])
+        assert main(["report", "--run", str(alone)]) == 2
+        one_line(capsys, Path(name).name)
+        if name.startswith("report"):
+            shutil.copy(own_run / name, alone / name)
 
 
 def test_an_idle_accelerator_is_said(monkeypatch):
