@@ -8,12 +8,13 @@ wrong byte within an array: beside the caller's meta stands a sum over the bits 
 
 from __future__ import annotations
 
-import errno
+import contextlib
 import gc
 import logging
 import shutil
 import sys
 import threading
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -24,6 +25,7 @@ import numpy as np
 import orbax.checkpoint as ocp
 
 from diffusion_jax.parallel.rules import path_of
+from diffusion_jax.train.abandoned import is_news, no_space, quieten, withheld_logs
 from diffusion_jax.train.state import TrainState, checkpointed
 from diffusion_jax.typing import Params, PyTree, UserError, one_of
 
@@ -51,23 +53,6 @@ def _handlers() -> dict[str, Any]:
     return trees | {name: ocp.JsonCheckpointHandler() for name in ("data", "meta")}
 
 
-def _no_space(error: BaseException) -> bool:
-    """Whether an error, or what it was raised from, says that the disk (or the quota) is full."""
-    seen: BaseException | None = error
-    while seen is not None:
-        if isinstance(seen, OSError) and seen.errno in (errno.ENOSPC, errno.EDQUOT):
-            return True
-        text = str(seen)
-        if any(f"os_error_code='{code}'" in text or f"[Errno {code}]" in text for code in (errno.ENOSPC, errno.EDQUOT)):
-            return True
-        seen = seen.__cause__ or seen.__context__
-    return False
-
-
-def _is_news(record: logging.LogRecord) -> bool:
-    return not (record.exc_info and record.exc_info[1] and _no_space(record.exc_info[1]))
-
-
 def _first_line(error: BaseException) -> str:
     lines = str(error).strip().splitlines() or [""]
     return f"{type(error).__name__}: {lines[0][:160]}"
@@ -84,6 +69,8 @@ class Checkpointer:
         self.directory = Path(directory).absolute()
         self.fall_back = fall_back
         self._failed = False
+        self._raised = False  # whether the last write failed, which was said
+        self._full = False  # whether one of Orbax's threads has said that the disk is full
         if keep < 1:
             raise UserError(f"keep {keep} checkpoints: at least 1 is kept")
         options = ocp.CheckpointManagerOptions(max_to_keep=keep, cleanup_tmp_directories=True)
@@ -93,13 +80,20 @@ class Checkpointer:
         except OSError as error:
             raise UserError(f"cannot open the checkpoint folder {self.directory}: {error.strerror or error}") from error
         # A write that fails is raised where the caller waits for it; Orbax's threads print and log the same besides.
+        quieten()
         self._hook = threading.excepthook
         threading.excepthook = self._on_thread_error
-        logging.getLogger("absl").addFilter(_is_news)
+        logging.getLogger("absl").addFilter(self._on_log)
 
     def _on_thread_error(self, args: threading.ExceptHookArgs) -> None:
-        if args.exc_value is None or not _no_space(args.exc_value):
+        if args.exc_value is None or not no_space(args.exc_value):
             self._hook(args)
+        else:
+            self._full = True
+
+    def _on_log(self, record: logging.LogRecord) -> bool:
+        self._full |= bool(record.exc_info and record.exc_info[1] and no_space(record.exc_info[1]))
+        return is_news(record)
 
     def __enter__(self) -> Checkpointer:
         return self
@@ -138,9 +132,15 @@ class Checkpointer:
     def _guarded(self, action: Callable[[], Any]) -> None:
         try:
             action()
+            self._raised = False
         except Exception as error:
-            if not _no_space(error):
-                raise
+            if not no_space(error):
+                # What is waited for may be a writer that misses what another, for want of space, has not written.
+                _join_writers()
+                if not self._full:
+                    raise
+            self._full, self._raised = False, True
+            _join_writers()
             self._failed = True
             self._remove_unfinished()
             self._manager.reload()
@@ -156,13 +156,19 @@ class Checkpointer:
     def close(self) -> None:
         """Waits for what is being written and releases the folder."""
         try:
-            self.wait()
+            # After a failure that was raised the other writers' own failures are no news.
+            with contextlib.suppress(*(Exception,) if self._raised else ()):
+                self.wait()
         finally:
-            self._manager.close()
+            with contextlib.suppress(*(Exception,) if self._raised else ()):
+                self._manager.close()
             threading.excepthook = self._hook
-            logging.getLogger("absl").removeFilter(_is_news)
             if self._failed:
+                # Writers of the other items may go on until Python ends: what they log is left out, also later.
+                _join_writers()
                 self._remove_unfinished()
+            else:
+                logging.getLogger("absl").removeFilter(self._on_log)
 
     def restore(
         self, abstract_state: TrainState, step: int | None = None
@@ -226,6 +232,14 @@ class Checkpointer:
         return state, got["data"], meta["user"]
 
 
+def _join_writers(seconds: float = 5.0) -> None:
+    """Waits a little for Orbax's threads, which would write into a folder that was removed under them."""
+    until = time.monotonic() + seconds
+    for thread in threading.enumerate():
+        if type(thread).__module__.startswith("orbax."):
+            thread.join(max(0.0, until - time.monotonic()))
+
+
 class _DamagedError(UserError):
     """A checkpoint whose files are incomplete or altered."""
 
@@ -241,7 +255,8 @@ def _abstract(leaf: Any) -> Any:
 def _damage(where: str, action: Callable[[], Any]) -> Any:
     """What `action` gives. Whatever it raises is a damaged file: the readers raise from KeyError to bare Exception."""
     try:
-        return action()
+        with withheld_logs():
+            return action()
     except Exception as error:
         reason = _first_line(error)
     # The reads that were abandoned print warnings when they are collected: collected here, they are silent.
@@ -292,6 +307,7 @@ def restore_params(directory: str | Path, which: str = "ema", step: int | None =
     directory = Path(directory).absolute()
     if not directory.is_dir():
         raise UserError(f"there is no checkpoint folder {directory}")
+    quieten()
     handlers = _handlers() | {which: ocp.PyTreeCheckpointHandler()}
     options = ocp.CheckpointManagerOptions(create=False)
     with ocp.CheckpointManager(directory, item_handlers=handlers, options=options) as manager:
