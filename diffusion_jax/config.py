@@ -264,7 +264,9 @@ def project_of(file: Path) -> Path:
 def not_found(config: ConfigDict, keys: Keys, spec: str, message: str) -> str:
     """Where was looked for the relative path that an error is about: a text to add to it, or nothing."""
     file = _split(spec)[0]
-    if any(there is None and str(value) in message for _, value, there in _paths(config, keys, file, all_of_them=True)):
+    if any(
+        there is None and repr(value) in message for _, value, there in _paths(config, keys, file, all_of_them=True)
+    ):
         here, project = Path.cwd(), project_of(file)
         return f" (looked for in {here}" + ("" if here == project else f" and in the config's project {project}") + ")"
     return ""

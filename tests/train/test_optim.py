@@ -1,3 +1,5 @@
+import math
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -106,3 +108,26 @@ def test_clamp_is_after_the_learning_rate():
 def test_bad_settings(make, says):
     with pytest.raises(UserError, match=says):
         make()
+
+
+@pytest.mark.parametrize("off", [None, 0.0])
+def test_clip_norm_none_and_0_are_off(off):
+    params, grads = {"w": jnp.ones(3)}, {"w": jnp.full(3, 5.0)}
+    tx = adamw(0.1, 0, 10, "constant", clip_norm=off)
+    updates, state = tx.update(grads, tx.init(params), params)
+    np.testing.assert_allclose(updates["w"], -0.1, rtol=1e-5)
+    np.testing.assert_allclose(optax.tree_utils.tree_get(state, "mu")["w"], 0.1 * 5.0, rtol=1e-6)
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"clip_norm": -1.0}, {"clip_norm": math.nan}, {"clip_norm": math.inf}, {"weight_decay": -0.1}, {"eps": -1.0},
+        {"b1": 1.0}, {"b2": 1.0 - 1e-9}, {"b2": -0.1}, {"b1": math.nan}, {"learning_rate": -1e-3},
+        {"learning_rate": math.nan}, {"end_scale": -1.0}, {"end_scale": 2.0}, {"warmup_steps": 10}, {"warmup_steps": -1},
+    ],
+    ids=str,
+)  # fmt: skip
+def test_numbers_that_stand_still_or_go_uphill_are_refused(wrong):
+    with pytest.raises(UserError, match=next(iter(wrong))):
+        adamw(**({"learning_rate": 0.1, "warmup_steps": 0, "total_steps": 10} | wrong))
