@@ -6,6 +6,7 @@ import difflib
 from collections.abc import Mapping
 from typing import Any
 
+import numpy as np
 from ml_collections import ConfigDict
 
 from diffusion_jax import steering
@@ -127,7 +128,8 @@ def _diffusion_agrees(config: ConfigDict) -> None:
         steering.check_solver(guidance, sampler.solver)
     kind = "x0" if config.prediction == "edm" else config.prediction
     # A rule whose scale or option is out of its range says so when it is made, which would be after the first steps.
-    steering.guided(guidance, _no_network, {}, sampler.guidance_scale, schedule=made, prediction=kind)
+    null = {"pooled": np.zeros((1, 1), np.float32)}
+    steering.guided(guidance, _no_network, null, sampler.guidance_scale, schedule=made, prediction=kind)
 
 
 def _no_network(xt: Any, t: Any, cond: Any = None) -> Prediction:
