@@ -181,12 +181,12 @@ def check_cond(cond: PyTree, batch: int) -> None:
 
 
 def check_condition(name: str, tree: PyTree) -> None:
-    """UserError unless `tree` is a condition for a guidance to hold: arrays, and one at least."""
+    """UserError unless `tree` is a condition for a guidance to hold: arrays, or a dict that has none yet."""
     leaves = jax.tree.leaves(tree)
     for leaf in leaves:
         if isinstance(leaf, str) or getattr(getattr(leaf, "dtype", None), "kind", "f") in "USO":
             raise UserError(f"{name} is text: encode it first, as run.encode_text([...])")
-    if not leaves or not all(hasattr(leaf, "shape") for leaf in leaves):
+    if not (leaves or isinstance(tree, dict)) or not all(hasattr(leaf, "shape") for leaf in leaves):
         raise UserError(f"{name} is {described(tree)}, not arrays with leading axis 1 or batch")
 
 

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from diffusion_jax.process import Cosine, denoiser
+from diffusion_jax.process.asking import CALLED
 from diffusion_jax.sampling import DDIM, classifier_free, sample, uniform
 from diffusion_jax.sampling.guidance import predict_both
 from diffusion_jax.typing import Prediction, UserError
@@ -98,7 +99,7 @@ def test_one_call_of_twice_the_batch_and_the_learned_variance_is_the_conditions(
         return Prediction(xt, xt, variance=cond["text"][:, :3])
 
     got = classifier_free(model, null, 4.0)(x, T, cond)
-    assert sizes == [2 * BATCH]
+    assert [size for size in sizes if size != CALLED] == [2 * BATCH]  # beside the trials by shapes alone
     np.testing.assert_array_equal(got.variance, cond["text"][:, :3])
     first, second = predict_both(model, x, T, cond, null)
     np.testing.assert_array_equal(second.variance, repeat(null)["text"][:, :3])
