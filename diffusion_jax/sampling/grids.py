@@ -64,11 +64,13 @@ def _end(schedule: Schedule) -> float:
 def uniform(num_steps: int, schedule: Schedule | None = None) -> np.ndarray:
     """Equal steps from the schedule's t_max to t = 0 (to t_min where sigma(0) > 0); from 1 to 0 without a schedule.
 
+    Where steps are so many that equal ones would stop between 0 and t_min, they lead to t_min and the last one to 0.
     Raises UserError unless num_steps is a whole number of at least 1.
     """
     _check_steps(num_steps)
-    start, end = (1.0, 0.0) if schedule is None else (float(schedule.t_max), _end(schedule))
-    return np.linspace(start, end, num_steps + 1)
+    if schedule is None:
+        return np.linspace(1.0, 0.0, num_steps + 1)
+    return _above_t_min(np.linspace(1.0, 0.0, num_steps + 1), schedule)
 
 
 def logsnr_uniform(
@@ -92,13 +94,11 @@ def logsnr_uniform(
 def quadratic(num_steps: int, schedule: Schedule) -> np.ndarray:
     """Times t_max (i / num_steps)^2, i falling to 0: small steps near the data (DDIM, arXiv 2010.02502, appendix D.2).
 
+    Where the last of them would stop between 0 and t_min, they lead to t_min in the same proportions and the last one to 0.
     Raises UserError unless num_steps is a whole number of at least 1.
     """
     _check_steps(num_steps)
-    times = np.linspace(1.0, 0.0, num_steps + 1) ** 2 * float(schedule.t_max)
-    times[:-1] = np.maximum(times[:-1], schedule.t_min)
-    times[-1] = _end(schedule)
-    return _distinct(times, num_steps)
+    return _above_t_min(np.linspace(1.0, 0.0, num_steps + 1) ** 2, schedule)
 
 
 def karras(
@@ -168,6 +168,17 @@ def _closed(levels: Callable[[int], np.ndarray], num_steps: int, schedule: Sched
         times = np.append(np.maximum(times, schedule.t_min), end)
     times[0] = schedule.t_max
     return _distinct(times, num_steps)
+
+
+def _above_t_min(shares: np.ndarray, schedule: Schedule) -> np.ndarray:
+    """Times from t_max to the end, t_max at share 1 and the end at 0; none stands between the end and t_min."""
+    start, end, low = float(schedule.t_max), _end(schedule), float(schedule.t_min)
+    times = end + (start - end) * shares
+    if len(times) > 2 and times[-2] < low:
+        least = shares[-2]
+        times[:-1] = low + (start - low) * (shares[:-1] - least) / (1.0 - least)
+    times[0], times[-1] = start, end
+    return times
 
 
 def _distinct(times: np.ndarray, num_steps: int) -> np.ndarray:

@@ -7,8 +7,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from diffusion_jax.process import Cosine, RectifiedFlow, VPLinear
-from diffusion_jax.sampling import logsnr_uniform, uniform
+from diffusion_jax.process import EDM, Cosine, Discrete, RectifiedFlow, VPLinear
+from diffusion_jax.process.truncated import Truncated
+from diffusion_jax.sampling import logsnr_uniform, quadratic, uniform
 from diffusion_jax.sampling.grids import check_grid
 from diffusion_jax.typing import UserError, pytree_dataclass
 
@@ -49,6 +50,18 @@ def test_grids_are_float64_fall_and_have_exact_ends(schedule, num_steps):
         assert (np.diff(grid) < 0).all()
         check_grid(grid, schedule)
     np.testing.assert_allclose(np.diff(uniform(num_steps, schedule)), -schedule.t_max / num_steps, rtol=1e-9)
+
+
+@pytest.mark.parametrize(
+    "schedule", [VPLinear(t_min=0.01), Discrete(), Truncated(RectifiedFlow(), 0.02), EDM()], ids=repr
+)
+def test_steps_by_the_thousand_stay_above_t_min(schedule):
+    for make in (uniform, quadratic):
+        grid = make(4000, schedule)
+        check_grid(grid, schedule)
+        assert grid[0] == schedule.t_max and grid[-1] == 0.0 and (np.diff(grid) < 0).all()
+        assert grid[-2] == pytest.approx(max(schedule.t_min, make(4000)[-2] if make is uniform else 1 / 4000**2))
+    np.testing.assert_allclose(np.diff(uniform(4000, schedule), 2)[:-1], 0.0, atol=1e-12)
 
 
 def test_without_a_schedule_the_grid_runs_from_one_to_zero():
