@@ -28,12 +28,12 @@ from diffusion_jax.process.sde import coefficients, expand
 from diffusion_jax.sampling.steps import (
     Denoise,
     History,
-    by_level,
     change,
     check_order,
     exponential_step,
     finite,
     inside,
+    level_axis,
     noise_like,
     phis,
 )
@@ -142,7 +142,7 @@ class DPMSolverPP:
         if self.multistep:
             noise = noise_like(key, x) if self.sde else None
             base = exponential_step(schedule, pair, t, t_next, eta, noise)
-            state = state.spaced(pair.x0, t, *by_level(schedule, t_next))
+            state = state.spaced(pair.x0, t, level_axis(schedule, t_next))
             if self.order == 1:
                 return base, state
             added = self._from_the_past(schedule, state, x, t, t_next)
@@ -160,7 +160,7 @@ class DPMSolverPP:
         h = change(schedule, t, t_next)
         # A step without length has no correction, and any length will do.
         h = jnp.where(h > 0, h, 1.0)
-        nodes, usable = state.nodes(*by_level(schedule, t_next))
+        nodes, usable = state.nodes(level_axis(schedule, t_next))
         alpha, _ = coefficients(schedule, t_next, x)
         reach = self._speed() * h
         gain = -jnp.expm1(-reach)

@@ -27,9 +27,9 @@ from jaxtyping import Array
 from diffusion_jax.process.prediction import FLOOR
 from diffusion_jax.process.sde import coefficients
 from diffusion_jax.sampling.steps import (
+    Axis,
     Denoise,
     History,
-    by_level,
     change,
     check_order,
     exponential_step,
@@ -37,6 +37,7 @@ from diffusion_jax.sampling.steps import (
     half_logsnr,
     lagrange,
     legendre,
+    level_axis,
     relative_sigma,
 )
 from diffusion_jax.typing import Prediction, Schedule, one_of
@@ -97,9 +98,9 @@ class DEIS:
     ) -> tuple[Array, History]:
         """x [batch, ...] at t -> x at t_next < t; draws nothing."""
         pair = denoise(x, t)
-        by = by_level(schedule, t_next) if self.variable == "logrho" else (lambda times: times, t_next)
-        state = state.spaced(pair.eps, t, *by)
-        nodes, usable = state.nodes(*by)
+        axis = level_axis(schedule, t_next) if self.variable == "logrho" else Axis(lambda times: times, t_next)
+        state = state.spaced(pair.eps, t, axis)
+        nodes, usable = state.nodes(axis)
         level, h = half_logsnr(schedule, t), change(schedule, t, t_next)
         # Relative to lambda(t), where small steps are told apart better.
         points, weights = legendre(QUADRATURE, jnp.zeros_like(h), h)
@@ -132,9 +133,9 @@ class LMS:
         """x [batch, ...] at t -> x at t_next < t; draws nothing."""
         pair = denoise(x, t)
         rho, rho_next = relative_sigma(schedule, t), relative_sigma(schedule, t_next)
-        by = (lambda times: relative_sigma(schedule, times)), rho_next
-        state = state.spaced(pair.eps, t, *by)
-        nodes, usable = state.nodes(*by)
+        axis = Axis(lambda times: relative_sigma(schedule, times), rho_next)
+        state = state.spaced(pair.eps, t, axis)
+        nodes, usable = state.nodes(axis)
         points, weights = legendre(2, rho, rho_next)
         rows = _by_order(nodes, lambda nodes: lagrange(nodes, points) @ weights, self.order)
         return _corrected(schedule, pair, state, t, t_next, rows, usable), state

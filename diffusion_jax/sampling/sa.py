@@ -22,13 +22,13 @@ from diffusion_jax.process.sde import coefficients
 from diffusion_jax.sampling.steps import (
     Denoise,
     History,
-    by_level,
     change,
     check_order,
     exponential_step,
     finite,
     lagrange,
     legendre,
+    level_axis,
     noise_like,
     renoised,
 )
@@ -84,7 +84,7 @@ class SASolver:
             base = exponential_step(schedule, pair, start, t, self.tau, state.noise)
             better = base + self._added(schedule, history, new, start, t, base)
             x = jnp.where(begun & finite(schedule, start, t), better, x)
-        history = history.spaced(new, t, *by_level(schedule, t_next))
+        history = history.spaced(new, t, level_axis(schedule, t_next))
         noise = noise_like(key, x) if self.tau else jnp.zeros_like(x)
         guess = exponential_step(schedule, renoised(schedule, x, new, t), t, t_next, self.tau, noise)
         return guess + self._added(schedule, history, None, t, t_next, guess), _State(history, x, noise)
@@ -100,7 +100,7 @@ class SASolver:
         speed = 1.0 + self.tau**2
         kernel = speed * jnp.exp(-speed * (end - points)) * weights
         alpha, _ = coefficients(schedule, t_next, like)
-        nodes, usable = history.nodes(*by_level(schedule, t_next))
+        nodes, usable = history.nodes(level_axis(schedule, t_next))
         # Relative to lambda_0, where small steps are told apart better.
         nodes = nodes - nodes[0]
         highest = self.predictor_order if new is None else self.corrector_order

@@ -25,7 +25,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -37,9 +37,9 @@ from diffusion_jax.process.sde import coefficients, expand
 from diffusion_jax.typing import Prediction, Schedule, UserError, pytree_dataclass
 
 __all__ = [
+    "Axis",
     "Denoise",
     "History",
-    "by_level",
     "change",
     "check_order",
     "exponential_step",
@@ -48,6 +48,7 @@ __all__ = [
     "inside",
     "lagrange",
     "legendre",
+    "level_axis",
     "noise_like",
     "phis",
     "relative_sigma",
@@ -104,9 +105,20 @@ def finite(schedule: Schedule, t: Array, t_next: Array) -> Array:
     return ends & (half_logsnr(schedule, t_next) > half_logsnr(schedule, t))
 
 
-def by_level(schedule: Schedule, t_next: Array) -> tuple[Callable[[Array], Array], Array]:
-    """lambda as the variable of a polynomial through predictions, and where a step to t_next ends."""
-    return lambda times: half_logsnr(schedule, times), half_logsnr(schedule, t_next)
+class Axis(NamedTuple):
+    """The variable of a polynomial through predictions: its value at times [k], where the step ends, and its unit.
+
+    Its rounding is that of the larger of its value and the unit: 1 for a logarithm, 0 for what is exact relative to itself.
+    """
+
+    place: Callable[[Array], Array]
+    end: Array
+    unit: float = 0.0
+
+
+def level_axis(schedule: Schedule, t_next: Array) -> Axis:
+    """lambda, in a step to t_next."""
+    return Axis(lambda times: half_logsnr(schedule, times), half_logsnr(schedule, t_next), 1.0)
 
 
 def inside(schedule: Schedule, t: Array, h: Array, share: float, t_next: Array) -> Array:
@@ -171,26 +183,26 @@ class History:
         times = jnp.concatenate([jnp.asarray(t, self.times.dtype)[None], self.times[:-1]])
         return History(jnp.minimum(self.count + 1, length), (value, *self.values[:-1]), times)
 
-    def spaced(self, value: Array, t: Array, place: Callable[[Array], Array], at_next: Array) -> History:
-        """With `value` at t as the newest, in the place of the last where that is too near for a step to `at_next`."""
+    def spaced(self, value: Array, t: Array, axis: Axis) -> History:
+        """With `value` at t as the newest, in the place of the last where that is too near for the step."""
         times = jnp.concatenate([jnp.asarray(t, self.times.dtype)[None], self.times[1:]])
         renewed = History(jnp.maximum(self.count, 1), (value, *self.values[1:]), times)
-        pair = place(jnp.stack([times[0], jnp.where(self.count > 0, self.times[0], times[0])]))
-        near = (self.count > 0) & ~_apart(pair, at_next)[0]
+        pair = axis.place(jnp.stack([times[0], jnp.where(self.count > 0, self.times[0], times[0])]))
+        near = (self.count > 0) & ~_apart(pair, axis)[0]
         return jax.tree.map(lambda kept, moved: jnp.where(near, kept, moved), renewed, self.pushed(value, t))
 
-    def nodes(self, place: Callable[[Array], Array], at_next: Array) -> tuple[Array, Array]:
-        """(place(times) [k], how many of the newest lie apart for a step to the place `at_next`, at least 1).
+    def nodes(self, axis: Axis) -> tuple[Array, Array]:
+        """(the places of the predictions [k], how many of the newest lie apart for the step, at least 1).
 
         The rest get places beyond the oldest of these, apart from one another, so that no weight divides by 0 in a branch
         that is not taken. The order of a step is at most that number.
         """
         index = jnp.arange(len(self.values))
-        known = place(jnp.where(index < self.count, self.times, self.times[0]))
-        apart = _apart(known, at_next) & (index[1:] < self.count)
+        known = axis.place(jnp.where(index < self.count, self.times, self.times[0]))
+        apart = _apart(known, axis) & (index[1:] < self.count)
         usable = 1 + jnp.sum(jnp.cumprod(apart.astype(jnp.int32)), dtype=jnp.int32)
         oldest = known[usable - 1]
-        away = jnp.where(known[0] > at_next, 1.0, -1.0) * jnp.maximum(jnp.abs(oldest), 1.0)
+        away = jnp.where(known[0] > axis.end, 1.0, -1.0) * jnp.maximum(jnp.abs(oldest), 1.0)
         missing = (index - usable + 1).astype(known.dtype)
         return jnp.where(missing <= 0, known, oldest + away * missing), usable
 
@@ -199,10 +211,13 @@ class History:
         return tuple(value - self.values[0] for value in self.values[1:])
 
 
-def _apart(places: Array, at_next: Array) -> Array:
-    """Whether each place but the first is far enough beyond the one before for a step from the first to `at_next`, [k - 1]."""
-    gaps, reach = places[1:] - places[:-1], places[0] - at_next
-    return (gaps * jnp.sign(reach) > 0) & (jnp.abs(gaps) >= CLOSEST * jnp.abs(reach))
+def _apart(places: Array, axis: Axis) -> Array:
+    """Whether each place but the first is far enough beyond the one before for a step from the first to the end, [k - 1]."""
+    reach = places[0] - axis.end
+    gaps = (places[1:] - places[:-1]) * jnp.sign(reach)
+    # A compiler may round a place otherwise each time that it is used: what is to be no 0 must be above that.
+    rounding = 4.0 * jnp.finfo(places.dtype).eps * jnp.maximum(jnp.abs(places[1:]), axis.unit)
+    return (gaps > rounding) & (gaps >= CLOSEST * jnp.abs(reach))
 
 
 def lagrange(nodes: Array, points: Array) -> Array:

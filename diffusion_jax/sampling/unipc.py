@@ -24,11 +24,11 @@ from diffusion_jax.process.sde import coefficients
 from diffusion_jax.sampling.steps import (
     Denoise,
     History,
-    by_level,
     change,
     check_order,
     exponential_step,
     finite,
+    level_axis,
     phis,
     renoised,
 )
@@ -80,7 +80,7 @@ class UniPC:
         """x [batch, ...] at t -> x at t_next < t; draws nothing. x is corrected before it is taken on."""
         new = denoise(x, t).x0
         x = self._corrected(schedule, state, x, new, t)
-        history = state.history.spaced(new, t, *by_level(schedule, t_next))
+        history = state.history.spaced(new, t, level_axis(schedule, t_next))
         guess = exponential_step(schedule, renoised(schedule, x, new, t), t, t_next)
         added = self._added(schedule, history, None, t, t_next, guess)
         return guess + added, _State(history, x)
@@ -102,7 +102,7 @@ class UniPC:
         h = jnp.where(h > 0, h, 1.0)
         alpha, _ = coefficients(schedule, t_next, like)
         scale = h if self.variant == "bh1" else -jnp.expm1(-h)
-        nodes, usable = history.nodes(*by_level(schedule, t_next))
+        nodes, usable = history.nodes(level_axis(schedule, t_next))
         ratios = [(node - nodes[0]) / h for node in nodes[1:]]
         slopes = [d / r for d, r in zip(history.differences(), ratios, strict=True)]
         total = jnp.zeros_like(like)
