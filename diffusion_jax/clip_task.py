@@ -72,7 +72,8 @@ def _digits(config: ConfigDict, folder: Path, key: jax.Array) -> Task:
     probe = ClipRun(folder, config, network, {}, tokenizer)
     stream = batches(data.train, config.batch_size, config.seed, transform, **process_slice())
     initial = initial_params(config.get("weights"), clip_model_of(config, tokenizer), tokenizer, None)
-    return Task(network, recipe_loss(config, network), stream, evaluate, clamp=CLAMP, initial=initial)
+    loss_fn = recipe_loss(config, network)
+    return Task(network, loss_fn, stream, evaluate, clamp=CLAMP, initial=initial, counts=data.counts)
 
 
 def _zero_shot(run: ClipRun, columns: Mapping[str, np.ndarray]) -> float:
@@ -87,7 +88,6 @@ def _pairs(config: ConfigDict, folder: Path, key: jax.Array) -> Task:
         raise UserError(f"data {config.data.name!r} holds photographs, which need a preprocess")
     options = build.reading(config.data)
     train, held_out = (build.pairs(config.data, split) for split in ("train", "validation"))
-    _log.info("%d pictures to train on, %d held out", len(train), len(held_out))
 
     def image(raw: Any, rng: np.random.Generator) -> np.ndarray:
         if options["crop"] == "center":
@@ -107,9 +107,12 @@ def _pairs(config: ConfigDict, folder: Path, key: jax.Array) -> Task:
         **process_slice(),
     )
     probe = ClipRun(folder, config, network, {}, tokenizer, prepare)
-    evaluate = _evaluation(config, probe, held_out, options, loss)
+    evaluate, measured = _evaluation(config, probe, held_out, options, loss)
+    counts = f"{len(train)} pictures to train on, {len(held_out)} held out"
+    counts += f", of which {measured} are measured" if measured < len(held_out) else ""
     initial = initial_params(config.get("weights"), clip_model_of(config, tokenizer), tokenizer, prepare)
-    return Task(network, recipe_loss(config, network, prepare), stream, evaluate, clamp=CLAMP, initial=initial)
+    loss_fn = recipe_loss(config, network, prepare)
+    return Task(network, loss_fn, stream, evaluate, clamp=CLAMP, initial=initial, counts=counts)
 
 
 def _held_out(held_out: Any, prepare: Preprocess, most: int, on_error: str) -> tuple[list[dict[str, Any]], np.ndarray]:
@@ -139,8 +142,8 @@ def _held_out(held_out: Any, prepare: Preprocess, most: int, on_error: str) -> t
 
 def _evaluation(
     config: ConfigDict, probe: ClipRun, held_out: Any, options: Mapping[str, Any], loss: Mapping[str, Any]
-) -> Callable[[TrainState, int], dict[str, float]]:
-    """Held-out loss, retrieval and zero-shot of raw and averaged weights; the held-out pictures are read once."""
+) -> tuple[Callable[[TrainState, int], dict[str, float]], int]:
+    """(held-out loss, retrieval and zero-shot of raw and averaged weights, of how many pictures); these are read once."""
     assert probe.preprocess is not None
     items, pixels = _held_out(held_out, probe.preprocess, options["eval_pairs"], options["on_error"])
     captions = [item["captions"] for item in items]
@@ -171,7 +174,7 @@ def _evaluation(
                     _log.warning("%d of %d zero-shot pictures are skipped, the first: %s", unread, len(classes), named)
         return numbers
 
-    return evaluate
+    return evaluate, len(items)
 
 
 def _classes(spec: build.Spec) -> tuple[ClassFolder | None, tuple[str, ...]]:

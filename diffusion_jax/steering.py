@@ -58,6 +58,11 @@ def check(spec: Any) -> dict[str, Any]:
     own = [key for key in group if key not in ("name", *LIMITS)]
     allowed = _with_limits(GUIDANCE[name])
     accepts(f"guidance {name!r}", allowed, own, GIVEN)
+    for key, value in group.items():
+        numbers = np.ravel(np.asarray(value)) if key != "name" and value is not None else np.zeros(0)
+        # The upper end of an interval may be infinite: all noise.
+        if numbers.dtype.kind == "f" and (np.isnan(numbers).any() or (key != "interval" and np.isinf(numbers).any())):
+            raise UserError(f"{key} {value!r} of guidance {name!r} is not finite")
     ends = group.get("interval")
     if ends is not None and (isinstance(ends, str) or np.shape(ends) != (2,)):
         raise UserError(f"interval {ends!r} is not a low and a high noise level, such as (0.3, 5)")

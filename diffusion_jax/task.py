@@ -33,6 +33,7 @@ class Task:
     text_encoder: ClipRun | None = None
     aux: PyTree = None  # the first state of the loss itself
     initial: Params | None = None  # weights to begin with, in place of fresh ones
+    counts: str = ""  # how many examples are trained on and how many held out, to be said
     beside: Params = dataclasses.field(default_factory=dict)  # what trains beside the network
 
 
@@ -45,6 +46,11 @@ class Captioned:
     unique: tuple[str, ...]
     rows: np.ndarray
     held_captions: tuple[str, ...]
+
+    @property
+    def counts(self) -> str:
+        """How many there are, to be said."""
+        return f"{len(self.train)} scans to train on, {len(self.held_out)} held out"
 
 
 @functools.cache

@@ -98,6 +98,8 @@ def train_run(config: ConfigDict, *, overwrite: bool = False, progress: bool = T
     ctx = Context(state.step, state.ema, state.frozen, state.aux)
     jax.eval_shape(loss_fn, state.params, ctx, _whole(task.batches(0)), train_key)
     first_decides(lambda: _prepare(folder, config, task.text_encoder, overwrite, say))
+    if progress and task.counts:
+        say(f"{config.system}: {task.counts}")
     with Checkpointer(folder / CHECKPOINTS) as checkpointer, contextlib.closing(RunLog(folder, to_dict(config))) as log:
         fit(
             state=state,
@@ -267,6 +269,7 @@ def diffusion_task(config: ConfigDict, folder: Path, key: jax.Array) -> Task:
         evaluate,
         frozen={"null": run.null},
         text_encoder=clip,
+        counts=data.counts,
         aux=terms["sample_t"].init() if importance else None,
         beside={UNCERTAINTY: uncertainty.init()} if uncertain else {},
     )

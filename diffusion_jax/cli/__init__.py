@@ -93,7 +93,11 @@ def parser() -> argparse.ArgumentParser:
     train.add_argument("--config", required=True, metavar="FILE[:VARIANT]", help="a config file, as in configs/")
     train.add_argument("--overwrite", action="store_true", help="delete the run that is in the folder and begin anew")
     _distributed(train)
-    train.add_argument("--no-progress", action="store_true", help="no progress bar")
+    train.add_argument(
+        "--no-progress",
+        action="store_true",
+        help="no progress: what is resumed or changed, warnings, errors and the folder at the end alone are said",
+    )
 
     sample = commands.add_parser(
         "sample",

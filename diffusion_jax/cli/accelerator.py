@@ -28,16 +28,17 @@ def idle_accelerator() -> str | None:
     return None
 
 
-def configure(say: Callable[[str], None]) -> None:
-    """Turns on the persistent compilation cache and says where the command runs."""
+def configure(say: Callable[[str], None], *, devices: bool = True) -> None:
+    """Turns on the persistent compilation cache and says where the command runs; without `devices` warnings alone."""
     cache = os.environ.get("JAX_COMPILATION_CACHE_DIR", str(Path.home() / ".cache" / "diffusion_jax" / "compiled"))
     jax.config.update("jax_compilation_cache_dir", cache)
     try:
-        devices = jax.devices()
+        found = jax.devices()
     except RuntimeError as error:
         # JAX_PLATFORMS asks for a backend that is not installed or finds no device.
         raise UserError(f"JAX finds no device: {str(error).splitlines()[0]}") from error
-    say(f"JAX {jax.__version__} on {len(devices)} x {devices[0].device_kind}")
+    if devices:
+        say(f"JAX {jax.__version__} on {len(found)} x {found[0].device_kind}")
     line = idle_accelerator()
     if line is not None:
         say(line)

@@ -49,7 +49,7 @@ def _silent(text: str) -> None:
 def train(arguments: argparse.Namespace, rest: list[str]) -> int:
     """Train or resume the run of a config."""
     config = load_config(arguments.config, parse_overrides(rest), keys)
-    configure(say)
+    configure(say, devices=not arguments.no_progress)
     tell = say if jax.process_index() == 0 else _silent
     try:
         with enough_memory(_smaller(config)):

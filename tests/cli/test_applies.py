@@ -14,7 +14,9 @@ from diffusion_jax import cli
 from diffusion_jax.cli import commands
 from diffusion_jax.cli.applies import APART, GOES_WITH
 from diffusion_jax.cli.memory import enough_memory
+from diffusion_jax.cli.notices import notices
 from diffusion_jax.cli.out import check_file, check_folder
+from diffusion_jax.data.tokenizer import WordTokenizer
 from diffusion_jax.typing import UserError
 
 SAMPLE = ["sample", "--run", "x", "--prompt", "a", "--out", "a.png"]
@@ -80,6 +82,13 @@ def test_a_guidance_option_is_a_finite_number(value):
     given = argparse.Namespace(guidance="apg", guidance_option=[f"eta={value}"])
     with pytest.raises(UserError, match="is not KEY=NUMBER, finite"):
         commands._guidance(given, {})
+
+
+def test_notices_of_many_prompts_are_counted():
+    tokenizer = WordTokenizer(("a", "seven"))
+    lines = notices(tokenizer, [f"a seven {i:x}x" for i in range(1000)])
+    assert len(lines) == 21 and lines[-1] == "and 980 more notices like these, of 1000 prompts"
+    assert notices(tokenizer, ["a seven"]) == []
 
 
 # What is written

@@ -63,6 +63,17 @@ def test_a_config_with_a_wrong_guidance_is_refused_before_training(spec, message
         validate(config)
 
 
+def test_numbers_of_a_guidance_are_finite():
+    for spec, said in (
+        ({"rescale": float("nan")}, "rescale nan of guidance 'classifier_free' is not finite"),
+        ({"name": "apg", "eta": float("inf")}, "eta inf of guidance 'apg' is not finite"),
+        ({"interval": (0.3, float("nan"))}, "is not finite"),
+    ):
+        with pytest.raises(UserError, match=said):
+            steering.check(spec)
+    assert steering.check({"interval": (0.3, float("inf"))})["interval"] == (0.3, float("inf"))
+
+
 def test_a_configs_guidance_is_what_a_run_samples_with(run):
     loaded = load_run(run)
     plain = loaded.generate(["a seven"] * 2, guidance_scale=5.0)

@@ -52,6 +52,18 @@ def test_a_second_train_says_it_is_done_and_changes_nothing(own_run, capsys):
     assert before == {p: p.stat().st_mtime_ns for p in (own_run / "clip" / "checkpoints").rglob("*") if p.is_file()}
 
 
+def test_progress_is_said_or_not(own_run, capsys, monkeypatch):
+    monkeypatch.setattr("diffusion_jax.train.progress.Progress.due", lambda self: self.shown)
+    quiet = tiny.clip_arguments(own_run, workdir=own_run / "new", steps=4)
+    assert main(quiet) == 0
+    assert capsys.readouterr().err == f"run in {own_run / 'new'}\n"
+    assert main([word for word in quiet if word != "--no-progress"] + ["--overwrite"]) == 0
+    lines = capsys.readouterr().err.splitlines()
+    assert lines[0].startswith("JAX ") and lines[-1] == f"run in {own_run / 'new'}"
+    assert "clip: 1347 scans to train on, 150 held out" in lines
+    assert any(line.startswith("clip: step 4/4, loss ") for line in lines)
+
+
 def test_more_steps_go_on_and_other_models_are_refused(own_run, capsys):
     more = tiny.clip_arguments(own_run, steps=8, **{"optimizer.warmup_steps": 2})
     assert main(more) == 0

@@ -56,6 +56,19 @@ def test_what_is_left_out_is_said_with_the_nearest_word():
     np.testing.assert_array_equal(TOKENIZER.encode(["a purple two"])["tokens"], TOKENIZER.encode(["a two"])["tokens"])
 
 
+def test_many_unknown_words_are_a_few_short_lines():
+    prompt = " ".join(f"word{i}" for i in range(1700))
+    lines = TOKENIZER.explain([prompt])
+    assert len(lines) == 7 and sum(map(len, lines)) < 2000
+    assert "1695 more words are not in the vocabulary" in lines[-2]
+    assert all(line.startswith("prompt 'word0 word1 ") for line in lines)
+
+
+@pytest.mark.parametrize("prompt", ["\N{PARTY POPPER}", "", "purple", "...", " \n"])
+def test_a_prompt_of_which_nothing_is_left_is_said(prompt):
+    assert "no word of it reaches the model: it counts as the empty prompt" in TOKENIZER.explain([prompt])[-1]
+
+
 def test_bad_input_is_named():
     with pytest.raises(UserError, match=r"write \['a seven'\]"):
         TOKENIZER.encode("a seven")
