@@ -353,21 +353,26 @@ def _warnings_in_a_line() -> Iterator[None]:
         yield
 
 
+def _one_line(text: str, most: int = 1000) -> str:
+    """A message as one line, cut in the middle where it quotes something endless."""
+    line = " ".join(text.splitlines())
+    return line if len(line) <= most else f"{line[: most // 2]} ... {line[-most // 2 :]}"
+
+
 def guarded(action: Callable[[], int]) -> int:
     """The exit code of `action`; what a user can mend is one line on stderr instead of a traceback."""
     try:
         with _warnings_in_a_line():
             return action()
     except UserError as error:
-        print(f"error: {' '.join(str(error).splitlines())}", file=sys.stderr)
+        print(f"error: {_one_line(str(error))}", file=sys.stderr)
         return 2
     except OSError as error:
         if error.errno not in (*OF_DISKS, *OF_PATHS):
             raise
-        name = str(error.filename or "")
-        where = f": {name if len(name) <= 200 else name[:100] + '...'}" if name else ""
+        where = f": {error.filename}" if error.filename else ""
         kept = "; what was written before is kept" if error.errno in OF_DISKS else ""
-        print(f"error: {' '.join(f'{error.strerror}{where}{kept}'.splitlines())}", file=sys.stderr)
+        print(f"error: {_one_line(f'{error.strerror}{where}{kept}')}", file=sys.stderr)
         return 2
     except KeyboardInterrupt as stop:
         print(f"interrupted: {str(stop) or 'what had been saved is kept'}", file=sys.stderr)
