@@ -60,7 +60,7 @@ def test_progress_is_said_or_not(own_run, capsys, monkeypatch):
     assert main([word for word in quiet if word != "--no-progress"] + ["--overwrite"]) == 0
     lines = capsys.readouterr().err.splitlines()
     assert lines[0].startswith("JAX ") and lines[-1] == f"run in {own_run / 'new'}"
-    assert "clip: 1347 scans to train on, 150 held out" in lines
+    assert "clip: 1257 scans to train on, 180 held out" in lines
     assert any(line.startswith("clip: step 4/4, loss ") for line in lines)
 
 
