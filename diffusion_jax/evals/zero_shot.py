@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float, Int
 
-from diffusion_jax.typing import UserError, pytree_dataclass, static
+from diffusion_jax.typing import UserError, pytree_dataclass, static, texts_of, whole_number
 
 __all__ = ["ZeroShot", "class_embeddings", "classify", "topk_accuracy", "zero_shot"]
 
@@ -36,6 +36,7 @@ def class_embeddings(
     for what, given in (("class names", class_names), ("templates", templates)):
         if isinstance(given, str) or not len(given):
             raise UserError(f"{what} {given!r}: give a list of strings, one at least")
+        texts_of(what, given)
     for template in templates:
         if template.count("{}") != 1:
             raise UserError(
@@ -70,8 +71,13 @@ def classify(
 
 
 def topk_accuracy(ranked: Int[np.ndarray, "images classes"], labels: Int[np.ndarray, " images"], k: int = 1) -> float:
-    """The share of images, in [0, 1], whose label is among their first k classes."""
-    return float((ranked[:, :k] == labels[:, None]).any(axis=1).mean())
+    """The share of images, in [0, 1], whose label is among their first k classes. UserError for one label alone, or none."""
+    k = whole_number("k", k, 1)
+    if np.ndim(ranked) != 2 or np.shape(labels) != np.shape(ranked)[:1] or not len(ranked):
+        raise UserError(
+            f"ranks {np.shape(ranked)} and labels {np.shape(labels)}: [images, classes] and [images] are needed"
+        )
+    return float((np.asarray(ranked)[:, :k] == np.asarray(labels)[:, None]).any(axis=1).mean())
 
 
 @pytree_dataclass

@@ -1,5 +1,6 @@
 """Measures of contrastive models: hand-built embeddings of known ranks, chance, invariances, brute force, refusals."""
 
+import inspect
 import itertools
 import math
 import tracemalloc
@@ -135,6 +136,18 @@ def test_embeddings_without_information_score_chance():
     found = zero_shot(identity, random_rows(rng, 10), [(random_rows(rng, 5000), labels)])
     assert found.accuracy() == pytest.approx(0.1, abs=4 * math.sqrt(0.09 / 5000))
     assert found.accuracy(5) == pytest.approx(0.5, abs=4 * math.sqrt(0.25 / 5000))
+
+
+def test_one_label_or_one_name_alone_is_refused():
+    ranked = np.array([[1, 0], [0, 1]])
+    top = inspect.unwrap(topk_accuracy)
+    refused(lambda: top(ranked, 1), "labels ()", "[images]")
+    refused(lambda: top(ranked[0], ranked[:, 0]), "ranks (2,)")
+    refused(lambda: top(ranked[:0], ranked[:0, 0]), "ranks (0, 2)")
+    refused(lambda: top(ranked, ranked[:, 0], True), "k True is not a whole number of at least 1")
+    classes = inspect.unwrap(class_embeddings)
+    refused(lambda: classes(Words(), ["cat", 3], ["{}"]), "class names[1] is a int, which is not text")
+    refused(lambda: classes(Words(), ["cat"], [None]), "templates[0] is a NoneType")
 
 
 def test_zero_shot_refuses():
