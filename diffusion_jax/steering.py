@@ -19,7 +19,7 @@ from diffusion_jax import sampling
 from diffusion_jax.build import Spec, accepts
 from diffusion_jax.typing import DenoiseFn, PyTree, Schedule, UserError, one_of
 
-__all__ = ["GUIDANCE", "LIMITS", "check", "check_solver", "guided", "is_plain", "spec_of"]
+__all__ = ["GUIDANCE", "LIMITS", "check", "check_named", "check_solver", "guided", "is_plain", "spec_of"]
 
 GUIDANCE: dict[str, Callable[..., Any]] = {
     "classifier_free": sampling.classifier_free,
@@ -46,14 +46,19 @@ def spec_of(spec: Any) -> dict[str, Any]:
     return {"name": "classifier_free", **spec}
 
 
+def check_named(name: Any) -> None:
+    """UserError for a kind of guidance that is there, and has no name in a config."""
+    if name in FUNCTIONS:
+        raise UserError(
+            f"guidance {name!r} needs another model, a gradient or more prompts, and so has no name here: "
+            f"call diffusion_jax.sampling.{name} in Python (by name: {', '.join(GUIDANCE)})"
+        )
+
+
 def check(spec: Any) -> dict[str, Any]:
     """The group of a guidance. UserError for an unknown name or option, and for limits that cannot be."""
     group = spec_of(spec)
-    if group["name"] in FUNCTIONS:
-        raise UserError(
-            f"guidance {group['name']!r} needs another model, a gradient or more prompts, and so has no name here: "
-            f"call diffusion_jax.sampling.{group['name']} in Python (by name: {', '.join(GUIDANCE)})"
-        )
+    check_named(group["name"])
     name = one_of("guidance", group["name"], GUIDANCE)
     own = [key for key in group if key not in ("name", *LIMITS)]
     allowed = _with_limits(GUIDANCE[name])

@@ -26,7 +26,7 @@ from diffusion_jax.data.preprocess import Preprocess
 from diffusion_jax.nets import CLIP_MODELS, DiT, TextTransformer
 from diffusion_jax.nets.clip import TOWERS
 from diffusion_jax.parallel.mesh import make_mesh
-from diffusion_jax.steering import GIVEN, GUIDANCE, LIMITS
+from diffusion_jax.steering import GIVEN, GUIDANCE, LIMITS, check_named
 from diffusion_jax.train.ema import Ema
 
 __all__ = ["OPTIONAL", "REQUIRED", "Group", "Key", "groups", "keys", "systems"]
@@ -159,6 +159,7 @@ def _diffusion_groups(config: ConfigDict) -> dict[str, Group]:
         if isinstance(said, ConfigDict)
         else said
     )
+    check_named(said)
     name = _chosen(said, GUIDANCE)
     made = _all_of([GUIDANCE[name]] if name else list(GUIDANCE.values()), GIVEN)
     made = {"name": "classifier_free", **made, **dict.fromkeys(LIMITS)}

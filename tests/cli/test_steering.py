@@ -49,9 +49,9 @@ def test_a_group_is_what_its_functions_make():
         ("apgg", "guidance 'apgg' is not known; did you mean 'apg'"),
         ({"name": "apg", "momentun": 0.1}, "takes no 'momentun'; did you mean 'momentum'"),
         ({"rescal": 0.1}, "takes no 'rescal'; did you mean 'rescale'"),
-        ({"interval": 3.0}, "interval 3.0 is not a low and a high noise level"),
+        ({"interval": 3.0}, "'sampler.guidance.interval' is 3.0; it is a low and a high noise level"),
         ({"clip": 1.0, "threshold": 0.9}, "threshold and clip are two ways"),
-        (5, "guidance is 5; it is a name or a group"),
+        (5, "'sampler.guidance' is 5; it is one of apg"),
         ("compose", "call diffusion_jax.sampling.compose in Python"),
     ],
 )
