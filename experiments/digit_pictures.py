@@ -2,8 +2,8 @@
 
     python experiments/digit_pictures.py --out pictures
 
-writes OUT/0000.png ... and OUT/captions.csv (1,257 training scans at 64 x 72 pixels, two captions each), and in OUT-classes/
-the test scans in a folder a digit, for zero-shot classification.
+writes OUT/0000.png ... and OUT/captions.csv (1,257 training scans at 64 x 72 pixels, two captions each), and in a folder a
+digit the test scans, OUT-classes/, for zero-shot classification, and the training scans, OUT-train/, for a linear probe.
 """
 
 from __future__ import annotations
@@ -37,9 +37,9 @@ def main() -> int:
 
 
 def write(out: Path) -> int:
-    """Writes both folders."""
-    classes = out.with_name(f"{out.name}-classes")
-    for folder in (out, classes):
+    """Writes the three folders."""
+    classes, learnt = (out.with_name(f"{out.name}-{name}") for name in ("classes", "train"))
+    for folder in (out, classes, learnt):
         if folder.exists():
             raise UserError(f"{str(folder)!r} exists; choose another --out")
     made_folder("--out", out)
@@ -50,11 +50,12 @@ def write(out: Path) -> int:
         for i, item in enumerate(train):
             picture(item["image"]).save(out / f"{i:04d}.png")
             table.writerows([f"{i:04d}.png", caption] for caption in item["captions"][:2])
-    for i, item in enumerate(test):
-        folder = classes / CLASS_NAMES[item["label"]].split()[-1]
-        folder.mkdir(parents=True, exist_ok=True)
-        picture(item["image"]).save(folder / f"{i:04d}.png")
-    print(f"{len(train)} pictures in {out}, {len(test)} in {classes}")
+    for where, scans in ((classes, test), (learnt, train)):
+        for i, item in enumerate(scans):
+            folder = where / CLASS_NAMES[item["label"]].split()[-1]
+            folder.mkdir(parents=True, exist_ok=True)
+            picture(item["image"]).save(folder / f"{i:04d}.png")
+    print(f"{len(train)} pictures in {out} and {learnt}, {len(test)} in {classes}")
     return 0
 
 
