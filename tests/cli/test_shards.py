@@ -91,7 +91,7 @@ def test_a_folder_of_other_settings_is_refused_naming_them(run, tmp_path, capsys
 
 def test_prompts_that_are_not_text(run, tmp_path, capsys):
     (tmp_path / "prompts.txt").write_bytes(b"\xff\xfe\x00")
-    fails(capsys, many(run, tmp_path, 8), "is not UTF-8 text")
+    fails(capsys, many(run, tmp_path, 8), "is UTF-16, not UTF-8 text (byte 0)")
 
 
 def draw(run, out, *extra):
