@@ -134,6 +134,7 @@ def test_published_weights_are_tuned_with_one_tower_locked(trained, pictures, tm
         assert not (tmp_path / "other").exists()
 
 
+@pytest.mark.slow  # beside held-out pictures, below, it is measured in every run
 def test_zero_shot_in_the_loop(pictures, tmp_path):
     classes = tmp_path / "classes"
     for i, colour in enumerate(("white", "red")):
