@@ -110,6 +110,10 @@ def _pairs(config: ConfigDict, folder: Path, key: jax.Array) -> Task:
     evaluate, measured = _evaluation(config, probe, held_out, options, loss)
     counts = f"{len(train)} pictures to train on, {len(held_out)} held out"
     counts += f", of which {measured} are measured" if measured < len(held_out) else ""
+    if config.batch_size > len(train):
+        counts += f"; a batch of {config.batch_size} holds some more than once"
+    if told := build.beside_preset(config.model):
+        counts += f"; {told}"
     initial = initial_params(config.get("weights"), clip_model_of(config, tokenizer), tokenizer, prepare)
     loss_fn = recipe_loss(config, network, prepare)
     return Task(network, loss_fn, stream, evaluate, clamp=CLAMP, initial=initial, counts=counts)

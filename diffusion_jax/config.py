@@ -142,7 +142,8 @@ def parse_overrides(arguments: list[str]) -> dict[str, str]:
 def apply_overrides(config: ConfigDict, overrides: Mapping[str, str], keys: Keys | None = None) -> ConfigDict:
     """`config` with each dotted key set to its text, read as the type that the key has now, or as that which `keys` says.
 
-    The order does not matter: `loss.weight_options.gamma` may come before the `loss.weight` that takes it.
+    The order does not matter: `loss.weight_options.gamma` may come before the `loss.weight` that takes it. "{}" empties a
+    group.
     """
     _set_all(config, overrides, keys, "", text=True)
     return config
@@ -157,14 +158,18 @@ def _set_all(
         flat, known = flatten(config), keys(config) if keys else {}
         groups = {".".join(key.split(".")[:n]) for key in (*flat, *known) for n in range(1, key.count(".") + 1)}
         ready = [
-            key for key in left if key in flat or key in known or (isinstance(left[key], Mapping) and key in groups)
+            key
+            for key in left
+            if key in flat or key in known or (key in groups and (isinstance(left[key], Mapping) or left[key] == "{}"))
         ]
         if not ready:
             raise UserError(f"{where}{_unknown(next(iter(left)), flat, known)}")
         for key in ready:
             value = left.pop(key)
-            if isinstance(value, Mapping):  # a whole group in place of the file's
-                value = ConfigDict(dict(value))
+            if isinstance(value, Mapping) or (
+                text and value == "{}" and key in groups
+            ):  # a whole group in place of the file's
+                value = ConfigDict({} if value == "{}" else dict(value))
             elif text:
                 value = _parse(key, value, flat.get(key), known.get(key))
             _assign(config, key, value, known)

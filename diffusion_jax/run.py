@@ -59,7 +59,7 @@ __all__ = [
 ]
 
 MOST_STEPS = 100_000  # of sampling: a grid of more fills the memory, and is a slip of the hand
-CONFIG, CHECKPOINTS, TEXT_ENCODER = "config.json", "checkpoints", "text_encoder.json"
+CONFIG, CHECKPOINTS, TEXT_ENCODER, VOCABULARY = "config.json", "checkpoints", "text_encoder.json", "vocabulary"
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -315,6 +315,9 @@ def load_clip(path: str | Path, *, which: str = "ema", step: int | None = None) 
         path = path / "clip"
     config = read_config(path)
     _system(path, config, "clip")
+    if (path / VOCABULARY).is_dir():  # the run's own copy: it may have been moved, or be read from another folder
+        copy = path / VOCABULARY / Path(config.tokenizer.path).name
+        config.tokenizer.path = str(copy if copy.is_file() else copy.parent)
     network, tokenizer, preprocess = clip_parts(config)
     return ClipRun(path, config, network, restore_params(path / CHECKPOINTS, which, step), tokenizer, preprocess)
 

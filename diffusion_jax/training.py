@@ -40,6 +40,7 @@ from diffusion_jax.run import (
     CHECKPOINTS,
     CONFIG,
     TEXT_ENCODER,
+    VOCABULARY,
     ClipRun,
     DiffusionRun,
     diffusion_network,
@@ -81,6 +82,11 @@ def train_run(config: ConfigDict, *, overwrite: bool = False, progress: bool = T
     """
     validate(config)
     folder = Path(config.workdir)
+    if marks := sorted(set("[]*?") & set(str(folder.absolute()))):
+        # The library of the checkpoints takes them for a pattern, and loses what it wrote.
+        raise UserError(
+            f"config key 'workdir' is {config.workdir!r}: no checkpoint can lie below {' '.join(marks)} in a path"
+        )
     key = jax.random.key(config.seed)
     init_key, train_key, eval_key = (jax.random.fold_in(key, i) for i in range(3))
     # Building comes before anything is written: a config that cannot be built leaves no folder behind.
@@ -155,6 +161,17 @@ def _prepare(folder: Path, config: ConfigDict, text_encoder: ClipRun | None, ove
         write_atomic(folder / INPUTS, _json(contents))
     if note is not None:
         write_atomic(folder / TEXT_ENCODER, _json(note))
+    _keep_vocabulary(folder, config)
+
+
+def _keep_vocabulary(folder: Path, config: ConfigDict) -> None:
+    """A copy of the vocabulary's files in the run, which can then be used wherever it lies."""
+    path = (config.get("tokenizer") or {}).get("path")
+    files = resume.vocabulary_files(path) if path else []
+    if files and not (folder / VOCABULARY).exists():
+        (folder / VOCABULARY).mkdir()
+        for file in files:
+            write_atomic(folder / VOCABULARY / file.name, file.read_bytes())
 
 
 def _check_same(folder: Path, config: ConfigDict, note: dict[str, str] | None, say: Any) -> None:

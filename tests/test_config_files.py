@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 
+from diffusion_jax import build
 from diffusion_jax.build.keys import keys
 from diffusion_jax.config import flatten, load_config, not_found, project_of
 from diffusion_jax.training import validate
@@ -175,3 +176,13 @@ def test_relative_paths_are_found_from_the_config_s_project(tmp_path, monkeypatc
     assert load_config(str(file), over, keys).data.path == str(project / "shards" / "{00..00}.tar")
     monkeypatch.chdir(project)
     assert load_config(str(file), {}, keys).data.path == "pictures"
+
+
+def test_an_emptied_group_leaves_the_preset_its_sizes():
+    said = {"model.preset": "ViT-B-32"}
+    mixed = load_config(CONFIGS["clip_folder"], said, keys)
+    assert "model.vision.width 96 in place of 768" in build.beside_preset(mixed.model)
+    emptied = {"model.vision": "{}", "model.text": "{}", "model.embed": "none"}
+    whole = load_config(CONFIGS["clip_folder"], said | emptied, keys)
+    validate(whole)
+    assert build.beside_preset(whole.model) == "" and build.clip_sizes(whole.model)["vision"]["width"] == 768

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from diffusion_jax.build.constructors import Spec, accepts, construct
 from diffusion_jax.build.learning import contrastive_loss, ema, optimizer
-from diffusion_jax.build.networks import NETWORKS, clip_network, clip_sizes, compute_dtype, dit_network
+from diffusion_jax.build.networks import NETWORKS, beside_preset, clip_network, clip_sizes, compute_dtype, dit_network
 from diffusion_jax.build.noising import PREDICTIONS, SCHEDULES, TIMES, WEIGHTS, loss, schedule
 from diffusion_jax.build.samplers import GRIDS, SOLVERS, grid, grid_name, solver
 from diffusion_jax.build.sources import (
@@ -39,6 +39,7 @@ __all__ = [
     "WEIGHTS",
     "Spec",
     "accepts",
+    "beside_preset",
     "clip_network",
     "clip_sizes",
     "compute_dtype",

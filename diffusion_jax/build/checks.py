@@ -81,6 +81,11 @@ def _at(config: ConfigDict, name: str) -> Any:
 def _agree(config: ConfigDict, system: str) -> None:
     """Values that are right alone and wrong together, as the constructors find them."""
     one_model(config.model, {"clip": "clip", "diffusion": "dit"}[system])
+    warmup = config.optimizer.get("warmup_steps", 0)
+    if warmup >= config.steps:
+        raise UserError(
+            f"config key 'optimizer.warmup_steps' is {warmup} of the {config.steps} of key 'steps'; nearest: {config.steps - 1}"
+        )
     optimizer(config.optimizer, config.steps)
     ema(config.ema)
     if system == "clip":

@@ -75,7 +75,7 @@ RANGES: dict[str, Range] = {
     "data.image_column": optional(text("the name of a column, as text"), "the first known one"),
     "data.caption_column": optional(text("the name of a column, as text"), "the first known one"),
     "data.empty": choice("data.empty", ("refuse", "drop")),
-    "data.validation": share(of="the share of the pictures that are held out", usual=0.1),
+    "data.validation": number(0.0, BELOW_ONE, of="the share of the pictures that are held out,", above=True, usual=0.1),
     "data.test": share(of="the share of the pictures that are kept for a test", usual=0.1),
     "data.index": optional(text("the path of a folder, as text", path=True), "beside the shards"),
     "data.caption_key": optional(text("a key of KEY.json, as text"), "the first known one"),

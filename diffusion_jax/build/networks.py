@@ -13,7 +13,17 @@ from diffusion_jax.nets import CLIP, CLIP_MODELS, DiT, Network, TextTransformer,
 from diffusion_jax.nets.clip import TOWERS
 from diffusion_jax.typing import UserError, one_of
 
-__all__ = ["HOW", "NETWORKS", "clip_network", "clip_options", "clip_sizes", "compute_dtype", "dit_network", "one_model"]
+__all__ = [
+    "HOW",
+    "NETWORKS",
+    "beside_preset",
+    "clip_network",
+    "clip_options",
+    "clip_sizes",
+    "compute_dtype",
+    "dit_network",
+    "one_model",
+]
 
 
 def compute_dtype(name: str) -> Any:
@@ -55,6 +65,32 @@ def clip_sizes(spec: Spec, **given: Any) -> dict[str, Any]:
 
 HOW = ("scan", "remat", "norm", "dtype")
 """Keys of the group itself that say how both towers are computed."""
+
+
+def beside_preset(spec: Spec) -> str:
+    """Where a config's `model` group names a published size and says something else beside it; "" where it does not.
+
+    Such a key takes the place of the preset's, which is meant for an image size and surprises in a width.
+    """
+    if not spec.get("preset"):
+        return ""
+    base = CLIP_MODELS[spec["preset"]]
+    own = {
+        f"{tower}.{key}": (value, base[tower].get(key))
+        for tower in ("vision", "text")
+        for key, value in (spec.get(tower) or {}).items()
+    }
+    own["embed"] = (spec.get("embed"), base["embed"])
+    told = [
+        f"model.{key} {value!r} in place of {there!r}"
+        for key, (value, there) in own.items()
+        if value not in (None, there)
+    ]
+    return (
+        f"model.preset {spec['preset']!r} with {', '.join(told)} (--config.model.vision={{}} empties a group)"
+        if told
+        else ""
+    )
 
 
 def clip_network(spec: Spec, **given: Any) -> Network:

@@ -21,7 +21,7 @@ from diffusion_jax.config import changes, flatten, to_dict
 from diffusion_jax.data.tar_shards import expand
 from diffusion_jax.typing import UserError
 
-__all__ = ["CHANGES", "FIXED", "FREE", "MOVED", "contents_of", "differences", "kind_of"]
+__all__ = ["CHANGES", "FIXED", "FREE", "MOVED", "contents_of", "differences", "kind_of", "vocabulary_files"]
 
 FIXED, FREE, MOVED = "fixed", "free", "moved"
 
@@ -137,11 +137,19 @@ def _files(folder: str) -> Iterable[tuple[str, int]]:
                 yield os.path.relpath(file, folder), os.stat(file).st_size
 
 
+def vocabulary_files(path: str | Path) -> list[Path]:
+    """The file of a vocabulary, and its other half beside it, or those in a folder that a tokenizer may read."""
+    file, pair = Path(path), ("vocab.json", "merges.txt")
+    if file.is_file():
+        both = [file.with_name(name) for name in pair] if file.name.lower() in pair else [file]
+        return [part for part in both if part.is_file()]
+    kinds = (*pair, "tokenizer.json", "*.model", "bpe*.gz")
+    found = sorted(part for kind in kinds for part in file.glob(kind))
+    return found or sorted(part for kind in kinds for part in (file / "tokenizer").glob(kind))
+
+
 def _vocabulary(path: str) -> str:
-    """The bytes of a vocabulary's file, or of those in a folder that a tokenizer may read."""
-    file = Path(path)
-    kinds = ("vocab.json", "merges.txt", "tokenizer.json", "*.model", "bpe*.gz")
-    files = [file] if file.is_file() else sorted(found for kind in kinds for found in file.glob(kind))
+    files = vocabulary_files(path)
     return _digest(hashlib.sha256(found.read_bytes()).hexdigest() for found in files) if files else ""
 
 

@@ -27,7 +27,7 @@ from diffusion_jax.data.text_files import read_lines, shortened
 from diffusion_jax.evals.pictures import save_grid, write_atomic
 from diffusion_jax.evaluation import Evaluation, evaluate_clip, evaluate_diffusion, save_evaluation
 from diffusion_jax.run import ClipRun, DiffusionRun, load_run
-from diffusion_jax.steering import check, check_solver
+from diffusion_jax.steering import check, check_solver, spec_of
 from diffusion_jax.training import train_run
 from diffusion_jax.typing import UserError
 
@@ -150,7 +150,8 @@ def _check_picture(count: int, shape: tuple[int, int, int], scale: int) -> None:
 
 def _guidance(arguments: argparse.Namespace, default: Any) -> dict[str, Any] | None:
     """The guidance group of `--guidance` and `--guidance-option`, over the config's; None where neither says anything."""
-    group = dict(default.get("guidance") or {}) if arguments.guidance is None else {"name": arguments.guidance}
+    said = default.get("guidance") if arguments.guidance is None else arguments.guidance
+    group = {} if said is None else spec_of(said)
     given: set[str] = set()
     for option in arguments.guidance_option:
         key, equals, text = option.partition("=")

@@ -121,7 +121,7 @@ WRONG = [  # key, value, what is said; the first is the digits' CLIP, "d " marks
     ("optimizer.eps", 0.0, "'optimizer.eps' is 0.0; it is a number from 1e-15 to 1; nearest: 1e-15"),
     ("optimizer.eps", 1e9, "nearest: 1.0"),
     ("optimizer.weight_decay", -0.1, "is -0.1; it is a number from 0 to 100; nearest: 0.0"),
-    ("optimizer.warmup_steps", 600, "warmup_steps 600 is not in [0, total_steps 600); nearest: 599"),
+    ("optimizer.warmup_steps", 600, "'optimizer.warmup_steps' is 600 of the 600 of key 'steps'; nearest: 599"),
     ("optimizer.warmup_steps", 50.0, "is 50.0; it is a whole number of at least 0; nearest: 50"),
     ("optimizer.end_scale", -1.0, "is -1.0; it is a share from 0 to 1; nearest: 0.0"),
     ("optimizer.no_decay", ("(",), "it is a list of patterns"),

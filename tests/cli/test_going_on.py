@@ -7,7 +7,7 @@ from diffusion_jax import load_run
 from diffusion_jax.cli import main
 
 
-@pytest.mark.slow  # build/test_resume.py has the rule; this is the whole way
+@pytest.mark.slow  # build/test_what_may_change.py has the rule; this is the whole way
 def test_a_run_that_stopped_at_a_broken_picture_goes_on(tmp_path, capsys):
     tiny.make_pictures(tmp_path)
     broken = sorted((tmp_path / "pictures").rglob("*.png"))[3]

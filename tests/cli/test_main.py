@@ -105,7 +105,7 @@ def test_train_takes_overrides(run):
         ({"data__shift": -1}, "config key 'data.shift' is -1.0; it is a number of pixels from 0 to 8; nearest: 0.0"),
         ({"optimizer__name": "adam"}, "optimizer 'adam' is not known; did you mean 'adamw'?"),
         ({"optimizer__schedule": "cosin"}, "schedule 'cosin' is not known; did you mean 'cosine'?"),
-        ({"optimizer__warmup_steps": 9}, "warmup_steps 9 is not in [0, total_steps 6); nearest: 5"),
+        ({"optimizer__warmup_steps": 9}, "'optimizer.warmup_steps' is 9 of the 6 of key 'steps'; nearest: 5"),
         ({"optimizer__learning_rate": 0}, "config key 'optimizer.learning_rate' is 0.0; it is a number above 0"),
         ({"ema__decay": 1}, "config key 'ema.decay' is 1.0; it is a share in [0, 1); nearest: 0.999999"),
     ],

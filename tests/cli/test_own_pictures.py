@@ -49,6 +49,16 @@ def test_a_folder_trains_in_blocks_and_micro_batches_and_learns_its_colours(trai
     assert (scores.argmax(axis=1) == 0).mean() >= 0.9
 
 
+def test_a_run_is_used_wherever_its_vocabulary_lies(trained, pictures, tmp_path, monkeypatch):
+    run = load_run(trained)
+    (pictures / "vocabulary").rename(pictures / "elsewhere")
+    monkeypatch.chdir(tmp_path)
+    try:
+        assert load_run(trained).tokenizer == run.tokenizer
+    finally:
+        (pictures / "elsewhere").rename(pictures / "vocabulary")
+
+
 def test_every_measure_of_ones_own_pictures(trained, pictures, tmp_path, capsys):
     rng = np.random.default_rng(0)
     for part in ("classes", "others"):

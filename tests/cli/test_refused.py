@@ -38,6 +38,7 @@ def test_values_out_of_range_are_one_line(extra, said, capsys):
         ({"model.name": "dit"}, "trains a model of name 'clip', not 'dit'"),
         ({"model.vision.heads": 3}, "width 16 is not divided by 3 heads"),
         ({"data.noise": -1}, "config key 'data.noise' is -1.0; it is a standard deviation from 0 to 10; nearest: 0.0"),
+        ({"workdir": "b [1]/run"}, "no checkpoint can lie below [ ] in a path"),
         ({"optimizer.learning_rate": "1e999"}, "config key 'optimizer.learning_rate' is inf"),
     ],
     ids=lambda value: next(iter(value)) if isinstance(value, dict) else "",

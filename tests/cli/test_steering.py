@@ -1,5 +1,6 @@
 """Guidance by name, in configs and from Python, and the page that `experiments/steering.py` writes."""
 
+import argparse
 import json
 import subprocess
 import sys
@@ -11,6 +12,7 @@ import pytest
 from smallruns import DIFFUSION, ROOT
 
 from diffusion_jax import steering
+from diffusion_jax.cli import commands
 from diffusion_jax.config import load_config
 from diffusion_jax.process import Cosine
 from diffusion_jax.run import load_run
@@ -61,6 +63,17 @@ def test_a_config_with_a_wrong_guidance_is_refused_before_training(spec, message
         config.sampler.guidance = spec
     with pytest.raises(UserError, match=message):
         validate(config)
+
+
+def test_the_command_takes_a_guidance_that_a_config_names():
+    for said in ("apg", {"name": "apg"}):
+        arguments = argparse.Namespace(guidance=None, guidance_option=["eta=0.2"])
+        assert commands._guidance(arguments, {"guidance": said}) == {"name": "apg", "eta": 0.2}
+        assert (
+            commands._guidance(argparse.Namespace(guidance=None, guidance_option=[]), {"guidance": said})["name"]
+            == "apg"
+        )
+    assert commands._guidance(argparse.Namespace(guidance=None, guidance_option=[]), {}) is None
 
 
 def test_numbers_of_a_guidance_are_finite():
