@@ -53,15 +53,20 @@ class UserError(ValueError):
 
 
 def one_of(what: str, value: Any, options: Iterable[str]) -> str:
-    """`value` when it is among `options`, else a `UserError` that names it and the nearest option."""
+    """`value` when it is among `options`, else a `UserError` that names it and the nearest option, of any case.
+
+    An empty option is taken but not listed: it is no name.
+    """
     options = sorted(options)
     if isinstance(value, str) and value in options:
         return value
+    known = ", ".join(option for option in options if option)
     if not isinstance(value, str):
-        raise UserError(f"{what} is a {type(value).__name__}, not a name (known: {', '.join(options)})")
-    near = difflib.get_close_matches(str(value).lower(), options, n=1, cutoff=0.5)
-    hint = f"; did you mean {near[0]!r}?" if near else ""
-    raise UserError(f"{what} {value!r} is not known{hint} (known: {', '.join(options)})")
+        raise UserError(f"{what} is a {type(value).__name__}, not a name (known: {known})")
+    lower = {option.casefold(): option for option in options}
+    near = difflib.get_close_matches(value.casefold(), lower, n=1, cutoff=0.5)
+    hint = f"; did you mean {lower[near[0]]!r}?" if near else ""
+    raise UserError(f"{what} {value!r} is not known{hint} (known: {known})")
 
 
 def texts_of(what: str, given: Any) -> list[str]:

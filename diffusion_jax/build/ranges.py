@@ -118,7 +118,7 @@ def share(*, of: str = "a share", usual: float | None = None) -> Range:
 def choice(what: str, options: Iterable[str]) -> Range:
     """One of some names; `what` begins the message."""
     names = tuple(sorted(options))
-    words = f"one of {', '.join(names)}"
+    words = f"one of {', '.join(name for name in names if name)}"
     return Range(words, lambda value: isinstance(value, str) and value in names, kind=str, options=names, what=what)
 
 

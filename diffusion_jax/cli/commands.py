@@ -22,7 +22,7 @@ from diffusion_jax.cli.notices import check_text, notices
 from diffusion_jax.cli.out import check_file, check_folder
 from diffusion_jax.cli.pictures import evaluate_pictures
 from diffusion_jax.config import load_config, not_found, parse_overrides
-from diffusion_jax.data.folders import names_in, status
+from diffusion_jax.data.folders import hint, names_in, status
 from diffusion_jax.data.text_files import read_lines, shortened
 from diffusion_jax.evals.pictures import save_grid, write_atomic
 from diffusion_jax.evaluation import Evaluation, evaluate_clip, evaluate_diffusion, save_evaluation
@@ -176,8 +176,7 @@ def _guidance(arguments: argparse.Namespace, default: Any) -> dict[str, Any] | N
 def _read_prompts(name: str) -> list[str]:
     path = Path(name)
     if status(path) is None:
-        near = [other for other in names_in(path.parent) if other.lower().endswith(".txt")]
-        raise UserError(f"prompt file {shortened(name)} does not exist" + (f"; there is {near[0]!r}" if near else ""))
+        raise UserError(f"prompt file {shortened(name)} does not exist{hint(path.name, names_in(path.parent))}")
     prompts = read_lines(path)
     if not prompts:
         raise UserError(f"prompt file {name!r} holds no prompt")

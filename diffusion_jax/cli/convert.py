@@ -13,8 +13,10 @@ import jax
 import numpy as np
 
 from diffusion_jax import build
+from diffusion_jax.cli.out import check_file, check_folder
 from diffusion_jax.clip_run import ClipRun, clip_model_of, preprocess_group
 from diffusion_jax.convert import FORMATS, resize_image, resize_text, save_clip
+from diffusion_jax.convert.clip_save import check_place
 from diffusion_jax.convert.files import DTYPES
 from diffusion_jax.data.bpe import BpeTokenizer
 from diffusion_jax.data.preprocess import HALF, Preprocess
@@ -47,6 +49,8 @@ def convert(arguments: argparse.Namespace, rest: list[str]) -> int:
     one_of("--dtype", arguments.dtype, DTYPES)
     if os.path.exists(out) and not arguments.overwrite and (out.is_file() or any(out.iterdir())):
         raise UserError(f"--out {str(out)!r} exists; choose another, or --overwrite to replace its weights")
+    check_place(out, arguments.format)
+    check_file(out) if arguments.format == "openai" else check_folder(out)
     sizes = {"image_size": arguments.image_size, "context_length": arguments.context_length}
     if any((place / CONFIG).is_file() and (place / CHECKPOINTS).is_dir() for place in (source, source / "clip")):
         run = load_clip_run(source, which=arguments.weights)

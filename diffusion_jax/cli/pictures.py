@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -11,6 +12,7 @@ from typing import Any
 
 from diffusion_jax.cli.applies import CLIP_MEASURES, is_run
 from diffusion_jax.cli.held_out import about, measured
+from diffusion_jax.cli.out import check_folder
 from diffusion_jax.clip_evaluation import (
     Skipped,
     check_classes,
@@ -24,7 +26,7 @@ from diffusion_jax.clip_evaluation import (
 )
 from diffusion_jax.clip_run import ClipRun
 from diffusion_jax.data.bpe import BpeTokenizer
-from diffusion_jax.data.bpe_learning import learn_vocabulary
+from diffusion_jax.data.bpe_learning import check_merges, learn_vocabulary
 from diffusion_jax.data.caption_folder import CaptionFolder
 from diffusion_jax.data.class_folder import ClassFolder
 from diffusion_jax.data.overlap import check_apart
@@ -33,6 +35,8 @@ from diffusion_jax.run import load_clip
 from diffusion_jax.typing import UserError
 
 __all__ = ["evaluate_pictures", "vocabulary"]
+
+VOCABULARY = ("vocab.json", "merges.txt")
 
 
 def evaluate_pictures(arguments: argparse.Namespace, say: Callable[[str], None]) -> int:
@@ -89,12 +93,18 @@ def _captioned(arguments: argparse.Namespace, folder: str, empty: str) -> Captio
 
 def vocabulary(arguments: argparse.Namespace, rest: list[str]) -> int:
     """Learn a vocabulary from the captions of a folder."""
-    source = _captioned(arguments, arguments.path, "drop")
-    out = Path(arguments.out)
-    if (out / "vocab.json").exists():
+    out = check_folder(arguments.out, VOCABULARY)
+    if any(os.path.exists(out / name) for name in VOCABULARY):
         raise UserError(f"--out {str(out)!r} holds a vocabulary already; choose another folder")
-    texts = [text for texts in source.texts for text in texts]
-    learn_vocabulary(texts, arguments.merges, out)
+    check_merges(arguments.merges)
+    try:
+        source = _captioned(arguments, arguments.path, "drop")
+        texts = [text for texts in source.texts for text in texts]
+        learn_vocabulary(texts, arguments.merges, out)
+    except UserError:
+        # Where too little is left without the empty captions, those are what is to be mended.
+        _captioned(arguments, arguments.path, "refuse")
+        raise
     size = BpeTokenizer.load(out).vocabulary_size
     print(f"{size} ids learned from {len(texts)} captions of {len(source)} pictures, in {out}", file=sys.stderr)
     return 0

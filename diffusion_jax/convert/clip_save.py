@@ -28,10 +28,10 @@ from diffusion_jax.convert.clip_config import preprocess_of
 from diffusion_jax.convert.clip_config_out import to_hf, to_open_clip
 from diffusion_jax.convert.clip_keys import entries
 from diffusion_jax.convert.entries import flatten, write
-from diffusion_jax.convert.files import cast, staged, write_json, write_tensors
+from diffusion_jax.convert.files import SAFETENSORS, TORCH, cast, needs_torch, staged, write_json, write_tensors
 from diffusion_jax.typing import Params, UserError, one_of
 
-__all__ = ["FORMATS", "save_clip"]
+__all__ = ["FORMATS", "check_place", "save_clip"]
 
 Config = dict[str, Any]
 FORMATS = ("hf", "open_clip", "openai")
@@ -69,7 +69,7 @@ def save_clip(
     """
     path = Path(path)
     one_of("format", format, FORMATS)
-    _place(path, format)
+    check_place(path, format)
     model = completed({key: value for key, value in config.items() if key != "preprocess"})
     if "vision" in model:
         model["preprocess"] = config.get("preprocess") or preprocess_of(model)
@@ -88,9 +88,23 @@ def save_clip(
     return path if format == "openai" else path / file.name
 
 
-def _place(path: Path, format: str) -> None:
-    """UserError where `path` is no place for a format, or holds weights that a reader would find first."""
+def check_place(path: Path, format: str) -> None:
+    """UserError where `path` is no place for a format, or holds weights that a reader would find first.
+
+    "openai" in `.pt` needs PyTorch, which is asked for here: before any work.
+    """
     if format == "openai":
+        if os.path.isdir(path):
+            raise UserError(
+                f"format 'openai' writes a .pt or .safetensors file, and {str(path)!r} is a folder; "
+                f"nearest: {str(path / 'model.safetensors')!r}"
+            )
+        if path.suffix not in (*SAFETENSORS, *TORCH):
+            raise UserError(
+                f"format 'openai' writes a .pt or .safetensors file, not {str(path)!r}; nearest: {f'{path}.safetensors'!r}"
+            )
+        if path.suffix in TORCH:
+            needs_torch(path)
         return
     if path.suffix in {".safetensors", ".pt", ".bin"}:
         raise UserError(f"format {format!r} writes a folder, not {str(path)!r}; nearest: {str(path.with_suffix(''))!r}")

@@ -17,7 +17,19 @@ import numpy as np
 
 from diffusion_jax.typing import UserError, one_of
 
-__all__ = ["DTYPES", "cast", "find", "read_json", "read_tensors", "staged", "write_json", "write_tensors"]
+__all__ = [
+    "DTYPES",
+    "SAFETENSORS",
+    "TORCH",
+    "cast",
+    "find",
+    "needs_torch",
+    "read_json",
+    "read_tensors",
+    "staged",
+    "write_json",
+    "write_tensors",
+]
 
 DTYPES: dict[str, Any] = {"float32": np.float32, "float16": np.float16, "bfloat16": ml_dtypes.bfloat16}
 SAFETENSORS, TORCH = (".safetensors",), (".pt", ".pth", ".bin", ".ckpt")
@@ -92,7 +104,8 @@ def read_tensors(path: Path) -> dict[str, np.ndarray]:
     raise UserError(f"{str(path)!r} ends in {path.suffix!r}; weights end in {', '.join((*SAFETENSORS, *TORCH))}")
 
 
-def _torch(path: Path) -> Any:
+def needs_torch(path: Path) -> Any:
+    """PyTorch, for a file in its format. UserError where it is not installed."""
     try:
         import torch
     except ImportError as error:
@@ -103,7 +116,7 @@ def _torch(path: Path) -> Any:
 
 
 def _read_torch(path: Path) -> dict[str, np.ndarray]:
-    torch = _torch(path)
+    torch = needs_torch(path)
     try:
         found = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as plain:  # torch raises many kinds; a TorchScript archive is one reason
@@ -135,7 +148,7 @@ def cast(tensors: Mapping[str, np.ndarray], dtype: str) -> dict[str, np.ndarray]
 def write_tensors(path: Path, tensors: Mapping[str, np.ndarray]) -> None:
     """The arrays as safetensors, or as a PyTorch state dict where the name ends in `.pt`; all of it or nothing."""
     if path.suffix in TORCH:
-        torch = _torch(path)
+        torch = needs_torch(path)
 
         def tensor(value: np.ndarray) -> Any:
             if value.dtype == ml_dtypes.bfloat16:
@@ -158,12 +171,14 @@ def staged(path: Path, *, folder: bool) -> Iterator[Path]:
     A new folder appears whole; in one that exists each file is replaced. Nothing is left of what fails, not even the folders
     above `path` that were made for it. Raises UserError where nothing can be written.
     """
+    beside: Path | None = None
     above = [place for place in (path.parent, *path.parent.parents) if not os.path.exists(place)]
     aside: Path | None = None
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         aside = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name[:40]}."))
         if folder:
+            beside = aside
             yield aside
             aside.chmod(0o755)
             if os.path.exists(path):
@@ -174,14 +189,18 @@ def staged(path: Path, *, folder: bool) -> Iterator[Path]:
         else:
             # Beside `path` and not in a folder of its own: what lies there belongs to the file.
             place = path.with_name(f"{aside.name}{path.suffix}")
+            beside = place
             try:
                 yield place
                 os.replace(place, path)
             finally:
                 place.unlink(missing_ok=True)
         above = []
+    except UserError as error:
+        # In the name that the user knows.
+        raise UserError(str(error).replace(str(beside), str(path)) if beside else str(error)) from error
     except OSError as error:
-        raise UserError(f"{str(path)!r} cannot be written: {error}") from error
+        raise UserError(f"{str(path)!r} cannot be written: {error.strerror or error}") from error
     finally:
         if aside is not None:
             shutil.rmtree(aside, ignore_errors=True)
@@ -193,6 +212,7 @@ def staged(path: Path, *, folder: bool) -> Iterator[Path]:
 def _atomic(path: Path, write: Any) -> None:
     from safetensors import SafetensorError
 
+    temporary = str(path)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name[:40]}.")
@@ -204,4 +224,9 @@ def _atomic(path: Path, write: Any) -> None:
         finally:
             Path(temporary).unlink(missing_ok=True)
     except (OSError, RuntimeError, SafetensorError) as error:  # a full disk is another error in each library
-        raise UserError(f"{str(path)!r} cannot be written: {error}") from error
+        reason = (
+            error.strerror
+            if isinstance(error, OSError) and error.strerror
+            else str(error).replace(temporary, str(path))
+        )
+        raise UserError(f"{str(path)!r} cannot be written: {reason}") from error

@@ -14,16 +14,22 @@ from pathlib import Path
 from diffusion_jax.data.bpe import ALPHABET, BYTE_SYMBOLS, END, PATTERN, START, BpeTokenizer, clean
 from diffusion_jax.typing import UserError
 
-__all__ = ["learn_vocabulary"]
+__all__ = ["check_merges", "learn_vocabulary"]
+
+
+def check_merges(merges: int) -> None:
+    """UserError unless it is at least 1."""
+    if merges < 1:
+        raise UserError(f"merges {merges} is not at least 1; usual are 500 for a small set, 48894 in CLIP")
 
 
 def learn_vocabulary(captions: Iterable[str], merges: int, folder: str | Path) -> Path:
     """Writes vocab.json and merges.txt with at most `merges` merges into `folder`, for `BpeTokenizer.load`; gives the folder.
 
-    A pair that stands once only is not joined. Raises UserError for merges below 1 and for captions without a word.
+    A pair that stands once only is not joined. Raises UserError, and writes nothing, for merges below 1, for captions
+    without a word, and for those in which no pair stands twice.
     """
-    if merges < 1:
-        raise UserError(f"merges {merges} is not at least 1; usual are 500 for a small set, 48894 in CLIP")
+    check_merges(merges)
     counts = collections.Counter(word for caption in captions for word in PATTERN.findall(clean(caption).lower()))
     words = [([BYTE_SYMBOLS[byte] for byte in word.encode()], count) for word, count in sorted(counts.items())]
     if not words:
@@ -48,5 +54,9 @@ def learn_vocabulary(captions: Iterable[str], merges: int, folder: str | Path) -
                 if (symbols[place], symbols[place + 1]) == best:
                     symbols[place : place + 2] = ["".join(best)]
                 place += 1
+    if not learned:
+        raise UserError(
+            "no two neighbouring letters of the captions stand twice: too few captions to learn a pair from"
+        )
     ordered = (*ALPHABET, *dict.fromkeys("".join(pair) for pair in learned), START, END)
     return BpeTokenizer(ordered, tuple(learned), len(ordered) - 2, len(ordered) - 1).save(folder)

@@ -94,6 +94,27 @@ def test_notices_of_many_prompts_are_counted():
 # What is written
 
 
+def test_a_vocabulary_of_too_little_names_the_fault_and_leaves_nothing(tmp_path, capsys):
+    pictures, out = tmp_path / "pictures", tmp_path / "out"
+    pictures.mkdir()
+    (pictures / "a.png").touch()
+    for rows, said in (
+        ("a.png,ab", "too few captions to learn a pair from"),
+        ("a.png,ab\na.png,", "1 empty captions, the first in captions.csv, line 3"),
+        ("a.png,", "1 empty captions, the first in captions.csv, line 2"),
+    ):
+        (pictures / "captions.csv").write_text(f"image,caption\n{rows}\n")
+        tiny.fails(capsys, ["vocabulary", str(pictures), "--out", str(out)], said)
+        assert not out.exists()
+
+
+def test_a_prompt_file_is_sought_by_its_name(tmp_path, capsys):
+    for name in ("bad.txt", "prompts.txt"):
+        (tmp_path / name).touch()
+    asked = ["sample", "--run", "x", "--out", str(tmp_path / "o"), "--prompts", str(tmp_path / "prompt.txt")]
+    tiny.fails(capsys, asked, "does not exist; did you mean 'prompts.txt'?")
+
+
 def test_out_is_checked_before_any_work(tmp_path, monkeypatch, capsys):
     def work(*_, **__):
         raise AssertionError("work began")
@@ -118,6 +139,8 @@ def test_out_is_checked_before_any_work(tmp_path, monkeypatch, capsys):
         tiny.fails(capsys, [*EVALUATE, "--retrieval", "d", "--out", str(out)], said)
         many = ["sample", "--run", "x", "--prompts", str(tmp_path / "a.txt"), "--out", str(out)]
         tiny.fails(capsys, many, said)
+        tiny.fails(capsys, ["vocabulary", "x", "--out", str(out)], said)
+        tiny.fails(capsys, ["convert", "x", "--overwrite", "--out", str(out)], "is a file" if out == file else said)
     tiny.fails(
         capsys, [*EVALUATE, "--retrieval", "d", "--out", str(tmp_path / "taken")], "clip_metrics.json' is a folder"
     )

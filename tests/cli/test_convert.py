@@ -50,6 +50,8 @@ def test_what_convert_refuses_is_one_line(tmp_path, capsys):
         ([source, "--out", out, "--model", "ViT-B32"], "CLIP model 'ViT-B32' is not known; did you mean 'ViT-B-32'?"),
         ([source, "--out", out, "--image-size", "23"], "image_size 23 is not divided by 4; nearest: 24"),
         ([source + "x", "--out", out], "does not exist; did you mean"),
+        ([source + "x", "--out", out, "--format", "openai"], f"file, not {out!r}; nearest: '{out}.safetensors'"),
+        ([source + "x", "--out", source, "--format", "openai", "--overwrite"], f"{source!r} is a folder; nearest: "),
     ):
         tiny.fails(capsys, ["convert", *arguments], said)
         assert not Path(out).exists()
@@ -173,7 +175,7 @@ def test_pretrained_weights_see_pictures_of_any_kind(tmp_path):
 
 def test_pretrained_weights_need_a_vocabulary_that_fits(tmp_path):
     checkpoint("openai_vit", tmp_path)
-    with pytest.raises(UserError, match="no vocabulary beside the weights"):
+    with pytest.raises(UserError, match=r"no vocabulary beside the weights.*on the command line --tokenizer PATH"):
         load_pretrained(tmp_path)
     big = WordTokenizer(tuple(f"w{i}" for i in range(70)), 12)
     with pytest.raises(UserError, match="the tokenizer has 73 ids, the text tower 60"):

@@ -315,7 +315,7 @@ def test_photographs_are_turned_in_training_and_evaluation_alike(trained, pictur
         ({"loss.chunk": -1}, "config key 'loss.chunk' is -1; it is a whole number of at least 0"),
         ({"loss.micro_batches": 3}, "3"),
         ({"locked": "('^vision/',)"}, "locked '^vision/' is found in no parameter"),
-        ({"model.preset": "ViT-B-31"}, "model.preset 'ViT-B-31' is not known; did you mean 'ViT-"),
+        ({"model.preset": "ViT-B-33"}, "model.preset 'ViT-B-33' is not known; did you mean 'ViT-B-32'? (known: RN"),
         ({"zero_shot.path": "nothing"}, "there is no folder 'nothing'"),
         ({"zero_shot.templates": "phot"}, "'phot' is not known; did you mean 'photo'?"),
         ({"data.caption_column": "captoin"}, "captoin"),

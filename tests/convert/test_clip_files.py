@@ -1,6 +1,7 @@
 """CLIP checkpoints: round trips to the bit, every format from every other, and one line for each thing that can be wrong."""
 
 import json
+import re
 
 import jax
 import ml_dtypes
@@ -11,6 +12,7 @@ from test_clip_goldens import MODEL, NAMES, checkpoint
 
 from diffusion_jax.convert import load_clip, resize_image, resize_positions, resize_text, save_clip
 from diffusion_jax.convert.clip_keys import ignored
+from diffusion_jax.convert.files import staged, write_tensors
 from diffusion_jax.nets import CLIP, Network, clip_model
 from diffusion_jax.typing import UserError
 
@@ -169,9 +171,10 @@ def test_formats_refuse_what_they_cannot_hold(tmp_path):
         folder.mkdir()
         checkpoint(name, folder)
         config, params = load_clip(folder)
+        out = tmp_path / (f"out_{name}.safetensors" if format == "openai" else f"out_{name}")
         with pytest.raises(UserError, match=said):
-            save_clip(tmp_path / f"out_{name}", config, params, format)
-        assert not (tmp_path / f"out_{name}").exists()
+            save_clip(out, config, params, format)
+        assert not out.exists()
     with pytest.raises(UserError, match="did you mean 'open_clip'"):
         save_clip(tmp_path / "x", config, params, "openclip")
     with pytest.raises(UserError, match="writes a folder"):
@@ -195,6 +198,10 @@ def test_pytorch_files_without_pytorch_say_so(tmp_path, monkeypatch):
     monkeypatch.setattr(builtins, "__import__", without)
     with pytest.raises(UserError, match="is in PyTorch's format, for which PyTorch must be installed"):
         load_clip(tmp_path / "ViT-B-32.pt")
+    with pytest.raises(UserError, match=f"^{re.escape(repr(str(tmp_path / 'x.pt')))} is in PyTorch's format"):
+        save_clip(tmp_path / "x.pt", {}, {}, "openai")
+    with pytest.raises(UserError, match=r"/y\.pt' is"), staged(tmp_path / "y.pt", folder=False) as place:
+        write_tensors(place, {})
 
 
 def test_positions_of_another_grid_keep_what_they_must():

@@ -221,6 +221,8 @@ def test_a_vocabulary_of_ones_own(tmp_path):
     assert tokenizer.decode(row["tokens"][0]) == "lowest"
     refused("merges 0 is not at least 1", lambda: learn_vocabulary(captions, 0, tmp_path))
     refused("hold no word", lambda: learn_vocabulary(["", " "], 5, tmp_path))
+    refused("too few captions to learn a pair from", lambda: learn_vocabulary(["a cat"], 5, tmp_path / "none"))
+    assert not (tmp_path / "none").exists()
 
 
 def test_shards_are_read_in_any_order_and_indexed_once(tmp_path, monkeypatch):

@@ -52,6 +52,8 @@ def test_names_of_models():
     assert CLIP_MODELS["ViT-B-32"]["text"].keys() < clip_model("ViT-B-32")["text"].keys()
     with pytest.raises(UserError, match="did you mean 'ViT-B-32'"):
         clip_model("vit-b-32")
+    with pytest.raises(UserError, match="did you mean 'ViT-B-32'"):
+        clip_model("ViT-B-33")
 
 
 @pytest.mark.parametrize("kind", ["vit", "siglip", "resnet"])
