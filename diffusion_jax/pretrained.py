@@ -23,7 +23,7 @@ from diffusion_jax.convert.clip_config_open_clip import names_a_tokenizer
 from diffusion_jax.convert.files import read_json
 from diffusion_jax.data.preprocess import HALF, Preprocess
 from diffusion_jax.nets import CLIP_MODELS, clip_model
-from diffusion_jax.typing import Params, Tokenizer, UserError, one_of
+from diffusion_jax.typing import Params, Tokenizer, UserError, one_of, path_of
 
 __all__ = ["initial_params", "load_pretrained", "read_weights", "vocabulary_beside"]
 
@@ -84,7 +84,10 @@ def load_pretrained(
 
     Raises UserError as `convert.load_clip`, and where no vocabulary is found.
     """
-    path = Path(path)
+    path = path_of("path", path)
+    for folder in (path, path / "diffusion", path / "clip"):
+        if (folder / "config.json").is_file() and "system" in read_json(folder / "config.json"):
+            raise UserError(f"{str(path)!r} is a run: load_run reads it")
     config, params = read_weights(path, model, image_size=image_size, context_length=context_length)
     _whole(path, config)
     for tower in ("vision", "text") if activation is not None else ():

@@ -42,6 +42,7 @@ from diffusion_jax.typing import (
     Schedule,
     Solver,
     UserError,
+    path_of,
     texts_of,
     whole_number,
 )
@@ -298,7 +299,7 @@ def read_json(file: Path) -> dict[str, Any]:
 
 def load_run(path: str | Path, *, which: str = "ema", step: int | None = None) -> ClipRun | DiffusionRun:
     """The run in the folder `path`, or in its `diffusion` or `clip` subfolder. `which` weights: "ema" or "params" (raw)."""
-    path = Path(path)
+    path = _run_folder(path)
     for folder in (path, path / "diffusion", path / "clip"):
         if (folder / CONFIG).is_file():
             system = read_config(folder).get("system")
@@ -310,7 +311,7 @@ def load_run(path: str | Path, *, which: str = "ema", step: int | None = None) -
 
 def load_clip(path: str | Path, *, which: str = "ema", step: int | None = None) -> ClipRun:
     """The CLIP run in `path`, which is the run's folder or one that holds it as `clip`."""
-    path = Path(path)
+    path = _run_folder(path)
     if not (path / CONFIG).is_file() and (path / "clip" / CONFIG).is_file():
         path = path / "clip"
     config = read_config(path)
@@ -324,17 +325,34 @@ def load_clip(path: str | Path, *, which: str = "ema", step: int | None = None) 
 
 def load_diffusion(path: str | Path, *, which: str = "ema", step: int | None = None) -> DiffusionRun:
     """The diffusion run in `path` with the CLIP run that it was trained on."""
-    path = Path(path)
+    path = _run_folder(path)
     config = read_config(path)
     _system(path, config, "diffusion")
     note = read_text_encoder(path)
-    clip = load_clip(Path(os.path.normpath(path / note["run"])))
+    encoder = Path(os.path.normpath(path / note["run"]))
+    if not _is_run(encoder):
+        raise UserError(
+            f"there is no text encoder in {os.path.abspath(encoder)!r}, where {TEXT_ENCODER} of the diffusion run "
+            f"{str(path)!r} says that it lies{_nearest_run(encoder)}"
+        )
+    clip = load_clip(encoder)
     if fingerprint(clip.params) != note["fingerprint"]:
         raise UserError(f"the text encoder in {clip.path} was trained again after {path}: train the diffusion run anew")
     shape = build.source(config.data, "train")[0]["image"].shape
     network = diffusion_network(config, clip, shape)
     params = restore_params(path / CHECKPOINTS, which, step)
     return DiffusionRun(path, config, network, params, build.schedule(config.schedule), clip, shape)
+
+
+def _run_folder(path: Any) -> Path:
+    """The path of a run. UserError for what is no path, and for a folder of published weights."""
+    path = path_of("path", path)
+    file = path / CONFIG
+    config = read_json(file) if file.is_file() else {}
+    published = config.keys() & {"model_type", "architectures"} or (path / "open_clip_config.json").is_file()
+    if published and "system" not in config:
+        raise UserError(f"{str(path)!r} holds published weights, not a run: load_pretrained reads them")
+    return path
 
 
 def diffusion_network(config: ConfigDict, clip: ClipRun, shape: tuple[int, ...]) -> Network:

@@ -7,7 +7,9 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
 from typing import Any, NamedTuple, Protocol, TypeVar, dataclass_transform, runtime_checkable
 
 import jax
@@ -33,6 +35,7 @@ __all__ = [
     "Tokenizer",
     "UserError",
     "one_of",
+    "path_of",
     "pytree_dataclass",
     "static",
     "texts_of",
@@ -82,6 +85,14 @@ def texts_of(what: str, given: Any) -> list[str]:
             place = what if one else f"{what}[{i}]"
             raise UserError(f"{place} is a {type(text).__name__}, which is not text")
     return [str(text) for text in texts]
+
+
+def path_of(what: str, given: Any) -> Path:
+    """`given`, text or a path, as a `Path`. `UserError` for anything else."""
+    if (isinstance(given, str) and given) or (isinstance(given, os.PathLike) and isinstance(os.fspath(given), str)):
+        return Path(given)
+    told = repr(given) if given is None or given == "" else f"the {type(given).__name__} {given!r:.60}"
+    raise UserError(f"{what} is {told}, not a path: give text, or a pathlib.Path")
 
 
 def whole_number(what: str, value: Any, low: int, high: int | None = None) -> int:

@@ -122,6 +122,7 @@ class DiT(nnx.Module):
             raise UserError(f"width {width} is not divided by 4, as the two-dimensional positions need")
         small = jax.nn.initializers.normal(0.02)
         self.patch, self.image_size, self.time_scale = patch, image_size, time_scale
+        self.channels = channels
         self.patchify = Patchify(patch, channels, width, rngs, dtype=dtype)
         self.time_in = Linear(256, width, rngs, kernel_init=small, dtype=dtype)
         self.time_out = Linear(width, width, rngs, kernel_init=small, dtype=dtype)
@@ -147,14 +148,19 @@ class DiT(nnx.Module):
 
     def __call__(
         self,
-        xt: Float[Array, "batch size size channels"],
+        xt: Float[Array, "batch ..."],
         t: Float[Array, " batch"],
         cond: dict[str, Array] | None = None,
         *,
         key: Array | None = None,
         train: bool = False,
     ) -> Float[Array, "batch size size channels"]:
-        """The prediction, in whatever space the network is trained for."""
+        """The prediction, in whatever space the network is trained for. UserError for images of another shape."""
+        drawn = (self.image_size, self.image_size, self.channels)
+        if xt.shape[1:] != drawn:
+            raise UserError(
+                f"this network draws {drawn}; given {xt.shape[1:]} an example, of [batch, height, width, channels]"
+            )
         x = self.patchify(xt)
         grid = self.image_size // self.patch
         x = x + jnp.asarray(sincos_positions(grid, grid, x.shape[-1]), x.dtype)[None]

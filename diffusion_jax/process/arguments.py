@@ -27,6 +27,7 @@ __all__ = [
     "described",
     "floats",
     "known",
+    "number",
     "one_key",
     "typed_key",
     "whole",
@@ -209,6 +210,17 @@ def whole(name: str, value: Any, low: int = 1) -> None:
     if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < low:
         shown = repr(value) if isinstance(value, numbers.Number) else f"({described(value)})"
         raise UserError(f"{name} {shown} is not a whole number of at least {low}; nearest: {low}")
+
+
+def number(**values: Any) -> None:
+    """UserError unless each value is a number, by its type alone: an array without axes is one, and so is a placeholder."""
+    for name, value in values.items():
+        dtype = getattr(value, "dtype", None)
+        real = isinstance(value, int | float) or any(
+            dtype is not None and jnp.issubdtype(dtype, kind) for kind in (jnp.floating, jnp.integer)
+        )
+        if not real or isinstance(value, bool) or np.ndim(value):
+            raise UserError(f"{name} is {described(value)}, not a number")
 
 
 def above_zero(name: str, value: Any) -> None:

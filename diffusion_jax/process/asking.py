@@ -32,7 +32,7 @@ from jaxtyping import Array
 
 from diffusion_jax.typing import Prediction, PyTree, UserError
 
-__all__ = ["AnyTime", "ask", "checked", "predict"]
+__all__ = ["AnyTime", "an_array", "ask", "checked", "predict"]
 
 CALLED, OTHER = 1016, 1048  # multiples of 8, for functions that split the batch over devices
 
@@ -52,14 +52,14 @@ def ask(fn: Callable[..., Any], xt: Array, t: ArrayLike, *trees: PyTree) -> Any:
     """
     t = jnp.asarray(t)
     if isinstance(fn, AnyTime) or isinstance(getattr(fn, "__self__", None), AnyTime):
-        return _said(fn, xt, t, trees, "fails")
+        return _said(fn, xt, t, trees)
     size = xt.shape[0]
     if t.ndim and t.shape not in ((1,), (size,)):
         raise UserError(f"a time t of shape {t.shape} does not fit a batch of {size}: it is one, or one an example")
     if _takes_batch(fn, xt, t, trees):
         return fn(xt, jnp.broadcast_to(t, (size,)), *trees)
     if t.size == 1:
-        return _said(fn, xt, t.reshape(()), trees, "takes neither t [batch] nor a scalar t")
+        return _either(fn, xt, t.reshape(()), trees)
     return _one_by_one(fn, xt, t, trees)
 
 
@@ -71,7 +71,7 @@ def _one_by_one(fn: Callable[..., Any], xt: Array, t: Array, trees: tuple[PyTree
     def alone(x: Array, time: Array, rows: list[Any]) -> Any:
         taken = iter(rows)
         leaves = [next(taken)[None] if moved else leaf for leaf, moved in zip(own, moves, strict=True)]
-        made = _said(fn, x[None], time, jax.tree.unflatten(structure, leaves), f"fails{ALONE}")
+        made = _either(fn, x[None], time, jax.tree.unflatten(structure, leaves), ALONE)
         if any(jnp.shape(leaf)[:1] != (1,) for leaf in jax.tree.leaves(made)):
             shapes = ", ".join(str(jnp.shape(leaf)) for leaf in jax.tree.leaves(made))
             raise UserError(f"{_name(fn)} gives {shapes} for one example of shape {x.shape}{ALONE}")
@@ -86,14 +86,41 @@ ALONE = (
 )
 
 
-def _said(fn: Callable[..., Any], xt: Array, t: Array, trees: tuple[PyTree, ...], why: str) -> Any:
+def _said(fn: Callable[..., Any], xt: Array, t: Array, trees: tuple[PyTree, ...]) -> Any:
     try:
         return fn(xt, t, *trees)
     except UserError:
         raise
-    except (TypeError, ValueError, IndexError) as error:
-        line = (str(error).strip() or type(error).__name__).splitlines()[0]
-        raise UserError(f"{_name(fn)}, for xt of shape {xt.shape}, {why} ({type(error).__name__}: {line})") from error
+    except FAILURES as error:
+        # The example's shape, not the batch's: guidance asks about more examples than its user has.
+        raise UserError(f"{_name(fn)} fails: {_cause(error)}; an example of xt has shape {xt.shape[1:]}") from error
+
+
+def _either(fn: Callable[..., Any], xt: Array, t: Array, trees: tuple[PyTree, ...], how: str = "") -> Any:
+    """fn with a scalar t. Where that fails, what it says of t [batch] comes first: one of the two is its author's mistake."""
+    try:
+        return fn(xt, t, *trees)
+    except UserError:
+        raise
+    except FAILURES as error:
+        said = _cause(error)
+        try:
+            jax.eval_shape(lambda x, times: fn(x, times, *trees), xt, jnp.broadcast_to(t, xt.shape[:1]))
+        except Exception as other:
+            first = _cause(other)
+            said = said if first == said else f"{first} (with a scalar t: {said})"
+        raise UserError(
+            f"{_name(fn)} fails: {said}; it was asked with t of shape [batch] and with a scalar, for examples of shape "
+            f"{xt.shape[1:]}{how}"
+        ) from error
+
+
+FAILURES = (TypeError, ValueError, IndexError)
+
+
+def _cause(error: Exception) -> str:
+    line = (str(error).strip() or type(error).__name__).splitlines()[0]
+    return f"{type(error).__name__}: {line}"
 
 
 def _takes_batch(fn: Callable[..., Any], xt: Array, t: Array, trees: tuple[PyTree, ...]) -> bool:
@@ -147,10 +174,21 @@ def predict(denoise: Any, xt: Array, t: ArrayLike, cond: PyTree = None) -> Predi
     return checked(denoise, ask(denoise, xt, t, cond), xt)
 
 
+def an_array(fn: Any, made: Any) -> Array:
+    """`made`, or a UserError that says what `fn` gave instead of an array."""
+    if made is None:
+        raise UserError(f"{_name(fn)} gives None, not an array: is there a return?")
+    if not (hasattr(made, "shape") and hasattr(made, "dtype")):
+        raise UserError(f"{_name(fn)} gives a {type(made).__name__}, not an array")
+    return made
+
+
 def checked(denoise: Any, pair: Any, xt: Array) -> Prediction:
     """`pair`, or a UserError that says what `denoise` gave instead of a Prediction of xt's shape."""
     name = _name(denoise)
     if not (hasattr(pair, "x0") and hasattr(pair, "eps")):
+        if pair is None:
+            raise UserError(f"{name} gives None, not a Prediction(x0, eps): is there a return?")
         what = f"an array of shape {pair.shape}" if hasattr(pair, "shape") else f"a {type(pair).__name__}"
         raise UserError(
             f"{name} gives {what}, not a Prediction(x0, eps): from_x0({name}, schedule) makes one of a function of x0, "

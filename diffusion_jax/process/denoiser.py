@@ -15,7 +15,7 @@ from jax.typing import ArrayLike
 from jaxtyping import Array
 
 from diffusion_jax.process.arguments import above_zero, check_function, check_schedule
-from diffusion_jax.process.asking import AnyTime, ask
+from diffusion_jax.process.asking import AnyTime, an_array, ask
 from diffusion_jax.process.precondition import c_in, from_network
 from diffusion_jax.process.prediction import FLOOR, KINDS, to_prediction
 from diffusion_jax.process.sde import rates
@@ -62,7 +62,7 @@ class Denoiser(AnyTime):
         seen = TIME_INPUTS[self.time](self.schedule, t)
         edm = self.prediction == "edm"
         x = xt * c_in(self.schedule, xt, t, self.sigma_data).astype(xt.dtype) if edm else xt
-        output = self.apply(self.params, x, seen, cond, key=self.key, train=self.train)
+        output = an_array(self.apply, self.apply(self.params, x, seen, cond, key=self.key, train=self.train))
         variance = None
         if self.learned_variance:
             wanted = (*xt.shape[:-1], 2 * xt.shape[-1])
@@ -140,7 +140,7 @@ class FromX0(AnyTime):
 
     def __call__(self, xt: Array, t: ArrayLike, cond: PyTree = None) -> Prediction:
         """The pair with eps = (xt - alpha x0) / sigma."""
-        return to_prediction("x0", ask(self.fn, xt, t, cond), xt, t, self.schedule)
+        return to_prediction("x0", an_array(self.fn, ask(self.fn, xt, t, cond)), xt, t, self.schedule)
 
 
 def from_x0(fn: Callable[..., Array], schedule: Schedule) -> FromX0:

@@ -27,6 +27,7 @@ import numpy as np
 from jax.typing import ArrayLike
 from jaxtyping import Array, Float
 
+from diffusion_jax.process.arguments import described, number, whole
 from diffusion_jax.process.schedule import LOGSNR_LIMIT
 from diffusion_jax.typing import UserError, one_of
 
@@ -49,19 +50,28 @@ def beta_table(
     Raises UserError for an unknown name, for fewer than 2 steps, and unless 0 < beta_start <= beta_end < 1.
     """
     one_of("betas", name, TABLES)
-    if num_steps < 2:
-        raise UserError(f"num_steps {num_steps} of a table of betas is below 2")
+    whole("num_steps", num_steps, 2)
     if name == "cosine":
         if beta_start is not None or beta_end is not None:
             raise UserError("the cosine table has no beta_start and beta_end")
         level = np.cos((np.arange(num_steps + 1) / num_steps + 0.008) / 1.008 * math.pi / 2) ** 2
         return np.minimum(1.0 - level[1:] / level[:-1], 0.999)
     start, end = (given if given is not None else own for given, own in zip((beta_start, beta_end), TABLES[name]))
+    number(beta_start=start, beta_end=end)
     if not 0 < start <= end < 1:
         raise UserError(f"beta_start {start} and beta_end {end} must satisfy 0 < beta_start <= beta_end < 1")
     if name == "linear":
         return np.linspace(start, end, num_steps)
     return np.linspace(math.sqrt(start), math.sqrt(end), num_steps) ** 2
+
+
+def _table(betas: Any) -> np.ndarray:
+    try:
+        return np.asarray(betas, np.float64)
+    except (TypeError, ValueError):
+        if isinstance(betas, jax.core.Tracer):  # JAX says why a placeholder is no table
+            raise
+        raise UserError(f"betas is {described(betas)}, not the name of a table or a list of numbers") from None
 
 
 @jax.tree_util.register_pytree_node_class
@@ -88,7 +98,7 @@ class Discrete:
         elif (num_steps, beta_start, beta_end) != (None, None, None):
             raise UserError("num_steps, beta_start and beta_end go with the name of a table, not with betas themselves")
         else:
-            table = np.asarray(betas, np.float64)
+            table = _table(betas)
         if table.ndim != 1 or len(table) < 2:
             raise UserError(f"betas have shape {table.shape}; they are a list of at least 2 numbers")
         for index, beta in enumerate(table):

@@ -21,6 +21,7 @@ import jax.numpy as jnp
 from jax.typing import ArrayLike
 from jaxtyping import Array, Float
 
+from diffusion_jax.process.arguments import number
 from diffusion_jax.process.schedule import LOGSNR_LIMIT
 from diffusion_jax.typing import Params, Schedule, UserError, pytree_dataclass, static
 
@@ -44,6 +45,7 @@ class Shifted:
     curve: str = static(default="")
 
     def __post_init__(self) -> None:
+        number(shift=self.shift)
         if not self.shift > 0:
             raise UserError(f"shift {self.shift} is not above 0; 1 leaves the schedule as it is")
         if not self.curve:
@@ -110,6 +112,7 @@ class LearnedGamma:
     t_max: float = static(default=1.0)
 
     def __post_init__(self) -> None:
+        number(logsnr_min=self.logsnr_min, logsnr_max=self.logsnr_max, t_min=self.t_min, t_max=self.t_max)
         if not -LOGSNR_LIMIT <= self.logsnr_min < self.logsnr_max <= LOGSNR_LIMIT:
             raise UserError(f"logsnr_min {self.logsnr_min} and logsnr_max {self.logsnr_max} must rise within [-20, 20]")
 

@@ -26,6 +26,7 @@ import jax.numpy as jnp
 from jax.typing import ArrayLike
 from jaxtyping import Array, Float
 
+from diffusion_jax.process.arguments import number
 from diffusion_jax.typing import UserError, pytree_dataclass, static
 
 __all__ = ["EDM", "LOGSNR_LIMIT", "VE", "Cosine", "RectifiedFlow", "SubVP", "VPLinear"]
@@ -42,12 +43,14 @@ def _float(x: ArrayLike) -> Array:
 
 
 def _check_order(**pair: float) -> None:
+    number(**pair)
     (low_name, low), (high_name, high) = pair.items()
     if not 0 < low < high:
         raise UserError(f"{low_name} {low} and {high_name} {high} must satisfy 0 < {low_name} < {high_name}")
 
 
 def _check_range(t_min: float, t_max: float) -> None:
+    number(t_min=t_min, t_max=t_max)
     if not 0.0 <= t_min < t_max <= 1.0:
         raise UserError(f"t_min {t_min} and t_max {t_max} must satisfy 0 <= t_min < t_max <= 1")
 
@@ -82,6 +85,7 @@ class _LinearBeta:
         return minus_log_alpha / (half_b + jnp.sqrt(half_b**2 + a * minus_log_alpha))
 
     def _check(self, t_min: float, t_max: float) -> None:
+        number(beta_min=self.beta_min, beta_max=self.beta_max)
         if not 0 < self.beta_min <= self.beta_max:
             raise UserError(
                 f"beta_min {self.beta_min} and beta_max {self.beta_max} must satisfy 0 < beta_min <= beta_max"

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 from jax.typing import ArrayLike
 from jaxtyping import Array
 
+from diffusion_jax.process.arguments import number
 from diffusion_jax.typing import Schedule, UserError, pytree_dataclass, static
 
 __all__ = ["Truncated", "from_noise_level"]
@@ -23,6 +24,7 @@ class Truncated:
     t_min: float = static(default=0.0)
 
     def __post_init__(self) -> None:
+        number(t_min=self.t_min)
         if isinstance(self.base, Schedule) and not self.base.t_min <= self.t_min < self.base.t_max:
             near = min(max(self.t_min, self.base.t_min), self.base.t_max)
             raise UserError(

@@ -69,6 +69,16 @@ class Likelihood:
     nfe: Any
 
 
+def _check_axis(denoise: DenoiseFn, schedule: Schedule, x: Array, cond: PyTree) -> None:
+    """UserError for a single point without the axis of the batch, which is told by a denoiser that does not take it."""
+    if x.ndim > 1:
+        return
+    try:
+        jax.eval_shape(lambda x: predict(denoise, x, jnp.full(x.shape, schedule.t_max, x.dtype), cond), x)
+    except Exception as error:
+        raise UserError(f"x has shape {x.shape}; x must be [batch, ...]: one example is x[None] ({error})") from error
+
+
 def log_likelihood(
     denoise: DenoiseFn,
     schedule: Schedule,
@@ -112,6 +122,7 @@ def log_likelihood(
         raise UserError(f"divergence {divergence!r} draws probes: give it a key, or take 'exact'")
     x = data("x", x, clean=True, order=ORDER)
     check_cond(cond, x.shape[0])
+    _check_axis(denoise, schedule, x, cond)
     if prior is not None:
         check_function(prior, "prior")
     if jax.tree.leaves(memory_of(denoise, x)):

@@ -72,6 +72,10 @@ def test_damaged_notes_of_a_run_are_one_line(own_run):
         note.write_text(text)
         with pytest.raises(UserError, match=said):
             load_run(own_run)
+    note.write_text('{"run": "../gone", "fingerprint": "x"}')
+    gone = f"no text encoder in '{own_run / 'gone'}', where text_encoder.json of the diffusion run"
+    with pytest.raises(UserError, match=gone):
+        load_run(own_run)
     note.unlink()
     with pytest.raises(UserError, match=r"text_encoder\.json is missing"):
         load_run(own_run)

@@ -4,16 +4,20 @@ import json
 import re
 
 import jax
+import jaxtyping
 import ml_dtypes
 import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
 from test_clip_goldens import MODEL, NAMES, checkpoint
 
+from diffusion_jax import load_pretrained, load_run
 from diffusion_jax.convert import load_clip, resize_image, resize_positions, resize_text, save_clip
 from diffusion_jax.convert.clip_keys import ignored
 from diffusion_jax.convert.files import staged, write_tensors
 from diffusion_jax.nets import CLIP, Network, clip_model
+from diffusion_jax.run import load_clip as load_clip_run
+from diffusion_jax.run import load_diffusion
 from diffusion_jax.typing import UserError
 
 
@@ -139,6 +143,9 @@ def test_what_is_no_clip_is_one_line(tmp_path):
     (tmp_path / "model.safetensors").write_bytes(b"abc" * 40)
     refused("is damaged or no safetensors file")
     checkpoint("hf_clip", tmp_path)
+    for load in (load_run, load_clip_run, load_diffusion):
+        with pytest.raises(UserError, match="holds published weights, not a run: load_pretrained reads them"):
+            load(tmp_path)
     whole = (tmp_path / "model.safetensors").read_bytes()
     (tmp_path / "model.safetensors").write_bytes(whole[:-5])
     refused("is damaged or no safetensors file")
@@ -155,9 +162,30 @@ def test_what_is_no_clip_is_one_line(tmp_path):
     refused("config.json is missing beside the weights")
     (tmp_path / "model.safetensors").unlink()
     checkpoint("openai_vit", tmp_path)
+    with pytest.raises(UserError, match="holds published weights, not a run"):
+        load_run(tmp_path)
     (tmp_path / "open_clip_config.json").unlink()
     refused("weights alone do not tell the activation and the heads")
     refused("missing: visual.transformer.resblocks.{3,4,5", config=clip_model("ViT-B-32"))
+
+
+@pytest.mark.parametrize("load", [load_run, load_clip_run, load_diffusion, load_pretrained])
+def test_what_is_no_path_and_a_run_for_weights_are_one_line(load, tmp_path, monkeypatch):
+    # Off: the suite's own checks of types, which a user does not have.
+    monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)
+    for given, said in (
+        (None, "path is None, not a path"),
+        (3, "path is the int 3, not a path"),
+        ("", "path is '', not a path"),
+    ):
+        with pytest.raises(UserError, match=said):
+            load(given)
+    for place in (".", "clip"):
+        (tmp_path / place).mkdir(exist_ok=True)
+        (tmp_path / place / "config.json").write_text('{"system": "clip"}')
+        with pytest.raises(UserError, match=r"is a run: load_run reads it$"):
+            load_pretrained(tmp_path)
+        (tmp_path / place / "config.json").unlink()
 
 
 def test_formats_refuse_what_they_cannot_hold(tmp_path):

@@ -1,5 +1,7 @@
 """Towers and the diffusion transformer: structure, initialisation by moments, masks, and differentiation."""
 
+import re
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -183,5 +185,9 @@ def test_networks_refuse_shapes_that_do_not_fit():
         dit(image_size=9)
     with pytest.raises(UserError, match="width 30 is not divided"):
         dit(width=30, heads=4)
+    for shape in ((2, 8, 8), (2, 32, 32, 1), (2, 8, 8, 3)):
+        drawn = r"this network draws \(8, 8, 1\); given " + re.escape(str(shape[1:]))
+        with pytest.raises(UserError, match=drawn):
+            jax.eval_shape(lambda p, x: dit().apply(p, x, jnp.ones(2)), dit().init(jax.random.key(0)), jnp.ones(shape))
     with pytest.raises(ValueError, match="needs a condition with 'pooled'"):
         jax.eval_shape(lambda p: dit().apply(p, jnp.ones((1, 8, 8, 1)), jnp.ones(1)), dit().init(jax.random.key(0)))

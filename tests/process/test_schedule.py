@@ -2,12 +2,13 @@
 
 import jax
 import jax.numpy as jnp
+import jaxtyping
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from diffusion_jax.process import Cosine, RectifiedFlow, VPLinear, from_pair, sde, to_prediction
+from diffusion_jax.process import Cosine, RectifiedFlow, SubVP, VPLinear, from_pair, sde, to_prediction
 from diffusion_jax.process.prediction import KINDS
 from diffusion_jax.typing import Prediction, Schedule, UserError
 
@@ -153,6 +154,11 @@ def test_v_at_the_ends_is_eps_and_minus_x0(key):
 @pytest.mark.parametrize(
     ("make", "message"),
     [
+        (lambda: VPLinear("a"), "beta_min is the str 'a', not a number"),
+        (lambda: VPLinear(t_max=None), "t_max is None, not a number"),
+        (lambda: SubVP(beta_max=[1.0]), "beta_max is a list, not a number"),
+        (lambda: Cosine(True), "t_min is the bool True, not a number"),
+        (lambda: RectifiedFlow(jnp.ones(2)), "t_min is an array of float32 of shape"),
         (lambda: VPLinear(t_min=0.5, t_max=0.5), "t_min 0.5 and t_max 0.5"),
         (lambda: Cosine(t_max=1.5), "t_max 1.5"),
         (lambda: RectifiedFlow(t_min=-0.1), "t_min -0.1"),
@@ -160,6 +166,8 @@ def test_v_at_the_ends_is_eps_and_minus_x0(key):
         (lambda: to_prediction("epsilon", jnp.ones((1, 1)), jnp.ones((1, 1)), 0.5, Cosine()), "did you mean 'eps'"),
     ],
 )
-def test_bad_input_is_named(make, message):
+def test_bad_input_is_named(make, message, monkeypatch):
+    # Off: the suite's own checks of types, which a user does not have.
+    monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)
     with pytest.raises(UserError, match=message):
         make()

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from diffusion_jax.process import VPLinear, bound, denoising_loss, exact, from_x0, learned_gamma
+from diffusion_jax.process import VPLinear, bound, denoiser, denoising_loss, exact, from_x0, learned_gamma
 from diffusion_jax.process.asking import ask, predict
 from diffusion_jax.process.loss import loss_at
 from diffusion_jax.sampling import (
@@ -208,11 +208,17 @@ def test_times_that_are_used_up_in_a_function_of_one_time_stay_with_their_exampl
 
 LABELS = jnp.ones((3, 2))
 X3 = jnp.ones((3, 2))
+
+
+def mistaken(x, t):
+    raise ValueError("my own mistake")
+
+
 REFUSED = [
     (
         lambda x, t, c: Prediction(x, x[:, : t.item()]),
         0.5,
-        r"for xt of shape \(3, 2\), takes neither t \[batch\] nor a scalar t \(",
+        r"^<lambda> fails: \w+Error: .*; it was asked with t of shape \[batch\] and with a scalar, for examples of",
     ),
     (
         lambda x, t, c: Prediction(LABELS * x, t * x),
@@ -221,12 +227,21 @@ REFUSED = [
     ),
     (lambda x, t, c: x, 0.5, r"gives an array of shape \(3, 2\), not a Prediction"),
     (lambda x, t, c: (x, x), 0.5, "gives a tuple, not a Prediction"),
-    (lambda x, t, c: None, 0.5, "gives a NoneType, not a Prediction"),
+    (lambda x, t, c: None, 0.5, "gives None, not a Prediction.*is there a return"),
     (
         lambda x, t, c: Prediction(x[:, :1], x),
         0.5,
         r"gives x0 of shape \(3, 1\) and type float32 for xt of shape \(3, 2\)",
     ),
+    (from_x0(lambda x, t, c: None, VPLinear()), 0.5, r"^<lambda> gives None, not an array: is there a return\?"),
+    (from_x0(lambda x, t, c: 1.0, VPLinear()), 0.5, "^<lambda> gives a float, not an array"),
+    (denoiser(lambda params, x, t, c, key, train: None, {}, VPLinear()), 0.5, "^<lambda> gives None, not an array"),
+    (
+        denoiser(lambda params, x, t, c, key, train: jnp.zeros(x[0, 0, 0]), {}, VPLinear()),
+        0.5,
+        r"^Denoiser fails: IndexError: .*; an example of xt has shape \(2,\)",
+    ),
+    (lambda x, t, c: mistaken(x, t), 0.5, r"^<lambda> fails: ValueError: my own mistake; it was asked"),
     (lambda x, t, c: Prediction(x, x > 0), 0.5, r"gives eps of shape \(3, 2\) and type bool"),
     (lambda x, t, c: Prediction(x, None), 0.5, "gives eps of shape .* and type NoneType"),
     (lambda x, t, c: Prediction(x, x), jnp.ones(2), r"a time t of shape \(2,\) does not fit a batch of 3"),

@@ -320,6 +320,8 @@ def test_bad_options_are_one_line(options, message):
 def test_bad_data_are_one_line():
     schedule, key = VPLinear(), jax.random.key(0)
     model, x = data(schedule, 2, "gaussian")
+    with pytest.raises(UserError, match=r"x has shape \(2,\); x must be \[batch, ...\]: one example is x\[None\]"):
+        log_likelihood(model, schedule, x[0])
     with pytest.raises(UserError, match=r"not finite: x\[1, 0\] is inf"):
         log_likelihood(model, schedule, x.at[1, 0].set(jnp.inf))
     with pytest.raises(

@@ -182,7 +182,10 @@ LINES = [
     ({"denoise": type("Run", (), {"denoise": a_function})()}, r"denoise is a Run, not a function: give its \.denoise"),
     ({"denoise": lambda x, t, cond: x}, r"gives an array of shape \(2, 2\), not a Prediction.*from_x0"),
     ({"denoise": lambda x, t, cond: Prediction(x[:1], x)}, r"gives x0 of shape \(1, 2\).*for xt of shape \(2, 2\)"),
-    ({"denoise": lambda x: x}, r"<lambda>, for xt of shape \(2, 2\), takes neither"),
+    (
+        {"denoise": lambda x: x},
+        r"<lambda> fails: TypeError: .*; it was asked with t of shape \[batch\] and with a scalar",
+    ),
     ({"key": 0}, r"key is the int 0, not a JAX key: write jax\.random\.key\(0\)"),
     ({"key": np.int64(7)}, r"write jax\.random\.key\(7\)"),
     ({"key": None}, "key is None, not a JAX key"),
