@@ -111,7 +111,13 @@ def losses(folder, arguments, devices):
     return np.array([row["loss"] for row in read_metrics(folder)])
 
 
-@pytest.mark.parametrize("arguments", [tiny.clip_arguments, tiny.diffusion_arguments], ids=["clip", "diffusion"])
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        pytest.param(tiny.clip_arguments, id="clip"),
+        pytest.param(tiny.diffusion_arguments, id="diffusion", marks=pytest.mark.slow),
+    ],
+)
 def test_one_device_and_eight_give_the_same_losses_over_20_steps(arguments, run, tmp_path):
     options = {"steps": 20, "text_encoder": run / "clip"} if arguments is tiny.diffusion_arguments else {"steps": 20}
     found = [losses(tmp_path / str(n), arguments(tmp_path / str(n), **options), n) for n in (1, 8)]
