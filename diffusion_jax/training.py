@@ -167,11 +167,13 @@ def _prepare(folder: Path, config: ConfigDict, text_encoder: ClipRun | None, ove
 def _keep_vocabulary(folder: Path, config: ConfigDict) -> None:
     """A copy of the vocabulary's files in the run, which can then be used wherever it lies."""
     path = (config.get("tokenizer") or {}).get("path")
-    files = resume.vocabulary_files(path) if path else []
-    if files and not (folder / VOCABULARY).exists():
-        (folder / VOCABULARY).mkdir()
-        for file in files:
-            write_atomic(folder / VOCABULARY / file.name, file.read_bytes())
+    for file in resume.vocabulary_files(path) if path else []:
+        copy = folder / VOCABULARY / file.name
+        if (
+            not copy.exists()
+        ):  # one by one: the copying may have been stopped, and a moved vocabulary may have another name
+            copy.parent.mkdir(exist_ok=True)
+            write_atomic(copy, file.read_bytes())
 
 
 def _check_same(folder: Path, config: ConfigDict, note: dict[str, str] | None, say: Any) -> None:

@@ -55,6 +55,7 @@ def test_a_run_is_used_wherever_its_vocabulary_lies(trained, pictures, tmp_path,
     monkeypatch.chdir(tmp_path)
     try:
         assert load_run(trained).tokenizer == run.tokenizer
+        assert sorted(file.name for file in (trained / "vocabulary").iterdir()) == ["merges.txt", "vocab.json"]
     finally:
         (pictures / "elsewhere").rename(pictures / "vocabulary")
 
