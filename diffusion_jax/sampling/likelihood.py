@@ -43,9 +43,9 @@ from diffusion_jax.process.arguments import (
 )
 from diffusion_jax.process.asking import predict
 from diffusion_jax.process.bound import bits_per_dim
-from diffusion_jax.sampling.adaptive import METHODS, angle, angular_velocity, evaluations, integrate
+from diffusion_jax.sampling.guidance.steered import memory_of, structured
 from diffusion_jax.sampling.sample import fold, held, hold, keys_by_example
-from diffusion_jax.sampling.steered import memory_of, structured
+from diffusion_jax.sampling.solvers.adaptive_ode import METHODS, angle, angular_velocity, evaluations, integrate
 from diffusion_jax.typing import DenoiseFn, Prediction, PyTree, Schedule, UserError, one_of, pytree_dataclass
 
 __all__ = ["DIVERGENCES", "Likelihood", "bits_per_dimension", "dequantise", "log_likelihood"]

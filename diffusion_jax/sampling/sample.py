@@ -28,7 +28,7 @@ from jaxtyping import Array
 from diffusion_jax.process.arguments import check_schedule, described, known, typed_key
 from diffusion_jax.sampling.arguments import ORDER, check_solver, checked
 from diffusion_jax.sampling.grids import told_apart
-from diffusion_jax.sampling.steered import memory_of, remembering
+from diffusion_jax.sampling.guidance.steered import memory_of, remembering
 from diffusion_jax.sampling.steps import noise_like
 from diffusion_jax.typing import (
     DenoiseFn,

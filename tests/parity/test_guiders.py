@@ -7,7 +7,7 @@ import pytest
 
 from diffusion_jax.process import RectifiedFlow, from_pair, to_prediction
 from diffusion_jax.sampling import apg, cfg_zero, classifier_free, dynamic_threshold, rescale, sample, trace
-from diffusion_jax.sampling.stochastic import DDIM
+from diffusion_jax.sampling.solvers.ddim import DDIM
 from diffusion_jax.typing import Prediction
 
 torch = pytest.importorskip("torch")

@@ -39,7 +39,7 @@ from diffusion_jax.sampling import (
     sample,
     trace,
 )
-from diffusion_jax.sampling.steered import Steered
+from diffusion_jax.sampling.guidance.steered import Steered
 from diffusion_jax.typing import Prediction, UserError
 
 DIM = 3

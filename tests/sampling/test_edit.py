@@ -22,8 +22,8 @@ from diffusion_jax.sampling import (
     sample,
     uniform,
 )
-from diffusion_jax.sampling.edit import img2img, interpolate, invert, lerp, slerp, tail
-from diffusion_jax.sampling.guidance import apg
+from diffusion_jax.sampling.editing.inversion import img2img, interpolate, invert, lerp, slerp, tail
+from diffusion_jax.sampling.guidance.classifier_free import apg
 from diffusion_jax.typing import Prediction, UserError
 
 MEANS, STDS, WEIGHTS = jnp.array([[-1.0], [0.8]]), jnp.array([0.25, 0.4]), jnp.array([0.3, 0.7])
@@ -141,7 +141,7 @@ def test_a_traced_grid_that_ends_in_noise_begins_by_undoing_the_last_evaluation(
 
 
 def test_weights_and_data_do_not_recompile():
-    from diffusion_jax.sampling.edit import _invert
+    from diffusion_jax.sampling.editing.inversion import _invert
 
     before, ts = _invert._cache_size(), np.array([1.0, 0.5, 0.0])
     for shift in (0.0, 1.0):

@@ -25,7 +25,7 @@ from diffusion_jax.sampling import (
     trace,
     uniform,
 )
-from diffusion_jax.sampling.inpaint import Inpaint, renoise, within
+from diffusion_jax.sampling.editing.inpainting import Inpaint, renoise, within
 from diffusion_jax.sampling.steps import noise_like
 from diffusion_jax.typing import Prediction, UserError, pytree_dataclass
 

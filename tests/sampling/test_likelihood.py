@@ -12,9 +12,9 @@ import pytest
 from diffusion_jax.process import EDM, VE, Cosine, RectifiedFlow, SubVP, Truncated, VPLinear, exact, from_noise_level
 from diffusion_jax.process.sde import coefficients
 from diffusion_jax.sampling import apg, bits_per_dimension, classifier_free, log_likelihood, sample
-from diffusion_jax.sampling.adaptive import AdaptiveODE
 from diffusion_jax.sampling.likelihood import _probe, _solve, dequantise
 from diffusion_jax.sampling.sample import fold
+from diffusion_jax.sampling.solvers.adaptive_ode import AdaptiveODE
 from diffusion_jax.typing import Prediction, UserError, pytree_dataclass
 
 SCHEDULES = [VPLinear(), VE(), EDM(), RectifiedFlow()]

@@ -7,7 +7,7 @@ import pytest
 
 from diffusion_jax.process import Cosine, exact
 from diffusion_jax.sampling import AdaptiveODE, Heun, sample, trace, uniform
-from diffusion_jax.sampling.adaptive import rounding
+from diffusion_jax.sampling.solvers.adaptive_ode import rounding
 from diffusion_jax.typing import Prediction, UserError
 
 SCHEDULE, DIMENSIONS = Cosine(), 16

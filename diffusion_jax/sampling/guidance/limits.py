@@ -22,7 +22,15 @@ from jaxtyping import Array
 from diffusion_jax.process.arguments import check_schedule
 from diffusion_jax.process.asking import AnyTime
 from diffusion_jax.process.sde import expand
-from diffusion_jax.sampling.steered import Steered, fitted, memory_of, remembering, setting, structured, with_x0
+from diffusion_jax.sampling.guidance.steered import (
+    Steered,
+    fitted,
+    memory_of,
+    remembering,
+    setting,
+    structured,
+    with_x0,
+)
 from diffusion_jax.sampling.steps import relative_sigma
 from diffusion_jax.typing import DenoiseFn, Prediction, PyTree, Schedule, UserError, pytree_dataclass
 

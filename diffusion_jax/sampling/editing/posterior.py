@@ -35,8 +35,8 @@ from diffusion_jax.process.arguments import check_schedule, data, whole
 from diffusion_jax.process.asking import AnyTime
 from diffusion_jax.process.prediction import FLOOR
 from diffusion_jax.process.sde import coefficients
-from diffusion_jax.sampling.inpaint import check_inner
-from diffusion_jax.sampling.steered import Steered, fitted, memory_of, remembering, setting, structured
+from diffusion_jax.sampling.editing.inpainting import check_inner
+from diffusion_jax.sampling.guidance.steered import Steered, fitted, memory_of, remembering, setting, structured
 from diffusion_jax.sampling.steps import Denoise
 from diffusion_jax.typing import DenoiseFn, Prediction, PyTree, Schedule, UserError, pytree_dataclass, static
 

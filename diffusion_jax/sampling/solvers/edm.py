@@ -20,7 +20,7 @@ import jax.numpy as jnp
 from jaxtyping import Array
 
 from diffusion_jax.process.sde import coefficients
-from diffusion_jax.sampling.ode import Heun
+from diffusion_jax.sampling.solvers.euler import Heun
 from diffusion_jax.sampling.steps import Denoise, noise_like, relative_sigma
 from diffusion_jax.typing import Schedule, UserError
 

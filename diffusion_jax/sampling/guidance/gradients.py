@@ -27,7 +27,7 @@ from diffusion_jax.process.arguments import check_schedule, data
 from diffusion_jax.process.asking import AnyTime, ask
 from diffusion_jax.process.prediction import FLOOR
 from diffusion_jax.process.sde import coefficients
-from diffusion_jax.sampling.steered import Steered, fitted, memory_of, remembering, setting, structured
+from diffusion_jax.sampling.guidance.steered import Steered, fitted, memory_of, remembering, setting, structured
 from diffusion_jax.typing import DenoiseFn, Prediction, PyTree, Schedule, UserError, one_of, pytree_dataclass, static
 
 __all__ = ["GradientGuided", "Similarity", "classifier_guidance", "clip_guidance", "towards"]

@@ -35,7 +35,15 @@ from diffusion_jax.process.arguments import check_condition, check_schedule, kno
 from diffusion_jax.process.asking import AnyTime
 from diffusion_jax.process.prediction import KINDS, from_pair, to_prediction
 from diffusion_jax.process.sde import expand
-from diffusion_jax.sampling.steered import Steered, fitted, memory_of, remembering, setting, structured, with_x0
+from diffusion_jax.sampling.guidance.steered import (
+    Steered,
+    fitted,
+    memory_of,
+    remembering,
+    setting,
+    structured,
+    with_x0,
+)
 from diffusion_jax.typing import (
     DenoiseFn,
     Prediction,

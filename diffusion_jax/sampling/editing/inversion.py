@@ -35,13 +35,13 @@ from jaxtyping import Array
 from diffusion_jax.process.arguments import data, described, typed_key
 from diffusion_jax.process.asking import predict
 from diffusion_jax.process.sde import coefficients, expand, noised
-from diffusion_jax.sampling.adaptive import AdaptiveODE
 from diffusion_jax.sampling.arguments import check_solver, checked
-from diffusion_jax.sampling.ode import Euler, Heun
+from diffusion_jax.sampling.guidance.steered import fitted, memory_of, setting, structured
 from diffusion_jax.sampling.sample import ends_in_noise_at, held, hold, initial_noise, sample
-from diffusion_jax.sampling.steered import fitted, memory_of, setting, structured
+from diffusion_jax.sampling.solvers.adaptive_ode import AdaptiveODE
+from diffusion_jax.sampling.solvers.ddim import DDIM
+from diffusion_jax.sampling.solvers.euler import Euler, Heun
 from diffusion_jax.sampling.steps import Denoise
-from diffusion_jax.sampling.stochastic import DDIM
 from diffusion_jax.typing import DenoiseFn, Prediction, PyTree, Schedule, Solver, UserError
 
 _DDIM = DDIM()

@@ -1,0 +1,1 @@
+"""Editing with a trained model: inversion, image to image, inpainting, inverse problems."""

@@ -1,0 +1,1 @@
+"""What steers a denoiser: guidance rules, limits, gradients, compositions of conditions."""

@@ -1,0 +1,1 @@
+"""Solvers: a family a file, named as its paper or its users name it."""
