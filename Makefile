@@ -10,10 +10,10 @@ SPIRAL ?= $(if $(filter 0,$(SEED)),runs/spiral,runs/spiral-seed$(SEED))
 .PHONY: demo spiral test test-all test-parity test-gpu lint types format clean
 
 demo: $(VENV)/.installed
-	$(BIN)/python experiments/digits.py --out $(RUN) --seed $(SEED)
+	$(BIN)/python -m experiments.digits --out $(RUN) --seed $(SEED)
 
 spiral: $(VENV)/.installed
-	$(BIN)/python experiments/spiral.py --out $(SPIRAL) --seed $(SEED)
+	$(BIN)/python -m experiments.spiral --out $(SPIRAL) --seed $(SEED)
 
 test: $(VENV)/.dev
 	$(BIN)/python -m pytest -n 2 --dist worksteal

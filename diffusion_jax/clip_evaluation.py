@@ -20,11 +20,11 @@ from diffusion_jax.data.folders import status
 from diffusion_jax.data.pairs import check_share
 from diffusion_jax.data.prompts import TEMPLATES, templates
 from diffusion_jax.data.text_files import read_json, read_lines
-from diffusion_jax.evals.clip_score import PREFIX, clip_score
-from diffusion_jax.evals.linear_probe import linear_probe
-from diffusion_jax.evals.pictures import write_atomic
-from diffusion_jax.evals.retrieval import retrieval
-from diffusion_jax.evals.zero_shot import ZeroShot, class_embeddings, zero_shot
+from diffusion_jax.metrics.clip_score import PREFIX, clip_score
+from diffusion_jax.metrics.linear_probe import linear_probe
+from diffusion_jax.metrics.retrieval import retrieval
+from diffusion_jax.metrics.zero_shot import ZeroShot, class_embeddings, zero_shot
+from diffusion_jax.report.pictures import write_atomic
 from diffusion_jax.typing import UserError, one_of
 
 __all__ = [

@@ -24,7 +24,7 @@ from diffusion_jax.data.pairs import caption_identity, check_share, pair_batches
 from diffusion_jax.data.pipeline import batches
 from diffusion_jax.data.preprocess import Preprocess
 from diffusion_jax.data.transforms import add_noise, random_shift
-from diffusion_jax.evals import class_embeddings, classify, topk_accuracy
+from diffusion_jax.metrics import class_embeddings, classify, topk_accuracy
 from diffusion_jax.nets import Network
 from diffusion_jax.parallel.mesh import make_mesh
 from diffusion_jax.pretrained import initial_params

@@ -1,6 +1,6 @@
 """Every solver against the number of evaluations: which one should be taken at 5, 10, 20, 50?
 
-    python experiments/solvers.py [--out runs/solvers] [--digits runs/digits/diffusion] [--docs docs]
+    python -m experiments.solvers [--out runs/solvers] [--digits runs/digits/diffusion] [--docs docs]
 
 On a mixture of Gaussians in 8 dimensions with its exact denoiser, error is the root mean square distance to the exact
 end of each ODE trajectory (solved to 1e-9), and for stochastic solvers the distance between the distributions (energy
@@ -18,7 +18,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from arguments import made_folder
+
+from experiments.arguments import made_folder
 
 BUDGETS = (5, 10, 20, 50)
 GRIDS = ("logsnr", "karras", "uniform")
@@ -196,7 +197,7 @@ def page(results: dict[str, Any]) -> str:
     lines = [
         "# Solvers at equal evaluations",
         "",
-        "Made by `python experiments/solvers.py --digits runs/digits/diffusion --docs docs`; see there for the problems. ",
+        "Made by `python -m experiments.solvers --digits runs/digits/diffusion --docs docs`; see there for the problems. ",
     ]
     lines[-1] += (
         "Each entry is the best of the grids logsnr (l), Karras (k) and uniform (u). Errors of stochastic solvers are "

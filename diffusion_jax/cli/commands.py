@@ -24,12 +24,12 @@ from diffusion_jax.cli.pictures import evaluate_pictures
 from diffusion_jax.config import load_config, not_found, parse_overrides
 from diffusion_jax.data.folders import hint, names_in, status
 from diffusion_jax.data.text_files import read_lines, shortened
-from diffusion_jax.evals.pictures import save_grid, write_atomic
-from diffusion_jax.evaluation import Evaluation, evaluate_clip, evaluate_diffusion, save_evaluation
+from diffusion_jax.report.pictures import save_grid, write_atomic
 from diffusion_jax.run import ClipRun, DiffusionRun, load_run
 from diffusion_jax.steering import check, check_solver, spec_of
 from diffusion_jax.training import train_run
 from diffusion_jax.typing import UserError
+from experiments.digits.measures import Evaluation, evaluate_clip, evaluate_diffusion, save_evaluation
 
 __all__ = ["evaluate", "report", "sample", "train"]
 
@@ -258,7 +258,7 @@ def measure(run: ClipRun | DiffusionRun, split: str, *, samples: int = 500, seed
 
 def report(arguments: argparse.Namespace, rest: list[str]) -> int:
     """Write the page of an evaluated run."""
-    from diffusion_jax.cli.page import write_page
+    from experiments.digits.page import write_page
 
     say(f"written: {write_page(Path(arguments.run))}")
     return 0

@@ -103,7 +103,7 @@ def _from_array(image: Any) -> Image.Image:
     if dtype is None:
         raise UserError(f"{type(image).__name__} is not an image: give a path, bytes, a PIL image or an array of uint8")
     if dtype != np.uint8:
-        raise UserError(f"an image of {dtype}: give uint8 in 0 .. 255; from [-1, 1] by evals.pictures.to_uint8")
+        raise UserError(f"an image of {dtype}: give uint8 in 0 .. 255; from [-1, 1] by report.pictures.to_uint8")
     if len(shape) == 4:
         raise UserError(
             f"an image of shape {shape} is a batch: give one [height, width, 3], or call batch or on_device"

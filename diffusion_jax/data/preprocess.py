@@ -305,7 +305,7 @@ def _check_batch(images: Any) -> None:
     if len(shape) != 4 or shape[-1] not in (1, 3) or 0 in shape:
         raise UserError(f"images of shape {shape}: a batch is [n, height, width, 3 or 1], n at least 1")
     if dtype != np.uint8:
-        raise UserError(f"images of {dtype}: give uint8 in 0 .. 255; from [-1, 1] by evals.pictures.to_uint8")
+        raise UserError(f"images of {dtype}: give uint8 in 0 .. 255; from [-1, 1] by report.pictures.to_uint8")
 
 
 def check_unit_range(images: Any, most: float = 1.001) -> None:

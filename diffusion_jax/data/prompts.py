@@ -3,7 +3,7 @@
 A template has one `{}`, where the class name goes. "photo" is the single prompt of arXiv 2103.00020, section 3.1.4, and
 "seven" the short ensemble that its authors chose for ImageNet by forward selection among their eighty; the others say
 what kind of thing the classes are, which the same section found to help on narrow sets. Any other tuple of strings does
-as well: the functions of `evals.zero_shot` take the strings, not the names.
+as well: the functions of `metrics.zero_shot` take the strings, not the names.
 """
 
 from __future__ import annotations

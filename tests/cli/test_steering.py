@@ -1,4 +1,4 @@
-"""Guidance by name, in configs and from Python, and the page that `experiments/steering.py` writes."""
+"""Guidance by name, in configs and from Python, and the page that `experiments/steering` writes."""
 
 import argparse
 import json
@@ -147,7 +147,7 @@ def test_a_runs_clip_guides_and_compiles_once(run):
 def test_the_page_of_the_experiment(own_run):
     command = [
         sys.executable,
-        str(ROOT / "experiments" / "steering.py"),
+        str(ROOT / "experiments" / "steering"),
         "--run",
         str(own_run),
         "--split",

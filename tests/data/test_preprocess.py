@@ -15,7 +15,7 @@ from PIL import Image
 from diffusion_jax.data import preprocess
 from diffusion_jax.data.preprocess import HALF, OPENAI_MEAN, OPENAI_STD, SIGLIP, Preprocess, _weights, random_box
 from diffusion_jax.data.prompts import TEMPLATES, templates
-from diffusion_jax.evals.pictures import to_uint8
+from diffusion_jax.report.pictures import to_uint8
 from diffusion_jax.typing import UserError
 
 FILTERS = {name: Image.Resampling[name.upper()] for name in preprocess.FILTERS}

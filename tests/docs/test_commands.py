@@ -33,7 +33,7 @@ def options() -> set[str]:
     found = {name for parser in (cli.parser(), *action.choices.values()) for name in parser._option_string_actions}
     for folder in ("experiments", "benchmarks"):
         found |= {
-            name for path in (ROOT / folder).glob("*.py") for name in re.findall(r'"(--[\w-]+)"', path.read_text())
+            name for path in (ROOT / folder).rglob("*.py") for name in re.findall(r'"(--[\w-]+)"', path.read_text())
         }
     return found | {"--xla_force_host_platform_device_count"}
 
@@ -46,8 +46,10 @@ def test_commands_are_read_by_the_real_parser(page, monkeypatch):
         if program == "make":
             assert rest[-1] in TARGETS, line
         elif program == "python":
-            source = (ROOT / rest[0]).read_text()
-            assert all(f'"{word}"' in source for word in rest[1:] if word.startswith("--")), line
+            assert rest[0] == "-m", line
+            script = ROOT / rest[1].replace(".", "/")
+            source = (script / "__main__.py" if script.is_dir() else script.with_suffix(".py")).read_text()
+            assert all(f'"{word}"' in source for word in rest[2:] if word.startswith("--")), line
         else:
             arguments, overrides = cli.parser().parse_known_args(rest)
             assert not overrides or arguments.command == "train", line

@@ -73,7 +73,7 @@ def demo(tmp_path_factory):
     made = snippets.ROOT / "runs" / "digits"
     if not (made / "report" / "metrics.json").is_file():
         made = tmp_path_factory.mktemp("demo") / "digits"
-        command = [sys.executable, str(snippets.ROOT / "experiments" / "digits.py"), "--out", str(made)]
+        command = [sys.executable, str(snippets.ROOT / "experiments" / "digits"), "--out", str(made)]
         subprocess.run(command, check=True, timeout=1700)
     return made
 

@@ -7,11 +7,9 @@ from pathlib import Path
 import pytest
 
 from diffusion_jax.typing import UserError
+from experiments import arguments
 
-FOLDER = Path(__file__).parents[2] / "experiments"
-sys.path.insert(0, str(FOLDER))
-
-import arguments  # noqa: E402
+MAIN = dict.fromkeys(("spiral", "digits", "steering"), ".__main__")
 
 
 @pytest.mark.parametrize(("seed", "nearest"), [(-1, 0), (2**32, 2**32 - 1)])
@@ -32,13 +30,13 @@ def test_a_folder_that_cannot_be(tmp_path):
 @pytest.mark.parametrize(
     ("script", "said"),
     [
-        ("spiral.py --seed -1", "seed -1 is not a whole number"),
-        ("spiral.py --out file", "--out 'file' cannot be made a folder: it is a file"),
-        ("digits.py --seed -1 --out new", "seed -1 is not a whole number"),
-        ("digits.py --out file", "--out 'file' cannot be made a folder"),
-        ("steering.py --seed -1", "seed -1 is not a whole number"),
-        ("solvers.py --out new --docs file", "--docs 'file' cannot be made a folder"),
-        ("digit_pictures.py --out file", "'file' exists; choose another --out"),
+        ("spiral --seed -1", "seed -1 is not a whole number"),
+        ("spiral --out file", "--out 'file' cannot be made a folder: it is a file"),
+        ("digits --seed -1 --out new", "seed -1 is not a whole number"),
+        ("digits --out file", "--out 'file' cannot be made a folder"),
+        ("steering --seed -1", "seed -1 is not a whole number"),
+        ("solvers --out new --docs file", "--docs 'file' cannot be made a folder"),
+        ("digits.pictures --out file", "'file' exists; choose another --out"),
     ],
 )
 def test_every_script_says_it_first(script, said, tmp_path, monkeypatch, capsys):
@@ -47,6 +45,6 @@ def test_every_script_says_it_first(script, said, tmp_path, monkeypatch, capsys)
     monkeypatch.chdir(tmp_path)
     Path("file").write_text("")
     monkeypatch.setattr(sys, "argv", [name, *rest])
-    assert importlib.import_module(name.removesuffix(".py")).main() == 2
+    assert importlib.import_module(f"experiments.{name}{MAIN.get(name, '')}").main() == 2
     captured = capsys.readouterr()
     assert captured.err.startswith(f"error: {said}") and captured.err.count("\n") == 1 and not captured.out

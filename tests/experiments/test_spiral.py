@@ -1,4 +1,4 @@
-"""The fast part of `experiments/spiral.py`: what a perfect network does; the page itself is marked slow."""
+"""The fast part of `experiments/spiral`: what a perfect network does; the page itself is marked slow."""
 
 import json
 import subprocess
@@ -10,13 +10,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from diffusion_jax.process import VE, exact
+from experiments.spiral import measures, targets
+
 ROOT = Path(__file__).parents[2]
-sys.path.insert(0, str(ROOT / "experiments"))
-
-import spiral_measures as measures  # noqa: E402
-import spiral_targets as targets  # noqa: E402
-
-from diffusion_jax.process import VE, exact  # noqa: E402
 
 POINTS = measures.spiral()
 
@@ -85,7 +82,7 @@ def test_walks_have_the_variance_of_the_schedule():
 
 @pytest.mark.slow
 def test_the_page_is_written(tmp_path):
-    command = [sys.executable, str(ROOT / "experiments" / "spiral.py"), "--quick", "--out", str(tmp_path)]
+    command = [sys.executable, str(ROOT / "experiments" / "spiral"), "--quick", "--out", str(tmp_path)]
     done = subprocess.run(command, capture_output=True, text=True, timeout=1500, check=False)
     assert done.returncode == 0, done.stderr[-2000:]
     found = json.loads((tmp_path / "report" / "metrics.json").read_text())

@@ -1,6 +1,5 @@
 """The grid that goes with a schedule, and the line about one that cannot be right: against samples of Gaussian data."""
 
-import sys
 import warnings
 from pathlib import Path
 
@@ -149,9 +148,6 @@ def test_a_run_without_a_grid_takes_that_of_its_schedule():
 
 
 def test_the_table_of_the_docs_is_computed():
-    sys.path.insert(0, str(ROOT / "experiments"))
-    try:
-        from solvers import which_grid
-    finally:
-        sys.path.pop(0)
+    from experiments.solvers import which_grid
+
     assert "\n".join(which_grid()) in (ROOT / "docs" / "solvers.md").read_text()
