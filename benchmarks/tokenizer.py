@@ -25,7 +25,7 @@ from typing import Any
 
 import numpy as np
 
-from diffusion_jax.data.bpe import BpeTokenizer
+from diffusion_jax.data.text.bpe import BpeTokenizer
 
 TEMPLATES = (
     "A photo of {}.",

@@ -14,12 +14,12 @@ from typing import Any
 import numpy as np
 
 from diffusion_jax.clip_run import ClipRun
-from diffusion_jax.data.caption_folder import CaptionFolder
-from diffusion_jax.data.class_folder import ClassFolder
-from diffusion_jax.data.folders import status
 from diffusion_jax.data.pairs import check_share
-from diffusion_jax.data.prompts import TEMPLATES, templates
-from diffusion_jax.data.text_files import read_json, read_lines
+from diffusion_jax.data.sources.caption_folder import CaptionFolder
+from diffusion_jax.data.sources.class_folder import ClassFolder
+from diffusion_jax.data.sources.folders import status
+from diffusion_jax.data.text.prompts import TEMPLATES, templates
+from diffusion_jax.data.text.text_files import read_json, read_lines
 from diffusion_jax.metrics.clip_score import PREFIX, clip_score
 from diffusion_jax.metrics.linear_probe import linear_probe
 from diffusion_jax.metrics.retrieval import retrieval

@@ -15,7 +15,7 @@ from ml_collections import ConfigDict
 from PIL import Image
 
 from diffusion_jax import build
-from diffusion_jax.data.preprocess import Preprocess, check_unit_range
+from diffusion_jax.data.pictures.preprocess import Preprocess, check_unit_range
 from diffusion_jax.nets import Network
 from diffusion_jax.parallel.mesh import batch_sharding, make_mesh, replicated
 from diffusion_jax.systems.clip import in_batches, text_condition, unit

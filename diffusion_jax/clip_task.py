@@ -18,12 +18,12 @@ from diffusion_jax import build
 from diffusion_jax.clip_evaluation import Skipped, check_classes, read_templates, recall_of, zero_shot_of
 from diffusion_jax.clip_run import ClipRun, clip_model_of, clip_parts
 from diffusion_jax.contrastive import infonce, sigmoid_loss
-from diffusion_jax.data.captions import CLASS_NAMES, TEMPLATES
-from diffusion_jax.data.class_folder import ClassFolder
 from diffusion_jax.data.pairs import caption_identity, check_share, pair_batches, read_picture
+from diffusion_jax.data.pictures.augmentation import add_noise, random_shift
+from diffusion_jax.data.pictures.preprocess import Preprocess
 from diffusion_jax.data.pipeline import batches
-from diffusion_jax.data.preprocess import Preprocess
-from diffusion_jax.data.transforms import add_noise, random_shift
+from diffusion_jax.data.sources.class_folder import ClassFolder
+from diffusion_jax.data.sources.digit_captions import CLASS_NAMES, TEMPLATES
 from diffusion_jax.metrics import class_embeddings, classify, topk_accuracy
 from diffusion_jax.nets import Network
 from diffusion_jax.parallel.mesh import make_mesh

@@ -24,7 +24,7 @@ from diffusion_jax.build.ranges import (
     whole,
 )  # fmt: skip
 from diffusion_jax.build.samplers import GRIDS, SOLVERS
-from diffusion_jax.data.preprocess import FILTERS
+from diffusion_jax.data.pictures.preprocess import FILTERS
 from diffusion_jax.nets import CLIP_MODELS
 from diffusion_jax.nets.clip import TOWERS
 from diffusion_jax.nets.vit import ACTIVATIONS, INITS

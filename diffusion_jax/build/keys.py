@@ -22,7 +22,7 @@ from diffusion_jax.build.networks import HOW, clip_options
 from diffusion_jax.build.noising import SCHEDULES, TIMES, WEIGHTS, loss_options
 from diffusion_jax.build.ranges import Range
 from diffusion_jax.build.sources import PAIRS, READING, SOURCES, TOKENIZERS
-from diffusion_jax.data.preprocess import Preprocess
+from diffusion_jax.data.pictures.preprocess import Preprocess
 from diffusion_jax.nets import CLIP_MODELS, DiT, TextTransformer
 from diffusion_jax.nets.clip import TOWERS
 from diffusion_jax.parallel.mesh import make_mesh

@@ -18,7 +18,7 @@ from ml_collections import ConfigDict
 
 from diffusion_jax.build.keys import REQUIRED, keys
 from diffusion_jax.config import changes, flatten, to_dict
-from diffusion_jax.data.tar_shards import expand
+from diffusion_jax.data.sources.tar_shards import expand
 from diffusion_jax.typing import UserError
 
 __all__ = ["CHANGES", "FIXED", "FREE", "MOVED", "contents_of", "differences", "kind_of", "vocabulary_files"]

@@ -6,12 +6,12 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from diffusion_jax.build.constructors import Spec, accepts, construct
-from diffusion_jax.data import digits
-from diffusion_jax.data.caption_folder import CaptionFolder
-from diffusion_jax.data.preprocess import HALF, Preprocess
-from diffusion_jax.data.tar_shards import TarShards
-from diffusion_jax.data.tfds_captions import TfdsCaptions
-from diffusion_jax.data.tokenizer import WordTokenizer
+from diffusion_jax.data.pictures.preprocess import HALF, Preprocess
+from diffusion_jax.data.sources import digits
+from diffusion_jax.data.sources.caption_folder import CaptionFolder
+from diffusion_jax.data.sources.tar_shards import TarShards
+from diffusion_jax.data.sources.tfds_captions import TfdsCaptions
+from diffusion_jax.data.text.word_tokenizer import WordTokenizer
 from diffusion_jax.typing import Tokenizer, UserError, one_of
 
 __all__ = [
@@ -72,21 +72,21 @@ def source_size(spec: Spec) -> dict[str, int]:
 
 def _words(context_length: int) -> WordTokenizer:
     """The word tokenizer over what the digits' captions can say."""
-    from diffusion_jax.data.captions import VOCABULARY
+    from diffusion_jax.data.sources.digit_captions import VOCABULARY
 
     return WordTokenizer(VOCABULARY, context_length)
 
 
 def _bpe(path: str, context_length: int) -> Tokenizer:
     """CLIP's tokenizer on a vocabulary of the user's."""
-    from diffusion_jax.data.bpe import BpeTokenizer
+    from diffusion_jax.data.text.bpe import BpeTokenizer
 
     return BpeTokenizer.load(path, context_length=context_length)
 
 
 def _siglip(path: str, context_length: int) -> Tokenizer:
     """SigLIP's tokenizer on a SentencePiece model of the user's."""
-    from diffusion_jax.data.siglip_tokenizer import SiglipTokenizer
+    from diffusion_jax.data.text.siglip_tokenizer import SiglipTokenizer
 
     return SiglipTokenizer.load(path, context_length)
 

@@ -22,8 +22,8 @@ from diffusion_jax.cli.notices import check_text, notices
 from diffusion_jax.cli.out import check_file, check_folder
 from diffusion_jax.cli.pictures import evaluate_pictures
 from diffusion_jax.config import load_config, not_found, parse_overrides
-from diffusion_jax.data.folders import hint, names_in, status
-from diffusion_jax.data.text_files import read_lines, shortened
+from diffusion_jax.data.sources.folders import hint, names_in, status
+from diffusion_jax.data.text.text_files import read_lines, shortened
 from diffusion_jax.report.pictures import save_grid, write_atomic
 from diffusion_jax.run import ClipRun, DiffusionRun, load_run
 from diffusion_jax.steering import check, check_solver, spec_of

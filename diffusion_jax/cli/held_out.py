@@ -7,8 +7,8 @@ from pathlib import Path
 
 from diffusion_jax import build
 from diffusion_jax.clip_run import ClipRun
-from diffusion_jax.data.caption_folder import CaptionFolder
-from diffusion_jax.data.overlap import same_files
+from diffusion_jax.data.sources.caption_folder import CaptionFolder
+from diffusion_jax.data.sources.overlap import same_files
 from diffusion_jax.typing import UserError
 
 __all__ = ["about", "measured"]

@@ -25,11 +25,11 @@ from diffusion_jax.clip_evaluation import (
     zero_shot_of,
 )
 from diffusion_jax.clip_run import ClipRun
-from diffusion_jax.data.bpe import BpeTokenizer
-from diffusion_jax.data.bpe_learning import check_merges, learn_vocabulary
-from diffusion_jax.data.caption_folder import CaptionFolder
-from diffusion_jax.data.class_folder import ClassFolder
-from diffusion_jax.data.overlap import check_apart
+from diffusion_jax.data.sources.caption_folder import CaptionFolder
+from diffusion_jax.data.sources.class_folder import ClassFolder
+from diffusion_jax.data.sources.overlap import check_apart
+from diffusion_jax.data.text.bpe import BpeTokenizer
+from diffusion_jax.data.text.bpe_learning import check_merges, learn_vocabulary
 from diffusion_jax.pretrained import load_pretrained
 from diffusion_jax.run import load_clip
 from diffusion_jax.typing import UserError

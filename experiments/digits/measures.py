@@ -20,8 +20,8 @@ import jax
 import numpy as np
 
 from diffusion_jax import build
-from diffusion_jax.data import digits
-from diffusion_jax.data.captions import CLASS_NAMES, TEMPLATES, with_article
+from diffusion_jax.data.sources import digits
+from diffusion_jax.data.sources.digit_captions import CLASS_NAMES, TEMPLATES, with_article
 from diffusion_jax.metrics import (
     class_embeddings,
     classify,

@@ -25,8 +25,8 @@ import numpy as np
 
 from diffusion_jax import build
 from diffusion_jax.config import apply_overrides
-from diffusion_jax.data import digits
-from diffusion_jax.data.captions import CLASS_NAMES, with_article
+from diffusion_jax.data.sources import digits
+from diffusion_jax.data.sources.digit_captions import CLASS_NAMES, with_article
 from diffusion_jax.likelihoods import bits_per_dim
 from diffusion_jax.metrics import mean_pairwise_distance
 from diffusion_jax.run import DiffusionRun, load_run

@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from diffusion_jax.cli import main
-from diffusion_jax.data.bpe_learning import learn_vocabulary
-from diffusion_jax.data.caption_folder import CaptionFolder
+from diffusion_jax.data.sources.caption_folder import CaptionFolder
+from diffusion_jax.data.text.bpe_learning import learn_vocabulary
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "data"))
 from captioned import write

@@ -16,7 +16,7 @@ from diffusion_jax.cli.applies import APART, GOES_WITH
 from diffusion_jax.cli.memory import enough_memory
 from diffusion_jax.cli.notices import notices
 from diffusion_jax.cli.out import check_file, check_folder
-from diffusion_jax.data.tokenizer import WordTokenizer
+from diffusion_jax.data.text.word_tokenizer import WordTokenizer
 from diffusion_jax.typing import UserError
 
 SAMPLE = ["sample", "--run", "x", "--prompt", "a", "--out", "a.png"]

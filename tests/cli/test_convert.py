@@ -14,8 +14,8 @@ from safetensors.numpy import load_file, save_file
 from diffusion_jax import load_pretrained, load_run
 from diffusion_jax.cli import main
 from diffusion_jax.convert import load_clip, save_clip
-from diffusion_jax.data.bpe_learning import learn_vocabulary
-from diffusion_jax.data.tokenizer import WordTokenizer
+from diffusion_jax.data.text.bpe_learning import learn_vocabulary
+from diffusion_jax.data.text.word_tokenizer import WordTokenizer
 from diffusion_jax.nets import CLIP_MODELS
 from diffusion_jax.pretrained import read_weights
 from diffusion_jax.typing import UserError

@@ -12,7 +12,7 @@ import pytest
 from diffusion_jax import __version__, build, cli, steering
 from diffusion_jax.convert import FORMATS
 from diffusion_jax.convert.files import DTYPES
-from diffusion_jax.data.prompts import TEMPLATES
+from diffusion_jax.data.text.prompts import TEMPLATES
 from diffusion_jax.nets import CLIP_MODELS
 from diffusion_jax.sampling.likelihood import DIVERGENCES
 

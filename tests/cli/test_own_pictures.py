@@ -15,7 +15,7 @@ from PIL import Image
 from diffusion_jax import load_pretrained, load_run
 from diffusion_jax.cli import main
 from diffusion_jax.config import load_config
-from diffusion_jax.data.caption_folder import CaptionFolder
+from diffusion_jax.data.sources.caption_folder import CaptionFolder
 from diffusion_jax.train.checkpoint import restore_params
 from diffusion_jax.typing import UserError
 

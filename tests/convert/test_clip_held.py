@@ -17,7 +17,7 @@ from diffusion_jax.convert import FORMATS, clip_save, load_clip, resize_image, r
 from diffusion_jax.convert.clip_compare import DEFAULTS, HOW, OPENING, differences
 from diffusion_jax.convert.clip_keys import entries
 from diffusion_jax.convert.entries import read
-from diffusion_jax.data.preprocess import Preprocess
+from diffusion_jax.data.pictures.preprocess import Preprocess
 from diffusion_jax.nets.clip import TOWERS
 from diffusion_jax.nets.text import TextTransformer
 from diffusion_jax.typing import UserError

@@ -9,9 +9,9 @@ import diffusion_jax
 from diffusion_jax.build.keys import keys
 from diffusion_jax.cli import parser
 from diffusion_jax.config import load_config
-from diffusion_jax.data.caption_folder import CaptionFolder
-from diffusion_jax.data.captioned import setting
-from diffusion_jax.data.tar_shards import TarShards
+from diffusion_jax.data.sources.caption_folder import CaptionFolder
+from diffusion_jax.data.sources.captioned import setting
+from diffusion_jax.data.sources.tar_shards import TarShards
 
 ROOT = Path(diffusion_jax.__file__).parent
 CONFIGS = ROOT.parent / "configs"

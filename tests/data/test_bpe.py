@@ -18,8 +18,8 @@ import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from diffusion_jax.data import bpe
-from diffusion_jax.data.bpe import BYTE_SYMBOLS, PATTERN, BpeTokenizer, clean
+from diffusion_jax.data.text import bpe
+from diffusion_jax.data.text.bpe import BYTE_SYMBOLS, PATTERN, BpeTokenizer, clean
 from diffusion_jax.typing import Tokenizer, UserError
 
 GOLDEN = json.loads((Path(__file__).parent / "golden_bpe.json").read_text())

@@ -12,16 +12,16 @@ from captioned import shards, table, write
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from diffusion_jax.data.bpe import BpeTokenizer
-from diffusion_jax.data.bpe_learning import learn_vocabulary
-from diffusion_jax.data.caption_folder import CaptionFolder
-from diffusion_jax.data.captioned import split_of
-from diffusion_jax.data.class_folder import ClassFolder
 from diffusion_jax.data.pairs import caption_identity, pair_batches
-from diffusion_jax.data.preprocess import Preprocess
-from diffusion_jax.data.tar_shards import TarShards
-from diffusion_jax.data.tfds_captions import TfdsCaptions
-from diffusion_jax.data.tokenizer import WordTokenizer
+from diffusion_jax.data.pictures.preprocess import Preprocess
+from diffusion_jax.data.sources.caption_folder import CaptionFolder
+from diffusion_jax.data.sources.captioned import split_of
+from diffusion_jax.data.sources.class_folder import ClassFolder
+from diffusion_jax.data.sources.tar_shards import TarShards
+from diffusion_jax.data.sources.tfds_captions import TfdsCaptions
+from diffusion_jax.data.text.bpe import BpeTokenizer
+from diffusion_jax.data.text.bpe_learning import learn_vocabulary
+from diffusion_jax.data.text.word_tokenizer import WordTokenizer
 from diffusion_jax.typing import Source, UserError
 
 WORDS = WordTokenizer(("a", "red", "green", "blue", "white", "square"), 8)
@@ -235,7 +235,7 @@ def test_shards_are_read_in_any_order_and_indexed_once(tmp_path, monkeypatch):
         assert item["image"] == (tmp_path / "pictures" / f"{i:03d}.png").read_bytes()
     assert source[0]["captions"] == ["picture 000", "again"]
     assert pickle.loads(pickle.dumps(source))[5]["name"] == "005"
-    monkeypatch.setattr("diffusion_jax.data.tar_index.scan", lambda *args: pytest.fail("scanned again"))
+    monkeypatch.setattr("diffusion_jax.data.sources.tar_index.scan", lambda *args: pytest.fail("scanned again"))
     assert TarShards(str(tmp_path / "*.tar"), validation=0.0).names == source.names
     parts = [TarShards(pattern, split=s, validation=0.4) for s in ("train", "validation")]
     assert sorted(parts[0].names + parts[1].names) == sorted(source.names)

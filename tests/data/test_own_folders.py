@@ -14,10 +14,10 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from diffusion_jax.data.caption_folder import CaptionFolder
-from diffusion_jax.data.captioned import setting, split_of, split_shares, texts_of
-from diffusion_jax.data.class_folder import ClassFolder
-from diffusion_jax.data.pictures import open_picture
+from diffusion_jax.data.pictures.decoding import open_picture
+from diffusion_jax.data.sources.caption_folder import CaptionFolder
+from diffusion_jax.data.sources.captioned import setting, split_of, split_shares, texts_of
+from diffusion_jax.data.sources.class_folder import ClassFolder
 from diffusion_jax.typing import UserError
 
 

@@ -5,8 +5,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from diffusion_jax.data.pictures.augmentation import add_noise, random_shift
 from diffusion_jax.data.pipeline import batches
-from diffusion_jax.data.transforms import add_noise, random_shift
 from diffusion_jax.typing import UserError
 
 

@@ -12,9 +12,17 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from diffusion_jax.data import preprocess
-from diffusion_jax.data.preprocess import HALF, OPENAI_MEAN, OPENAI_STD, SIGLIP, Preprocess, _weights, random_box
-from diffusion_jax.data.prompts import TEMPLATES, templates
+from diffusion_jax.data.pictures import preprocess
+from diffusion_jax.data.pictures.preprocess import (
+    HALF,
+    OPENAI_MEAN,
+    OPENAI_STD,
+    SIGLIP,
+    Preprocess,
+    _weights,
+    random_box,
+)
+from diffusion_jax.data.text.prompts import TEMPLATES, templates
 from diffusion_jax.report.pictures import to_uint8
 from diffusion_jax.typing import UserError
 

@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from diffusion_jax.data.siglip_tokenizer import SiglipTokenizer
+from diffusion_jax.data.text.siglip_tokenizer import SiglipTokenizer
 from diffusion_jax.typing import Tokenizer, UserError
 
 sentencepiece = pytest.importorskip("sentencepiece")

@@ -5,8 +5,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from diffusion_jax.data.captions import VOCABULARY
-from diffusion_jax.data.tokenizer import WordTokenizer
+from diffusion_jax.data.sources.digit_captions import VOCABULARY
+from diffusion_jax.data.text.word_tokenizer import WordTokenizer
 from diffusion_jax.typing import UserError
 
 TOKENIZER = WordTokenizer(VOCABULARY, 16)

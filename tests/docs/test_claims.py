@@ -6,8 +6,8 @@ import pytest
 import snippets
 
 from diffusion_jax import load_pretrained, steering
-from diffusion_jax.data.captions import CLASS_NAMES
-from diffusion_jax.data.digits import load_digits
+from diffusion_jax.data.sources.digit_captions import CLASS_NAMES
+from diffusion_jax.data.sources.digits import load_digits
 from diffusion_jax.nets import CLIP_MODELS
 from diffusion_jax.typing import UserError
 from experiments.digits.reader import fit_reader

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from diffusion_jax.data.digits import load_digits
+from diffusion_jax.data.sources.digits import load_digits
 from diffusion_jax.metrics import (
     class_embeddings,
     classify,

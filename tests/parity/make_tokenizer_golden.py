@@ -118,7 +118,7 @@ def _escaped(draw: random.Random) -> str:
 
 def train(captions: list[str], merges: int) -> list[tuple[str, str]]:
     """The first merges of byte-pair encoding on those captions, in the symbols of OpenAI's file."""
-    from diffusion_jax.data.bpe import BYTE_SYMBOLS, PATTERN, clean
+    from diffusion_jax.data.text.bpe import BYTE_SYMBOLS, PATTERN, clean
 
     found: collections.Counter[str] = collections.Counter()
     for caption in captions:

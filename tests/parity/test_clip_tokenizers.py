@@ -15,8 +15,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from make_tokenizer_golden import WORDS, hard_strings
 
-from diffusion_jax.data.bpe import BpeTokenizer
-from diffusion_jax.data.siglip_tokenizer import SiglipTokenizer
+from diffusion_jax.data.text.bpe import BpeTokenizer
+from diffusion_jax.data.text.siglip_tokenizer import SiglipTokenizer
 
 pytestmark = [pytest.mark.parity, pytest.mark.filterwarnings("default")]
 

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from diffusion_jax.data.preprocess import HALF, OPENAI_MEAN, OPENAI_STD, SIGLIP, Preprocess
+from diffusion_jax.data.pictures.preprocess import HALF, OPENAI_MEAN, OPENAI_STD, SIGLIP, Preprocess
 
 pytestmark = [pytest.mark.parity, pytest.mark.filterwarnings("default")]
 
@@ -80,7 +80,7 @@ def test_a_training_crop_is_torchvisions_for_the_same_box(transform, monkeypatch
     """The draws are of different generators; the same box gives the same values."""
     from torchvision.transforms import RandomResizedCrop
 
-    from diffusion_jax.data import preprocess
+    from diffusion_jax.data.pictures import preprocess
 
     array, box = noise(70, 90, 3), (11, 5, 60, 50)  # left, top, width, height
     left, top, width, height = box
@@ -95,7 +95,7 @@ def test_the_fallback_box_is_torchvisions(transform):
     import torch
     from torchvision.transforms import RandomResizedCrop
 
-    from diffusion_jax.data.preprocess import random_box
+    from diffusion_jax.data.pictures.preprocess import random_box
 
     for width, height in ((100, 10), (10, 100), (7, 300)):
         wanted = RandomResizedCrop.get_params(torch.zeros(3, height, width), [0.9, 1.0], [3 / 4, 4 / 3])

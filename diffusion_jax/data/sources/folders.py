@@ -9,7 +9,7 @@ import unicodedata
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-from diffusion_jax.data.text_files import shortened
+from diffusion_jax.data.text.text_files import shortened
 from diffusion_jax.typing import UserError
 
 __all__ = [

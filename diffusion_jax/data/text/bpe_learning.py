@@ -11,7 +11,7 @@ import itertools
 from collections.abc import Iterable
 from pathlib import Path
 
-from diffusion_jax.data.bpe import ALPHABET, BYTE_SYMBOLS, END, PATTERN, START, BpeTokenizer, clean
+from diffusion_jax.data.text.bpe import ALPHABET, BYTE_SYMBOLS, END, PATTERN, START, BpeTokenizer, clean
 from diffusion_jax.typing import UserError
 
 __all__ = ["check_merges", "learn_vocabulary"]

@@ -22,7 +22,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float, Int
 
-from diffusion_jax.data.captions import SLANTS, WEIGHTS, captions
+from diffusion_jax.data.sources.digit_captions import SLANTS, WEIGHTS, captions
 from diffusion_jax.typing import UserError, one_of
 
 __all__ = ["SPLITS", "DigitsSource", "classify", "load_digits", "measure"]

@@ -25,8 +25,8 @@ import ftfy
 import numpy as np
 from jaxtyping import Int
 
-from diffusion_jax.data.bpe import check_captions, existing, shown
-from diffusion_jax.data.text_files import read_bytes
+from diffusion_jax.data.text.bpe import check_captions, existing, shown
+from diffusion_jax.data.text.text_files import read_bytes
 from diffusion_jax.typing import UserError, one_of
 
 __all__ = ["SiglipTokenizer"]

@@ -7,7 +7,7 @@ import unicodedata
 from collections.abc import Mapping
 from typing import Any
 
-from diffusion_jax.data.text_files import shortened
+from diffusion_jax.data.text.text_files import shortened
 from diffusion_jax.typing import UserError, one_of
 
 __all__ = ["CAPTION_COLUMNS", "SPLITS", "setting", "split_of", "split_shares", "texts_of"]

@@ -34,9 +34,9 @@ import numpy as np
 import regex
 from jaxtyping import Int
 
-from diffusion_jax.data.folders import hint, names_in, status
-from diffusion_jax.data.text_files import decode, read_bytes, read_json, read_text
-from diffusion_jax.data.text_files import shortened as shown
+from diffusion_jax.data.sources.folders import hint, names_in, status
+from diffusion_jax.data.text.text_files import decode, read_bytes, read_json, read_text
+from diffusion_jax.data.text.text_files import shortened as shown
 from diffusion_jax.typing import UserError
 
 __all__ = [

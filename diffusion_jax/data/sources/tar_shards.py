@@ -19,10 +19,10 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
-from diffusion_jax.data.captioned import CAPTION_COLUMNS, setting, split_of, split_shares, texts_of
-from diffusion_jax.data.folders import IMAGE_ENDINGS, UNREAD_ENDINGS, hint, names_in, status
-from diffusion_jax.data.tar_index import Member, members
-from diffusion_jax.data.text_files import decode, parse_json, shortened
+from diffusion_jax.data.sources.captioned import CAPTION_COLUMNS, setting, split_of, split_shares, texts_of
+from diffusion_jax.data.sources.folders import IMAGE_ENDINGS, UNREAD_ENDINGS, hint, names_in, status
+from diffusion_jax.data.sources.tar_index import Member, members
+from diffusion_jax.data.text.text_files import decode, parse_json, shortened
 from diffusion_jax.typing import UserError
 
 __all__ = ["TarShards", "expand"]

@@ -17,10 +17,18 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from diffusion_jax.data.caption_tables import TABLE_ENDINGS, rows
-from diffusion_jax.data.captioned import CAPTION_COLUMNS, setting, split_of, split_shares
-from diffusion_jax.data.folders import IMAGE_ENDINGS, existing_folder, file_in, hint, names_in, pictures_in, status
-from diffusion_jax.data.text_files import read_text, shortened
+from diffusion_jax.data.sources.caption_tables import TABLE_ENDINGS, rows
+from diffusion_jax.data.sources.captioned import CAPTION_COLUMNS, setting, split_of, split_shares
+from diffusion_jax.data.sources.folders import (
+    IMAGE_ENDINGS,
+    existing_folder,
+    file_in,
+    hint,
+    names_in,
+    pictures_in,
+    status,
+)
+from diffusion_jax.data.text.text_files import read_text, shortened
 from diffusion_jax.typing import UserError, one_of
 
 __all__ = ["CaptionFolder"]

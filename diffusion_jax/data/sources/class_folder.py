@@ -8,8 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from diffusion_jax.data.folders import existing_folder, hint, is_picture, names_in, pictures_in
-from diffusion_jax.data.text_files import read_json, shortened
+from diffusion_jax.data.sources.folders import existing_folder, hint, is_picture, names_in, pictures_in
+from diffusion_jax.data.text.text_files import read_json, shortened
 from diffusion_jax.typing import UserError
 
 __all__ = ["ClassFolder"]

@@ -14,8 +14,8 @@ from typing import Any
 
 import numpy as np
 
-from diffusion_jax.data.captioned import texts_of
-from diffusion_jax.data.text_files import decode
+from diffusion_jax.data.sources.captioned import texts_of
+from diffusion_jax.data.text.text_files import decode
 from diffusion_jax.typing import UserError, one_of
 
 __all__ = ["TfdsCaptions"]

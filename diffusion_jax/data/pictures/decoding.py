@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 
-from diffusion_jax.data.folders import names_in
+from diffusion_jax.data.sources.folders import names_in
 from diffusion_jax.typing import UserError
 
 __all__ = ["Picture", "open_picture"]

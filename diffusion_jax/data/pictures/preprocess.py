@@ -33,7 +33,7 @@ import PIL
 from jaxtyping import Float, UInt8
 from PIL import Image
 
-from diffusion_jax.data.pictures import Picture, open_picture
+from diffusion_jax.data.pictures.decoding import Picture, open_picture
 from diffusion_jax.typing import Array, UserError, one_of
 
 __all__ = ["HALF", "OPENAI_MEAN", "OPENAI_STD", "SIGLIP", "Picture", "Preprocess", "check_unit_range"]

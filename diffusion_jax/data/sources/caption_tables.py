@@ -13,7 +13,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from diffusion_jax.data.text_files import parse_json, read_json, read_text, shortened
+from diffusion_jax.data.text.text_files import parse_json, read_json, read_text, shortened
 from diffusion_jax.typing import UserError
 
 __all__ = ["TABLE_ENDINGS", "rows"]

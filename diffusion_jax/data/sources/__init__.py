@@ -1,0 +1,1 @@
+"""What is read: sources of examples by index, one kind a file."""
