@@ -29,11 +29,11 @@ import jax.numpy as jnp
 from jax.experimental import topologies
 
 from diffusion_jax import build
-from diffusion_jax.clip_task import CLAMP, recipe_loss
 from diffusion_jax.config import load_config
 from diffusion_jax.nets import Network
 from diffusion_jax.parallel.mesh import batch_sharding, make_mesh, replicated
 from diffusion_jax.parallel.rules import split_over_fsdp
+from diffusion_jax.systems.clip.task import CLAMP, recipe_loss
 from diffusion_jax.train.state import init_state, state_shardings
 from diffusion_jax.train.step import make_train_step
 

@@ -32,7 +32,7 @@ from filled import inputs  # noqa: E402
 
 from diffusion_jax.convert import load_clip  # noqa: E402
 from diffusion_jax.nets import CLIP, Network  # noqa: E402
-from diffusion_jax.systems.clip import clip_loss  # noqa: E402
+from diffusion_jax.systems.clip.loss import clip_loss  # noqa: E402
 from diffusion_jax.train.optim import adamw  # noqa: E402
 from diffusion_jax.train.state import init_state  # noqa: E402
 from diffusion_jax.train.step import make_train_step  # noqa: E402

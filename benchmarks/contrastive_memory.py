@@ -28,7 +28,7 @@ from jax.sharding import AxisType, NamedSharding, PartitionSpec
 from diffusion_jax.contrastive import infonce, sigmoid_loss
 from diffusion_jax.nets import CLIP, Network
 from diffusion_jax.nets.presets import clip_model
-from diffusion_jax.systems.clip import clip_loss
+from diffusion_jax.systems.clip.loss import clip_loss
 from diffusion_jax.typing import Context
 
 BATCHES = (1024, 2048, 4096, 8192, 16384, 32768)

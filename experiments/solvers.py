@@ -112,7 +112,7 @@ def digits_problem(folder: Path) -> tuple[Callable[..., np.ndarray], np.ndarray,
     """The digits model under guidance 1, prompts of all ten digits."""
     import jax
 
-    from diffusion_jax.run import load_run
+    from diffusion_jax.runs import load_run
     from diffusion_jax.sampling import Heun, initial_noise, sample, uniform
     from diffusion_jax.typing import UserError
 

@@ -103,8 +103,8 @@ def test_importing_the_package_is_light():
     """No TensorFlow, PyTorch, and none of the libraries that a GPU machine may lack."""
     code = """
 import sys
-import diffusion_jax, diffusion_jax.process, diffusion_jax.sampling, diffusion_jax.nets, diffusion_jax.systems.clip
-import diffusion_jax.convert, diffusion_jax.systems.diffusion, diffusion_jax.train.step, diffusion_jax.train.optim
+import diffusion_jax, diffusion_jax.process, diffusion_jax.sampling, diffusion_jax.nets, diffusion_jax.systems.clip.loss
+import diffusion_jax.convert, diffusion_jax.systems.diffusion.loss, diffusion_jax.train.step, diffusion_jax.train.optim
 heavy = {"tensorflow", "torch", "clu", "ml_collections", "tensorflow_datasets", "grain", "sklearn", "matplotlib"}
 print(sorted(heavy & {name.split(".")[0] for name in sys.modules}))
 """

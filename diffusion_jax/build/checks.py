@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from ml_collections import ConfigDict
 
-from diffusion_jax import steering
+from diffusion_jax.build import guidance as steering
 from diffusion_jax.build.key_ranges import range_of
 from diffusion_jax.build.keys import OPTIONAL, REQUIRED, Group, groups, keys
 from diffusion_jax.build.learning import contrastive_loss, ema, optimizer

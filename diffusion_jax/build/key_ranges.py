@@ -9,6 +9,7 @@ What would make training silently stand still or go uphill lies outside: rates b
 from __future__ import annotations
 
 from diffusion_jax.build import NETWORKS, PAIRS, PREDICTIONS, SCHEDULES, SOURCES, TIMES, TOKENIZERS, WEIGHTS
+from diffusion_jax.build.guidance import GUIDANCE
 from diffusion_jax.build.ranges import (
     BELOW_ONE,
     Range,
@@ -31,7 +32,6 @@ from diffusion_jax.nets.vit import ACTIVATIONS, INITS
 from diffusion_jax.process.denoiser import TIME_INPUTS
 from diffusion_jax.process.prediction import KINDS
 from diffusion_jax.process.times import MODE_RANGE
-from diffusion_jax.steering import GUIDANCE
 
 __all__ = ["RANGES", "REMAT", "range_of", "row_of"]
 

@@ -16,6 +16,7 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from diffusion_jax.build.constructors import Spec, parameters
+from diffusion_jax.build.guidance import GIVEN, GUIDANCE, LIMITS, check_named
 from diffusion_jax.build.key_ranges import range_of
 from diffusion_jax.build.learning import CONTRASTIVE, OPTIMIZERS
 from diffusion_jax.build.networks import HOW, clip_options
@@ -26,7 +27,6 @@ from diffusion_jax.data.pictures.preprocess import Preprocess
 from diffusion_jax.nets import CLIP_MODELS, DiT, TextTransformer
 from diffusion_jax.nets.clip import TOWERS
 from diffusion_jax.parallel.mesh import make_mesh
-from diffusion_jax.steering import GIVEN, GUIDANCE, LIMITS, check_named
 from diffusion_jax.train.ema import Ema
 
 __all__ = ["OPTIONAL", "REQUIRED", "Group", "Key", "groups", "keys", "systems"]

@@ -317,7 +317,9 @@ def _command(argv: Sequence[str] | None) -> int:
         from diffusion_jax.parallel.hosts import join
 
         join(arguments.distributed)
-    from diffusion_jax.cli import commands, convert, pictures
+    from diffusion_jax.cli import commands
+    from diffusion_jax.systems.clip import convert
+    from diffusion_jax.systems.clip import evaluate as pictures
 
     others = {"convert": convert.convert, "vocabulary": pictures.vocabulary}
     found = others.get(arguments.command) or getattr(commands, arguments.command)

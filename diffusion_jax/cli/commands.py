@@ -14,19 +14,19 @@ from typing import Any
 import jax
 
 from diffusion_jax.build import SOURCES
+from diffusion_jax.build.guidance import check, check_solver, spec_of
 from diffusion_jax.build.keys import keys
 from diffusion_jax.cli.accelerator import configure
 from diffusion_jax.cli.applies import CLIP_MEASURES, flag
 from diffusion_jax.cli.memory import enough_memory
 from diffusion_jax.cli.notices import check_text, notices
-from diffusion_jax.cli.out import check_file, check_folder
-from diffusion_jax.cli.pictures import evaluate_pictures
 from diffusion_jax.config import load_config, not_found, parse_overrides
 from diffusion_jax.data.sources.folders import hint, names_in, status
 from diffusion_jax.data.text.text_files import read_lines, shortened
+from diffusion_jax.files import check_file, check_folder
 from diffusion_jax.report.pictures import save_grid, write_atomic
-from diffusion_jax.run import ClipRun, DiffusionRun, load_run
-from diffusion_jax.steering import check, check_solver, spec_of
+from diffusion_jax.runs import ClipRun, DiffusionRun, load_run
+from diffusion_jax.systems.clip.evaluate import evaluate_pictures
 from diffusion_jax.training import train_run
 from diffusion_jax.typing import UserError
 from experiments.digits.measures import Evaluation, evaluate_clip, evaluate_diffusion, save_evaluation
@@ -224,7 +224,7 @@ WRITTEN = {"metrics": ("metrics.json", "evaluation.npz"), "bits_per_dim": ("bits
 
 
 def _bits_per_dim(run: ClipRun | DiffusionRun, arguments: argparse.Namespace, folder: Path) -> int:
-    from diffusion_jax.likelihoods import bits_per_dim
+    from diffusion_jax.systems.diffusion.likelihood import bits_per_dim
 
     if not isinstance(run, DiffusionRun):
         raise UserError(f"the run in {arguments.run!r} is a CLIP run; a likelihood needs a diffusion run")

@@ -40,7 +40,7 @@ def demo(out: Path, seed: int, split: str, fresh: bool) -> int:
     from diffusion_jax.cli.accelerator import configure
     from diffusion_jax.cli.commands import measure, say
     from diffusion_jax.config import load_config
-    from diffusion_jax.run import load_run
+    from diffusion_jax.runs import load_run
     from diffusion_jax.training import train_run
     from experiments.digits.measures import load_evaluation, save_evaluation
     from experiments.digits.page import write_page

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from diffusion_jax.config import to_dict
-from diffusion_jax.run import CONFIG, read_config, read_json, read_text_encoder
+from diffusion_jax.runs import CONFIG, read_config, read_json, read_text_encoder
 from diffusion_jax.train.runlog import read_metrics
 from diffusion_jax.typing import UserError
 from experiments.digits.measures import Evaluation, load_evaluation

@@ -28,7 +28,7 @@ from diffusion_jax.nets import MLP, Network
 from diffusion_jax.parallel.mesh import make_mesh
 from diffusion_jax.process import VE, denoiser, exact, times, weighting
 from diffusion_jax.report.pictures import write_atomic
-from diffusion_jax.systems.diffusion import diffusion_loss
+from diffusion_jax.systems.diffusion.loss import diffusion_loss
 from diffusion_jax.train.ema import Ema
 from diffusion_jax.train.loop import fit
 from diffusion_jax.train.optim import adamw

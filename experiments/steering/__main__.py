@@ -27,9 +27,8 @@ from diffusion_jax import build
 from diffusion_jax.config import apply_overrides
 from diffusion_jax.data.sources import digits
 from diffusion_jax.data.sources.digit_captions import CLASS_NAMES, with_article
-from diffusion_jax.likelihoods import bits_per_dim
 from diffusion_jax.metrics import mean_pairwise_distance
-from diffusion_jax.run import DiffusionRun, load_run
+from diffusion_jax.runs import DiffusionRun, load_run
 from diffusion_jax.sampling import (
     DDIM,
     DDPM,
@@ -47,7 +46,8 @@ from diffusion_jax.sampling import (
     sample,
     uniform,
 )
-from diffusion_jax.systems.diffusion import example_keys, generate
+from diffusion_jax.systems.diffusion.likelihood import bits_per_dim
+from diffusion_jax.systems.diffusion.loss import example_keys, generate
 from diffusion_jax.training import train_run
 from diffusion_jax.typing import Array, DenoiseFn, UserError
 from experiments.arguments import one_seed

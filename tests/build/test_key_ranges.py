@@ -10,11 +10,11 @@ import pytest
 from ml_collections import ConfigDict
 
 from diffusion_jax.build import PAIRS, SCHEDULES, TIMES, TOKENIZERS, WEIGHTS
+from diffusion_jax.build.guidance import GUIDANCE
 from diffusion_jax.build.key_ranges import RANGES, row_of
 from diffusion_jax.build.keys import REQUIRED, groups, keys
 from diffusion_jax.config import flatten, load_config
 from diffusion_jax.nets.clip import TOWERS
-from diffusion_jax.steering import GUIDANCE
 from diffusion_jax.training import validate
 from diffusion_jax.typing import UserError
 

@@ -15,7 +15,7 @@ import smallruns as tiny
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from diffusion_jax import run as runs
+from diffusion_jax import runs
 from diffusion_jax.cli import commands, main, parser
 
 NUMBERS = [
@@ -158,7 +158,7 @@ def no_work(monkeypatch, tmp_path, run):
     monkeypatch.setattr(runs.DiffusionRun, "generate", lambda self, prompts, **_: np.zeros((len(prompts), 8, 8, 1)))
     monkeypatch.setattr(commands, "measure", lambda *_, **__: commands.Evaluation())
     monkeypatch.setattr(commands, "train_run", lambda config, **_: Path("trained"))
-    monkeypatch.setattr("diffusion_jax.likelihoods.bits_per_dim", lambda *_, **__: stand_in())
+    monkeypatch.setattr("diffusion_jax.systems.diffusion.likelihood.bits_per_dim", lambda *_, **__: stand_in())
     monkeypatch.chdir(tmp_path)
 
 

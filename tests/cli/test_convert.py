@@ -17,7 +17,7 @@ from diffusion_jax.convert import load_clip, save_clip
 from diffusion_jax.data.text.bpe_learning import learn_vocabulary
 from diffusion_jax.data.text.word_tokenizer import WordTokenizer
 from diffusion_jax.nets import CLIP_MODELS
-from diffusion_jax.pretrained import read_weights
+from diffusion_jax.systems.clip.pretrained import read_weights
 from diffusion_jax.typing import UserError
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "convert"))

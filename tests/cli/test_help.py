@@ -9,7 +9,8 @@ from importlib.metadata import version
 
 import pytest
 
-from diffusion_jax import __version__, build, cli, steering
+from diffusion_jax import __version__, build, cli
+from diffusion_jax.build import guidance as steering
 from diffusion_jax.convert import FORMATS
 from diffusion_jax.convert.files import DTYPES
 from diffusion_jax.data.text.prompts import TEMPLATES

@@ -9,15 +9,16 @@ import numpy as np
 import pytest
 import smallruns as tiny
 
-from diffusion_jax import build, load_config, load_pretrained, pretrained
-from diffusion_jax.clip_run import clip_model_of
+from diffusion_jax import build, load_config, load_pretrained
 from diffusion_jax.convert import save_clip
 from diffusion_jax.convert.clip import described
 from diffusion_jax.data.pictures.preprocess import Preprocess
 from diffusion_jax.data.text.bpe_learning import learn_vocabulary
 from diffusion_jax.data.text.word_tokenizer import WordTokenizer
 from diffusion_jax.nets import complete
-from diffusion_jax.pretrained import initial_params
+from diffusion_jax.systems.clip import pretrained
+from diffusion_jax.systems.clip.pretrained import initial_params
+from diffusion_jax.systems.clip.run import clip_model_of
 from diffusion_jax.typing import UserError
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "convert"))

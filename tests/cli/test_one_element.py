@@ -11,8 +11,8 @@ import smallruns as tiny
 from PIL import Image
 
 from diffusion_jax import load_run
-from diffusion_jax.clip_run import ClipRun, clip_parts
 from diffusion_jax.config import load_config, parse_overrides
+from diffusion_jax.systems.clip.run import ClipRun, clip_parts
 from diffusion_jax.typing import UserError, texts_of, whole_number
 
 

@@ -10,13 +10,14 @@ import numpy as np
 import pytest
 import smallruns as tiny
 
-from diffusion_jax import clip_task
 from diffusion_jax.cli import main
+from diffusion_jax.systems.clip import task as clip_task
 from diffusion_jax.train.checkpoint import restore_params
 
 KILLED = """
 import os, signal, sys, time
-from diffusion_jax import clip_task, training
+from diffusion_jax import training
+from diffusion_jax.systems.clip import task as clip_task
 from diffusion_jax.cli import main
 make = training.batches
 

@@ -14,7 +14,7 @@ from diffusion_jax.convert import load_clip
 from diffusion_jax.convert.clip import described
 from diffusion_jax.convert.clip_preprocess import resized_preprocess
 from diffusion_jax.data.text.word_tokenizer import WordTokenizer
-from diffusion_jax.pretrained import load_pretrained
+from diffusion_jax.systems.clip.pretrained import load_pretrained
 from diffusion_jax.typing import UserError
 
 ROWS = [(table, name) for table, rows in TABLES.items() for name in rows]

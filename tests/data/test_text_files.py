@@ -5,12 +5,12 @@ import json
 import pytest
 
 from diffusion_jax.cli.commands import _read_prompts
-from diffusion_jax.clip_evaluation import read_templates
 from diffusion_jax.data.sources.caption_folder import CaptionFolder
 from diffusion_jax.data.sources.class_folder import ClassFolder
 from diffusion_jax.data.text.bpe import BpeTokenizer
 from diffusion_jax.data.text.bpe_learning import learn_vocabulary
 from diffusion_jax.data.text.text_files import read_json, read_lines, read_text
+from diffusion_jax.systems.clip.measures import read_templates
 from diffusion_jax.typing import UserError
 
 NAMES = [

@@ -5,7 +5,8 @@ import re
 import pytest
 import snippets
 
-from diffusion_jax import load_pretrained, steering
+from diffusion_jax import load_pretrained
+from diffusion_jax.build import guidance as steering
 from diffusion_jax.data.sources.digit_captions import CLASS_NAMES
 from diffusion_jax.data.sources.digits import load_digits
 from diffusion_jax.nets import CLIP_MODELS

@@ -8,7 +8,7 @@ import pytest
 
 from diffusion_jax.nets import CLIP, Network
 from diffusion_jax.parallel.mesh import make_mesh, put_batch
-from diffusion_jax.systems.clip import clip_loss
+from diffusion_jax.systems.clip.loss import clip_loss
 from diffusion_jax.train.state import init_state
 from diffusion_jax.train.step import make_train_step
 from diffusion_jax.typing import Context, UserError

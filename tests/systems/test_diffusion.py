@@ -10,8 +10,8 @@ from diffusion_jax.nets.vit import TowerOutput
 from diffusion_jax.parallel.mesh import make_mesh, put_batch
 from diffusion_jax.process import VE, Cosine, denoiser, simple, times
 from diffusion_jax.sampling import DDIM, DDPM, classifier_free, uniform
-from diffusion_jax.systems.clip import clip_loss, in_batches, text_condition
-from diffusion_jax.systems.diffusion import diffusion_loss, drop_condition, example_keys, generate
+from diffusion_jax.systems.clip.loss import clip_loss, in_batches, text_condition
+from diffusion_jax.systems.diffusion.loss import diffusion_loss, drop_condition, example_keys, generate
 from diffusion_jax.typing import Context
 
 NULL = {"shift": jnp.zeros((1, 3))}

@@ -13,7 +13,6 @@ from typing import Any
 
 import numpy as np
 
-from diffusion_jax.clip_run import ClipRun
 from diffusion_jax.data.pairs import check_share
 from diffusion_jax.data.sources.caption_folder import CaptionFolder
 from diffusion_jax.data.sources.class_folder import ClassFolder
@@ -25,6 +24,7 @@ from diffusion_jax.metrics.linear_probe import linear_probe
 from diffusion_jax.metrics.retrieval import retrieval
 from diffusion_jax.metrics.zero_shot import ZeroShot, class_embeddings, zero_shot
 from diffusion_jax.report.pictures import write_atomic
+from diffusion_jax.systems.clip.run import ClipRun
 from diffusion_jax.typing import UserError, one_of
 
 __all__ = [

@@ -25,14 +25,15 @@ import numpy as np
 from jax.typing import ArrayLike
 from ml_collections import ConfigDict
 
-from diffusion_jax import build, steering
-from diffusion_jax.clip_run import ClipRun, clip_parts
+from diffusion_jax import build
+from diffusion_jax.build import guidance as steering
 from diffusion_jax.nets import Network
 from diffusion_jax.parallel.mesh import make_mesh, put_batch, replicated
 from diffusion_jax.process import denoiser
 from diffusion_jax.sampling import AdaptiveODE
 from diffusion_jax.sampling.natural import doubt
-from diffusion_jax.systems.diffusion import example_keys, generate
+from diffusion_jax.systems.clip.run import ClipRun, clip_parts
+from diffusion_jax.systems.diffusion.loss import example_keys, generate
 from diffusion_jax.train.checkpoint import restore_params
 from diffusion_jax.typing import (
     Array,

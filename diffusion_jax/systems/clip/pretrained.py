@@ -17,12 +17,12 @@ import jax.numpy as jnp
 from ml_collections import ConfigDict
 
 from diffusion_jax import build, convert
-from diffusion_jax.clip_run import ClipRun, check_end, preprocess_group
 from diffusion_jax.convert.clip_compare import OPENING, differences
 from diffusion_jax.convert.clip_config_open_clip import names_a_tokenizer
 from diffusion_jax.convert.files import read_json
 from diffusion_jax.data.pictures.preprocess import HALF, Preprocess
 from diffusion_jax.nets import CLIP_MODELS, clip_model
+from diffusion_jax.systems.clip.run import ClipRun, check_end, preprocess_group
 from diffusion_jax.typing import Params, Tokenizer, UserError, one_of, path_of
 
 __all__ = ["initial_params", "load_pretrained", "read_weights", "vocabulary_beside"]

@@ -18,7 +18,7 @@ from diffusion_jax import build
 from diffusion_jax.data.pictures.preprocess import Preprocess, check_unit_range
 from diffusion_jax.nets import Network
 from diffusion_jax.parallel.mesh import batch_sharding, make_mesh, replicated
-from diffusion_jax.systems.clip import in_batches, text_condition, unit
+from diffusion_jax.systems.clip.loss import in_batches, text_condition, unit
 from diffusion_jax.typing import Params, Tokenizer, UserError, texts_of, whole_number
 
 __all__ = ["ClipRun", "check_end", "clip_model_of", "clip_parts", "preprocess_group"]

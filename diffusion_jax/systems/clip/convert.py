@@ -13,17 +13,17 @@ import jax
 import numpy as np
 
 from diffusion_jax import build
-from diffusion_jax.cli.out import check_file, check_folder
-from diffusion_jax.clip_run import ClipRun, clip_model_of, preprocess_group
 from diffusion_jax.convert import FORMATS, resize_image, resize_text, save_clip
 from diffusion_jax.convert.clip_save import check_place
 from diffusion_jax.convert.files import DTYPES
 from diffusion_jax.data.pictures.preprocess import HALF, Preprocess
 from diffusion_jax.data.text.bpe import BpeTokenizer
 from diffusion_jax.data.text.siglip_tokenizer import SiglipTokenizer
-from diffusion_jax.pretrained import read_weights, vocabulary_beside
-from diffusion_jax.run import CHECKPOINTS, CONFIG
-from diffusion_jax.run import load_clip as load_clip_run
+from diffusion_jax.files import check_file, check_folder
+from diffusion_jax.runs import CHECKPOINTS, CONFIG
+from diffusion_jax.runs import load_clip as load_clip_run
+from diffusion_jax.systems.clip.pretrained import read_weights, vocabulary_beside
+from diffusion_jax.systems.clip.run import ClipRun, clip_model_of, preprocess_group
 from diffusion_jax.typing import Params, UserError, one_of
 
 __all__ = ["convert"]

@@ -11,9 +11,15 @@ from pathlib import Path
 from typing import Any
 
 from diffusion_jax.cli.applies import CLIP_MEASURES, is_run
-from diffusion_jax.cli.held_out import about, measured
-from diffusion_jax.cli.out import check_folder
-from diffusion_jax.clip_evaluation import (
+from diffusion_jax.data.sources.caption_folder import CaptionFolder
+from diffusion_jax.data.sources.class_folder import ClassFolder
+from diffusion_jax.data.sources.overlap import check_apart
+from diffusion_jax.data.text.bpe import BpeTokenizer
+from diffusion_jax.data.text.bpe_learning import check_merges, learn_vocabulary
+from diffusion_jax.files import check_folder
+from diffusion_jax.runs import load_clip
+from diffusion_jax.systems.clip.held_out import about, measured
+from diffusion_jax.systems.clip.measures import (
     Skipped,
     check_classes,
     clip_score_of,
@@ -24,14 +30,8 @@ from diffusion_jax.clip_evaluation import (
     save_numbers,
     zero_shot_of,
 )
-from diffusion_jax.clip_run import ClipRun
-from diffusion_jax.data.sources.caption_folder import CaptionFolder
-from diffusion_jax.data.sources.class_folder import ClassFolder
-from diffusion_jax.data.sources.overlap import check_apart
-from diffusion_jax.data.text.bpe import BpeTokenizer
-from diffusion_jax.data.text.bpe_learning import check_merges, learn_vocabulary
-from diffusion_jax.pretrained import load_pretrained
-from diffusion_jax.run import load_clip
+from diffusion_jax.systems.clip.pretrained import load_pretrained
+from diffusion_jax.systems.clip.run import ClipRun
 from diffusion_jax.typing import UserError
 
 __all__ = ["evaluate_pictures", "vocabulary"]

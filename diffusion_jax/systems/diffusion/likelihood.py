@@ -20,7 +20,7 @@ import numpy as np
 
 from diffusion_jax import build
 from diffusion_jax.process import bound, from_noise_level
-from diffusion_jax.run import DiffusionRun
+from diffusion_jax.runs import DiffusionRun
 from diffusion_jax.sampling.likelihood import DIVERGENCES, dequantise, log_likelihood
 from diffusion_jax.sampling.sample import held, hold
 from diffusion_jax.typing import UserError, one_of

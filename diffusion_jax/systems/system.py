@@ -11,9 +11,9 @@ import jax
 import numpy as np
 
 from diffusion_jax import build
-from diffusion_jax.clip_run import ClipRun
 from diffusion_jax.data.pipeline import caption_table
 from diffusion_jax.nets import Network
+from diffusion_jax.systems.clip.run import ClipRun
 from diffusion_jax.train.state import TrainState
 from diffusion_jax.typing import Batch, LossFn, Params, PyTree
 

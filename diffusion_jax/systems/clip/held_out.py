@@ -6,9 +6,9 @@ from collections.abc import Callable, Collection
 from pathlib import Path
 
 from diffusion_jax import build
-from diffusion_jax.clip_run import ClipRun
 from diffusion_jax.data.sources.caption_folder import CaptionFolder
 from diffusion_jax.data.sources.overlap import same_files
+from diffusion_jax.systems.clip.run import ClipRun
 from diffusion_jax.typing import UserError
 
 __all__ = ["about", "measured"]

@@ -15,8 +15,6 @@ from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 from diffusion_jax import build
-from diffusion_jax.clip_evaluation import Skipped, check_classes, read_templates, recall_of, zero_shot_of
-from diffusion_jax.clip_run import ClipRun, clip_model_of, clip_parts
 from diffusion_jax.contrastive import infonce, sigmoid_loss
 from diffusion_jax.data.pairs import caption_identity, check_share, pair_batches, read_picture
 from diffusion_jax.data.pictures.augmentation import add_noise, random_shift
@@ -27,9 +25,11 @@ from diffusion_jax.data.sources.digit_captions import CLASS_NAMES, TEMPLATES
 from diffusion_jax.metrics import class_embeddings, classify, topk_accuracy
 from diffusion_jax.nets import Network
 from diffusion_jax.parallel.mesh import make_mesh
-from diffusion_jax.pretrained import initial_params
-from diffusion_jax.systems.clip import LOGIT_SCALE_RANGE, clip_loss
-from diffusion_jax.task import Task, captioned, process_slice
+from diffusion_jax.systems.clip.loss import LOGIT_SCALE_RANGE, clip_loss
+from diffusion_jax.systems.clip.measures import Skipped, check_classes, read_templates, recall_of, zero_shot_of
+from diffusion_jax.systems.clip.pretrained import initial_params
+from diffusion_jax.systems.clip.run import ClipRun, clip_model_of, clip_parts
+from diffusion_jax.systems.system import Task, captioned, process_slice
 from diffusion_jax.train.state import TrainState
 from diffusion_jax.train.step import make_eval_step
 from diffusion_jax.typing import LossFn, UserError

@@ -16,7 +16,7 @@ from jax.typing import ArrayLike
 from ml_collections import ConfigDict
 
 from diffusion_jax import sampling
-from diffusion_jax.build import Spec, accepts
+from diffusion_jax.build.constructors import Spec, accepts
 from diffusion_jax.typing import DenoiseFn, PyTree, Schedule, UserError, one_of
 
 __all__ = ["GUIDANCE", "LIMITS", "check", "check_named", "check_solver", "guided", "is_plain", "spec_of"]

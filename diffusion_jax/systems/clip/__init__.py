@@ -1,0 +1,1 @@
+"""CLIP as something to train, to load and to ask."""

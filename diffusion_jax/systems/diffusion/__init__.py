@@ -1,0 +1,1 @@
+"""Diffusion models as something to train, to load and to sample from."""
