@@ -15,8 +15,8 @@ from diffusion_jax.data.sources.tar_shards import TarShards
 
 ROOT = Path(diffusion_jax.__file__).parent
 CONFIGS = ROOT.parent / "configs"
-SPEAKERS = [*sorted((ROOT / "data").glob("*.py")), *(ROOT / f"{n}.py" for n in ("clip_evaluation", "clip_task"))]
-TEXT = "\n".join(path.read_text() for path in [*SPEAKERS, ROOT / "cli" / "pictures.py"])
+SPEAKERS = [*sorted((ROOT / "data").rglob("*.py")), *sorted((ROOT / "systems" / "clip").glob("*.py"))]
+TEXT = "\n".join(path.read_text() for path in SPEAKERS)
 SETTINGS = sorted(set(re.findall(r"""setting\(\s*["'](\w+)["']""", TEXT)))
 TABLE = {"captions": "x.csv", "empty": "drop", "image_key": "jpg", "caption_key": "llm", "index": "x"}
 
