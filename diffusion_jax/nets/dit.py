@@ -17,7 +17,7 @@ The condition is a dict: `pooled` [batch, features], and optionally `tokens` [ba
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -93,8 +93,11 @@ class DiT(nnx.Module):
     """Noised images [batch, size, size, channels], time [batch], condition -> the network's prediction, float32.
 
     `pooled` and `context` are the feature sizes of the condition's entries, None where it has none. `time_scale`
-    multiplies the time before its features (1 for times in [0, 1000], as DiT's).
+    multiplies the time before its features (1 for times in [0, 1000], as DiT's). `reads` are the entries of the condition
+    that it can read; an object reads those it has sizes for.
     """
+
+    reads: ClassVar[tuple[str, ...]] = ("pooled", "tokens", "length")
 
     def __init__(
         self,

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -29,8 +29,10 @@ class MLP(nnx.Module):
 
     `features` > 0 puts that many random frequencies of standard deviation `std` beside x. `cond` is a row of
     numbers an example, such as a one-hot class; zeros are no condition. The last layer begins at 0. Raises UserError for a
-    network without hidden layers.
+    network without hidden layers. `reads` is empty: its condition is one array and has no entries.
     """
+
+    reads: ClassVar[tuple[str, ...]] = ()
 
     def __init__(
         self,
