@@ -1,14 +1,15 @@
-"""What a command writes is checked before it works: a measurement is not lost to a name that cannot be written."""
+"""What is written is checked before, so that no measurement is lost to a name that cannot be written, and whole after."""
 
 from __future__ import annotations
 
+import contextlib
 import os
 from collections.abc import Sequence
 from pathlib import Path
 
 from diffusion_jax.typing import UserError
 
-__all__ = ["check_file", "check_folder"]
+__all__ = ["check_file", "check_folder", "write_atomic"]
 
 NAME, PATH = 255, 4096 - 1  # bytes, where the system does not say
 
@@ -31,6 +32,23 @@ def check_folder(out: str | Path, files: Sequence[str] = (), name: str = "--out"
     for file in files:
         if (path / file).is_dir():
             raise UserError(f"{str(path / file)!r} is a folder, where a file would be written; choose another {name}")
+    return path
+
+
+def write_atomic(path: Path, content: bytes) -> Path:
+    """Write beside `path`, then rename: a reader, or a crash, sees the old file or the new one, never half of one.
+
+    Folders are made as needed. `UserError` when the disk refuses (full, read-only); the old file is then untouched.
+    """
+    part = path.with_name(f".{path.name[:40]}.{os.getpid()}.part")  # short: a name has at most 255 bytes
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        part.write_bytes(content)
+        os.replace(part, path)
+    except OSError as error:
+        with contextlib.suppress(OSError):
+            part.unlink()
+        raise UserError(f"cannot write {path}: {error.strerror or error}") from error
     return path
 
 

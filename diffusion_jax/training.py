@@ -28,13 +28,14 @@ from diffusion_jax.config import to_dict
 from diffusion_jax.data.pictures.augmentation import random_shift
 from diffusion_jax.data.pipeline import batches
 from diffusion_jax.data.sources.digit_captions import CLASS_NAMES, with_article
+from diffusion_jax.files import write_atomic
 from diffusion_jax.parallel.hosts import first_decides
 from diffusion_jax.parallel.mesh import check_batch, make_mesh
 from diffusion_jax.parallel.rules import split_over_fsdp
 from diffusion_jax.process import uncertainty
 from diffusion_jax.process.importance import Importance
 from diffusion_jax.process.times import stratified
-from diffusion_jax.report.pictures import save_grid, write_atomic
+from diffusion_jax.report.pictures import save_grid
 from diffusion_jax.runs import (
     CHECKPOINTS,
     CONFIG,

@@ -23,8 +23,8 @@ from diffusion_jax.cli.notices import check_text, notices
 from diffusion_jax.config import load_config, not_found, parse_overrides
 from diffusion_jax.data.sources.folders import hint, names_in, status
 from diffusion_jax.data.text.text_files import read_lines, shortened
-from diffusion_jax.files import check_file, check_folder
-from diffusion_jax.report.pictures import save_grid, write_atomic
+from diffusion_jax.files import check_file, check_folder, write_atomic
+from diffusion_jax.report.pictures import save_grid
 from diffusion_jax.runs import ClipRun, DiffusionRun, load_run
 from diffusion_jax.systems.clip.evaluate import evaluate_pictures
 from diffusion_jax.training import train_run

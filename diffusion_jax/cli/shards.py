@@ -22,8 +22,9 @@ import numpy as np
 from tqdm import tqdm
 
 from diffusion_jax.config import changes
+from diffusion_jax.files import write_atomic
 from diffusion_jax.parallel.hosts import first_decides
-from diffusion_jax.report.pictures import to_uint8, write_atomic
+from diffusion_jax.report.pictures import to_uint8
 from diffusion_jax.runs import DiffusionRun
 from diffusion_jax.typing import UserError
 

@@ -1,12 +1,9 @@
-"""How good and how various a set of samples is, by distances between arrays of features or pixels.
+"""The Frechet distance between two sets of features or pixels: the measure behind FID.
 
-**Frechet distance** between two sets, each seen as a Gaussian (arXiv 1706.08500, eq. 6):
+It is the distance between two sets, each seen as a Gaussian (arXiv 1706.08500, eq. 6):
 d = |m_1 - m_2|^2 + tr(C_1 + C_2 - 2 (C_1 C_2)^(1/2)). With C_i = R_i^T R_i, R_i the triangular factor of the centred
 rows over sqrt(n_i - 1), the eigenvalues of C_1 C_2 are the squares of the singular values of R_1 R_2^T, so that the trace
 of the root is the sum of these. No root is taken of a rounding error, which matters where covariances are singular.
-
-**Diversity** is the mean distance between two different samples. **Nearest** is each sample's distance to the closest
-row of a reference set: small distances to the training set are copies.
 """
 
 from __future__ import annotations
@@ -16,9 +13,7 @@ from jaxtyping import Float
 
 from diffusion_jax.typing import UserError
 
-__all__ = ["frechet_distance", "mean_pairwise_distance", "nearest_distance"]
-
-Rows = Float[np.ndarray, "rows features"]
+__all__ = ["frechet_distance"]
 
 
 def frechet_distance(first: Float[np.ndarray, "m features"], second: Float[np.ndarray, "n others"]) -> float:
@@ -42,24 +37,3 @@ def _gaussian(rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     rows = rows.astype(np.float64)
     mean = rows.mean(axis=0)
     return mean, np.linalg.qr(rows - mean, mode="r") / np.sqrt(len(rows) - 1)
-
-
-def _distances(first: Float[np.ndarray, "m features"], second: Float[np.ndarray, "n features"]) -> np.ndarray:
-    a, b = first.astype(np.float64), second.astype(np.float64)
-    squared = (a * a).sum(1)[:, None] + (b * b).sum(1)[None] - 2.0 * a @ b.T
-    return np.sqrt(np.maximum(squared, 0.0))
-
-
-def mean_pairwise_distance(rows: Rows) -> float:
-    """The mean Euclidean distance between two different rows; UserError when there are fewer than two."""
-    count = len(rows)
-    if count < 2:
-        raise UserError(f"a pairwise distance needs two rows; given {count}")
-    distances = _distances(rows, rows)
-    np.fill_diagonal(distances, 0.0)
-    return float(distances.sum() / (count * (count - 1)))
-
-
-def nearest_distance(rows: Rows, reference: Float[np.ndarray, "others features"]) -> Float[np.ndarray, " rows"]:
-    """The Euclidean distance of each row to the closest row of `reference`."""
-    return _distances(rows, reference).min(axis=1)

@@ -17,7 +17,7 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Float
 
-from diffusion_jax.metrics.frechet import _distances
+from diffusion_jax.metrics.distances import distances
 from diffusion_jax.typing import UserError
 
 __all__ = ["EnergyTest", "energy_distance", "energy_test"]
@@ -38,8 +38,8 @@ def energy_distance(first: First, second: Second) -> float:
 
     Raises UserError for an empty sample and for rows of different length.
     """
-    distances, weights = _joint(first, second)
-    return float(max(-weights @ distances @ weights, 0.0))
+    between, weights = _joint(first, second)
+    return float(max(-weights @ between @ weights, 0.0))
 
 
 def energy_test(first: First, second: Second, permutations: int = 499, seed: int = 0) -> EnergyTest:
@@ -50,12 +50,12 @@ def energy_test(first: First, second: Second, permutations: int = 499, seed: int
     """
     if permutations < 1:
         raise UserError(f"permutations {permutations} is not at least 1; usual are 199 to 999")
-    distances, weights = _joint(first, second)
+    between, weights = _joint(first, second)
     rng = np.random.default_rng(seed)
     relabelled = np.stack([weights, *(rng.permutation(weights) for _ in range(permutations))], axis=1)
-    found = -np.einsum("ij,ij->j", relabelled, distances @ relabelled)
+    found = -np.einsum("ij,ij->j", relabelled, between @ relabelled)
     # Rounding must not tell a relabelling that changes nothing from the one that was drawn.
-    as_far = found[1:] >= found[0] - 1e-12 * distances.max()
+    as_far = found[1:] >= found[0] - 1e-12 * between.max()
     return EnergyTest(float(max(found[0], 0.0)), float((1 + as_far.sum()) / (1 + permutations)))
 
 
@@ -65,6 +65,6 @@ def _joint(first: np.ndarray, second: np.ndarray) -> tuple[np.ndarray, np.ndarra
             f"samples of shape {first.shape} and {second.shape} cannot be compared: [m, d] and [n, d], m, n > 0"
         )
     rows = np.concatenate([first, second])
-    distances = _distances(rows, rows)
-    np.fill_diagonal(distances, 0.0)
-    return distances, np.concatenate([np.full(len(first), 1 / len(first)), np.full(len(second), -1 / len(second))])
+    between = distances(rows, rows)
+    np.fill_diagonal(between, 0.0)
+    return between, np.concatenate([np.full(len(first), 1 / len(first)), np.full(len(second), -1 / len(second))])

@@ -16,7 +16,7 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
-from diffusion_jax.report.pictures import write_atomic
+from diffusion_jax.files import write_atomic
 
 __all__ = [
     "PALETTE",
@@ -87,7 +87,7 @@ class Mark:
 
 @dataclass(frozen=True)
 class Table:
-    """Rows of text cells under a head; `numeric` names the columns (from 0) that are set right and in tabular digits."""
+    """Rows of text cells under a head; `numeric` names the columns (from 0) that are set right and in tabular figures."""
 
     head: tuple[str, ...]
     rows: tuple[tuple[str | Mark, ...], ...]
@@ -139,7 +139,7 @@ def escape(text: str) -> str:
 
 
 def anchor(heading: str) -> str:
-    """A heading as the name of a place in the page: letters and digits joined by hyphens."""
+    """A heading as the name of a place in the page: letters and numerals joined by hyphens."""
     return re.sub(r"[^a-z0-9]+", "-", heading.lower()).strip("-") or "section"
 
 

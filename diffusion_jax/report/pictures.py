@@ -3,21 +3,19 @@
 A network's image is float, NHWC, in [-1, 1]; a screen's is uint8. `to_uint8` is the one place where the two meet:
 u = round(127.5 (x + 1)), clipped, so that -1 is 0 and +1 is 255.
 
-One-channel images here are handwriting: +1 is full ink, -1 bare paper. On screen that is dark ink on white paper, so a
+One-channel images are shown as ink: +1 is full ink, -1 bare paper. On screen that is dark ink on white paper, so a
 grid inverts them unless told otherwise (`ink=False`, for grey photographs). Inside a page that has a light and a dark
 face the paper must belong to the page: `sprite` keeps the ink alone, black with the image as its opacity, and the
 page chooses paper and ink.
 
-Enlarging is by Lanczos: an 8x8 scan is a 32x32 bitmap block-averaged, so its pixels are samples of a smooth stroke and
-a band-limited kernel gives the stroke back, where repeating pixels would show staircases that no pen drew.
+Enlarging is by Lanczos: the pixels of a small image are averages over their squares, so samples of something smooth, and
+a band-limited kernel gives that back, where repeating pixels would show staircases that were never there.
 """
 
 from __future__ import annotations
 
-import contextlib
 import io
 import math
-import os
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -25,9 +23,10 @@ import numpy as np
 from jaxtyping import Float, UInt8
 from PIL import Image, PngImagePlugin
 
+from diffusion_jax.files import write_atomic
 from diffusion_jax.typing import UserError
 
-__all__ = ["encode_png", "grid", "save_grid", "save_png", "sprite", "to_uint8", "write_atomic"]
+__all__ = ["encode_png", "grid", "save_grid", "save_png", "sprite", "to_uint8"]
 
 PAPER = 255
 VEIL = 14  # opacity of bare paper in a sprite, of 255: enough to see where one image ends and the next begins
@@ -133,23 +132,6 @@ def encode_png(picture: UInt8[np.ndarray, "h w c"], metadata: Mapping[str, str] 
         out, format="PNG", pnginfo=info, optimize=True
     )
     return out.getvalue()
-
-
-def write_atomic(path: Path, content: bytes) -> Path:
-    """Write beside `path`, then rename: a reader, or a crash, sees the old file or the new one, never half of one.
-
-    Folders are made as needed. `UserError` when the disk refuses (full, read-only); the old file is then untouched.
-    """
-    part = path.with_name(f".{path.name[:40]}.{os.getpid()}.part")  # short: a name has at most 255 bytes
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        part.write_bytes(content)
-        os.replace(part, path)
-    except OSError as error:
-        with contextlib.suppress(OSError):
-            part.unlink()
-        raise UserError(f"cannot write {path}: {error.strerror or error}") from error
-    return path
 
 
 def save_png(

@@ -11,8 +11,8 @@ from pathlib import Path
 
 import numpy as np
 
+from diffusion_jax.files import write_atomic
 from diffusion_jax.report.figures import Chart, Series, chart_png, sheet_png
-from diffusion_jax.report.pictures import write_atomic
 from experiments.digits.content import DigitsContent, Number, Rows, Trajectory, percent
 
 __all__ = [

@@ -24,10 +24,10 @@ import numpy as np
 
 from diffusion_jax.cli import guarded
 from diffusion_jax.cli.accelerator import configure
+from diffusion_jax.files import write_atomic
 from diffusion_jax.nets import MLP, Network
 from diffusion_jax.parallel.mesh import make_mesh
 from diffusion_jax.process import VE, denoiser, exact, times, weighting
-from diffusion_jax.report.pictures import write_atomic
 from diffusion_jax.systems.diffusion.loss import diffusion_loss
 from diffusion_jax.train.ema import Ema
 from diffusion_jax.train.loop import fit

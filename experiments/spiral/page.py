@@ -10,10 +10,10 @@ from typing import Any
 import jax.numpy as jnp
 import numpy as np
 
+from diffusion_jax.files import write_atomic
 from diffusion_jax.report.drawings import Draw, animation, drawing, drawing_png
 from diffusion_jax.report.figures import Chart, Series, chart_png, line_chart
 from diffusion_jax.report.page import Block, Columns, Figure, Mark, Page, Section, Table, Tile, write_page
-from diffusion_jax.report.pictures import write_atomic
 from experiments.spiral import figures
 from experiments.spiral.measures import ARCS, NULL, TABLE, one_hot
 from experiments.spiral.targets import checks

@@ -6,9 +6,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from diffusion_jax.files import write_atomic
 from diffusion_jax.report.figures import Chart, Series, bars, image_grid, line_chart, sheet_png
 from diffusion_jax.report.page import Block, Columns, Figure, Page, Section, Table, Tile, write_page
-from diffusion_jax.report.pictures import write_atomic
 
 PANELS = (
     ("Ways to join two predictions", ("classifier-free", "APG", "CFG++", "CFG-Zero*")),

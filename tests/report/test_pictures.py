@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from diffusion_jax.report.pictures import encode_png, grid, save_grid, save_png, sprite, to_uint8, write_atomic
+from diffusion_jax.report.pictures import encode_png, grid, save_grid, save_png, sprite, to_uint8
 from diffusion_jax.typing import UserError
 
 
@@ -115,13 +115,3 @@ def test_encoding_is_a_function_of_its_input():
     assert (
         encode_png(picture, {"seed": "1"}) == encode_png(picture, {"seed": "1"}) != encode_png(picture, {"seed": "2"})
     )
-
-
-def test_write_atomic_replaces_or_leaves(tmp_path):
-    path = write_atomic(tmp_path / "a", b"one")
-    write_atomic(path, b"two")
-    assert path.read_bytes() == b"two"
-    (tmp_path / "folder").mkdir()
-    with pytest.raises(UserError, match="cannot write"):
-        write_atomic(tmp_path / "folder", b"x")
-    assert sorted(p.name for p in tmp_path.iterdir()) == ["a", "folder"]

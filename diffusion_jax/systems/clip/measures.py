@@ -19,11 +19,11 @@ from diffusion_jax.data.sources.class_folder import ClassFolder
 from diffusion_jax.data.sources.folders import status
 from diffusion_jax.data.text.prompts import TEMPLATES, templates
 from diffusion_jax.data.text.text_files import read_json, read_lines
+from diffusion_jax.files import write_atomic
 from diffusion_jax.metrics.clip_score import PREFIX, clip_score
 from diffusion_jax.metrics.linear_probe import linear_probe
 from diffusion_jax.metrics.retrieval import retrieval
 from diffusion_jax.metrics.zero_shot import ZeroShot, class_embeddings, zero_shot
-from diffusion_jax.report.pictures import write_atomic
 from diffusion_jax.systems.clip.run import ClipRun
 from diffusion_jax.typing import UserError, one_of
 
