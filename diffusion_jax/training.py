@@ -27,7 +27,7 @@ from diffusion_jax.build.keys import systems
 from diffusion_jax.config import to_dict
 from diffusion_jax.data.pictures.augmentation import random_shift
 from diffusion_jax.data.pipeline import batches
-from diffusion_jax.data.sources.digit_captions import CLASS_NAMES, with_article
+from diffusion_jax.data.sources.digits import CLASS_NAMES, with_article
 from diffusion_jax.files import write_atomic
 from diffusion_jax.parallel.hosts import first_decides
 from diffusion_jax.parallel.mesh import check_batch, make_mesh

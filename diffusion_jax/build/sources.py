@@ -72,9 +72,7 @@ def source_size(spec: Spec) -> dict[str, int]:
 
 def _words(context_length: int) -> WordTokenizer:
     """The word tokenizer over what the digits' captions can say."""
-    from diffusion_jax.data.sources.digit_captions import VOCABULARY
-
-    return WordTokenizer(VOCABULARY, context_length)
+    return WordTokenizer(digits.VOCABULARY, context_length)
 
 
 def _bpe(path: str, context_length: int) -> Tokenizer:

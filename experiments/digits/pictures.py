@@ -16,8 +16,7 @@ import numpy as np
 from PIL import Image
 
 from diffusion_jax.cli import guarded
-from diffusion_jax.data.sources.digit_captions import CLASS_NAMES
-from diffusion_jax.data.sources.digits import load_digits
+from diffusion_jax.data.sources.digits import CLASS_NAMES, load_digits
 from diffusion_jax.typing import UserError
 from experiments.arguments import made_folder
 

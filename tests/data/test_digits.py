@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from diffusion_jax.data.pipeline import batches, caption_table
-from diffusion_jax.data.sources import digit_captions as grammar
+from diffusion_jax.data.sources import digits as grammar
 from diffusion_jax.data.sources.digits import SPLITS, classify, load_digits, measure
 from diffusion_jax.typing import Source, UserError
 

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from diffusion_jax.data.sources.digit_captions import VOCABULARY
+from diffusion_jax.data.sources.digits import VOCABULARY
 from diffusion_jax.data.text.word_tokenizer import WordTokenizer
 from diffusion_jax.typing import UserError
 

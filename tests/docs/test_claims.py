@@ -7,8 +7,7 @@ import snippets
 
 from diffusion_jax import load_pretrained
 from diffusion_jax.build import guidance as steering
-from diffusion_jax.data.sources.digit_captions import CLASS_NAMES
-from diffusion_jax.data.sources.digits import load_digits
+from diffusion_jax.data.sources.digits import CLASS_NAMES, load_digits
 from diffusion_jax.nets import CLIP_MODELS
 from diffusion_jax.typing import UserError
 from experiments.digits.reader import fit_reader

@@ -21,7 +21,7 @@ from diffusion_jax.data.pictures.augmentation import add_noise, random_shift
 from diffusion_jax.data.pictures.preprocess import Preprocess
 from diffusion_jax.data.pipeline import batches
 from diffusion_jax.data.sources.class_folder import ClassFolder
-from diffusion_jax.data.sources.digit_captions import CLASS_NAMES, TEMPLATES
+from diffusion_jax.data.sources.digits import CLASS_NAMES, TEMPLATES
 from diffusion_jax.metrics import class_embeddings, classify, topk_accuracy
 from diffusion_jax.nets import Network
 from diffusion_jax.parallel.mesh import make_mesh
