@@ -3,9 +3,10 @@
     python -m experiments.solvers [--out runs/solvers] [--digits runs/digits/diffusion] [--docs docs]
 
 On a mixture of Gaussians in 8 dimensions with its exact denoiser, error is the root mean square distance to the exact
-end of each ODE trajectory (solved to 1e-9), and for stochastic solvers the distance between the distributions (energy
-distance). On the digits model, where a run is given, it is the distance to the solution of 500 steps of Heun. Writes
-`solvers.json`, `solvers.png` and `solvers.md`; with --docs the latter two are copied there. About seven minutes on 2 cores.
+end of each ODE trajectory (solved to 1e-9), and for stochastic solvers the distance between the distributions (the root
+of the energy distance). On the digits model, where a run is given, it is the distance to the solution of 500 steps of
+Heun. Writes `solvers.json`, `solvers.png` and `solvers.md`; with --docs the latter two are copied there. About seven
+minutes on 2 cores.
 """
 
 from __future__ import annotations
@@ -112,6 +113,7 @@ def digits_problem(folder: Path) -> tuple[Callable[..., np.ndarray], np.ndarray,
     """The digits model under guidance 1, prompts of all ten digits."""
     import jax
 
+    from diffusion_jax.data.sources.digits import CLASS_NAMES
     from diffusion_jax.runs import load_run
     from diffusion_jax.sampling import Heun, initial_noise, sample, uniform
     from diffusion_jax.typing import UserError
@@ -119,8 +121,7 @@ def digits_problem(folder: Path) -> tuple[Callable[..., np.ndarray], np.ndarray,
     run_ = load_run(folder)
     if not hasattr(run_, "denoise"):
         raise UserError(f"{folder} is not a diffusion run; nearest: runs/digits/diffusion")
-    names = ["zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine"]
-    cond = run_.encode_text([f"a {names[i % 10]}" for i in range(60)])
+    cond = run_.encode_text([f"a {CLASS_NAMES[i % 10]}" for i in range(60)])
     schedule, key = run_.schedule, jax.random.key(0)
     x1 = initial_noise(key, (60, 8, 8, 1), schedule)
 
@@ -130,16 +131,6 @@ def digits_problem(folder: Path) -> tuple[Callable[..., np.ndarray], np.ndarray,
     return run, run(Heun(), uniform(500, schedule)), schedule
 
 
-def energy_distance(a: np.ndarray, b: np.ndarray) -> float:
-    """sqrt(2 E|a - b| - E|a - a'| - E|b - b'|) of two samples [n, d]: 0 for equal laws."""
-
-    def mean(x: np.ndarray, y: np.ndarray) -> float:
-        square = (x**2).sum(1)[:, None] + (y**2).sum(1)[None] - 2 * x @ y.T
-        return float(np.sqrt(np.maximum(square, 0)).mean())
-
-    return max(2 * mean(a, b) - mean(a, a) - mean(b, b), 0.0) ** 0.5
-
-
 def measure(
     name: str, run: Callable[..., np.ndarray], reference: np.ndarray, schedule: Any
 ) -> dict[str, dict[str, dict[str, Any]]]:
@@ -147,6 +138,7 @@ def measure(
     from tqdm import tqdm
 
     from diffusion_jax import build
+    from diffusion_jax.metrics import energy_distance
 
     flat = reference.reshape(len(reference), -1)
     found: dict[str, dict[str, dict[str, Any]]] = {}
@@ -160,7 +152,7 @@ def measure(
                 x = run(solver, build.grid(grid, steps, schedule)).reshape(len(flat), -1)
                 if not np.isfinite(x).all():
                     continue
-                error = energy_distance(x, flat) if stochastic else float(np.sqrt(np.mean((x - flat) ** 2)))
+                error = energy_distance(x, flat) ** 0.5 if stochastic else float(np.sqrt(np.mean((x - flat) ** 2)))
                 if best is None or error < best["error"]:
                     best = {"error": error, "grid": grid, "steps": steps, "stochastic": stochastic}
             found[solver_name][str(budget)] = best or {"error": float("nan"), "grid": "-", "stochastic": stochastic}

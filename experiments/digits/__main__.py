@@ -38,11 +38,11 @@ def main() -> int:
 def demo(out: Path, seed: int, split: str, fresh: bool) -> int:
     """Train, train, evaluate, report."""
     from diffusion_jax.cli.accelerator import configure
-    from diffusion_jax.cli.commands import measure, say
+    from diffusion_jax.cli.commands import say
     from diffusion_jax.config import load_config
     from diffusion_jax.runs import load_run
     from diffusion_jax.training import train_run
-    from experiments.digits.measures import load_evaluation, save_evaluation
+    from experiments.digits.measures import evaluate, load_evaluation, save_evaluation
     from experiments.digits.page import write_page
 
     began = time.perf_counter()
@@ -71,7 +71,7 @@ def demo(out: Path, seed: int, split: str, fresh: bool) -> int:
         say(f"reusing {report / 'metrics.json'}")
     else:
         with clock("evaluation"):
-            evaluation = measure(run, split, seed=seed)
+            evaluation = evaluate(run, split, seed=seed, say=say)
         evaluation.notes |= {"key": key, "commands": ["make demo" + (f" SEED={seed}" if seed else "")]}
     evaluation.metrics["seconds"] = dict(clock.seconds)
     save_evaluation(report, evaluation)

@@ -8,6 +8,7 @@ verdicts.
 from __future__ import annotations
 
 import dataclasses
+import io
 import json
 import time
 import zipfile
@@ -21,7 +22,8 @@ import numpy as np
 
 from diffusion_jax import build
 from diffusion_jax.data.sources import digits
-from diffusion_jax.data.sources.digit_captions import CLASS_NAMES, TEMPLATES, with_article
+from diffusion_jax.data.sources.digits import CLASS_NAMES, PROMPTS, TEMPLATES
+from diffusion_jax.files import write_atomic
 from diffusion_jax.metrics import (
     class_embeddings,
     classify,
@@ -37,7 +39,15 @@ from diffusion_jax.systems.diffusion.loss import example_keys
 from diffusion_jax.typing import UserError
 from experiments.digits.reader import Reader, fit_reader
 
-__all__ = ["Evaluation", "evaluate_clip", "evaluate_diffusion", "load_evaluation", "save_evaluation"]
+__all__ = [
+    "Evaluation",
+    "evaluate",
+    "evaluate_clip",
+    "evaluate_diffusion",
+    "load_evaluation",
+    "measure",
+    "save_evaluation",
+]
 
 SCALES = (0.0, 1.0, 2.0, 3.0, 5.0, 8.0)
 SWEEP = (0.0, 0.5, 1.0, 2.0, 3.0, 5.0, 8.0)
@@ -71,6 +81,35 @@ class Evaluation:
         for group in groups:
             node = node.setdefault(group, {})
         node[last] = value
+
+
+def measure(
+    run: ClipRun | DiffusionRun, folder: Path, split: str, *, samples: int = 500, seed: int = 0, say: Say = print
+) -> None:
+    """Measures a run, prints its numbers as JSON, and writes them and the pictures of its page into `folder`.
+
+    Printed first: numbers of an hour are not lost to a disk that is full by now. UserError where it cannot be written.
+    """
+    evaluation = evaluate(run, split, samples=samples, seed=seed, say=say)
+    print(json.dumps(evaluation.metrics, indent=2), flush=True)
+    save_evaluation(folder, evaluation)
+
+
+def evaluate(
+    run: ClipRun | DiffusionRun, split: str, *, samples: int = 500, seed: int = 0, say: Say = print
+) -> Evaluation:
+    """All numbers and pictures of a run on the scans of a split, the CLIP run of a diffusion run included.
+
+    `samples` and `seed` are of what a diffusion run draws.
+    """
+    evaluation = Evaluation()
+    clip = run.clip if isinstance(run, DiffusionRun) else run
+    say(f"evaluating {clip.path} on the {split} scans")
+    evaluate_clip(clip, split, evaluation)
+    if isinstance(run, DiffusionRun):
+        say(f"evaluating {run.path} on the {split} scans, {samples} samples")
+        evaluate_diffusion(run, split, evaluation, samples=samples, seed=seed, say=say)
+    return evaluation
 
 
 def evaluate_clip(run: ClipRun, split: str, into: Evaluation) -> None:
@@ -168,7 +207,7 @@ def _quality(s: _Samples, rows: np.ndarray, into: Evaluation) -> None:
 
 def _spread(s: _Samples, digit: int, scale: float, count: int = 100) -> float:
     """Mean pairwise distance of samples of one prompt over the same of the real training scans of that digit."""
-    images = s.draw([with_article(f"a {CLASS_NAMES[digit]}")] * count, scale, start=10_000 + 1_000 * digit)
+    images = s.draw([PROMPTS[digit]] * count, scale, start=10_000 + 1_000 * digit)
     real = s.train["image"][s.train["label"] == digit]
     return mean_pairwise_distance(_pixels(images)) / mean_pairwise_distance(_pixels(real))
 
@@ -183,7 +222,7 @@ def _diversity(s: _Samples, rows: np.ndarray, into: Evaluation) -> None:
 def _negative(s: _Samples, rows: np.ndarray, into: Evaluation) -> None:
     """The share of thin digits with and without a negative prompt, at guidance 3 from the same noise."""
     labels = np.arange(300) % len(CLASS_NAMES)
-    prompts = [with_article(f"a {CLASS_NAMES[label]}") for label in labels]
+    prompts = [PROMPTS[label] for label in labels]
     without, with_it = s.draw(prompts, 3.0, 20_000), s.draw(prompts, 3.0, 20_000, negative=NEGATIVE)
     thin = digits.WEIGHTS.index("thin")
     shares = [float((digits.classify(images, labels)["weight"] == thin).mean()) for images in (without, with_it)]
@@ -244,11 +283,12 @@ def _pictures(s: _Samples, rows: np.ndarray, into: Evaluation) -> None:
 
 
 def save_evaluation(folder: Path, evaluation: Evaluation) -> None:
-    """Writes `metrics.json` and, for the report, `evaluation.npz`."""
-    folder.mkdir(parents=True, exist_ok=True)
+    """Writes `metrics.json` and, for the page, `evaluation.npz`. UserError where the disk refuses."""
     stored: dict[str, Any] = {"notes": np.array(json.dumps(evaluation.notes)), **evaluation.arrays}
-    np.savez(folder / "evaluation.npz", **stored)
-    (folder / "metrics.json").write_text(json.dumps(evaluation.metrics, indent=2) + "\n")
+    whole = io.BytesIO()
+    np.savez(whole, **stored)
+    write_atomic(folder / "evaluation.npz", whole.getvalue())
+    write_atomic(folder / "metrics.json", (json.dumps(evaluation.metrics, indent=2) + "\n").encode())
 
 
 def load_evaluation(folder: Path) -> Evaluation | None:

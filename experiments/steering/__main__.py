@@ -26,7 +26,7 @@ import numpy as np
 from diffusion_jax import build
 from diffusion_jax.config import apply_overrides
 from diffusion_jax.data.sources import digits
-from diffusion_jax.data.sources.digit_captions import CLASS_NAMES, with_article
+from diffusion_jax.data.sources.digits import CLASS_NAMES, PROMPTS, with_article
 from diffusion_jax.metrics import mean_pairwise_distance
 from diffusion_jax.runs import DiffusionRun, load_run
 from diffusion_jax.sampling import (
@@ -90,7 +90,7 @@ class Bench:
 
     def variety(self, guided: Callable[[list[str]], DenoiseFn], steps: int, each: int = 20) -> float:
         """Mean distance between samples of one prompt over that of real scans of the digit, over the ten digits."""
-        prompts = [with_article(f"a {name}") for name in CLASS_NAMES for _ in range(each)]
+        prompts = [prompt for prompt in PROMPTS for _ in range(each)]
         images = self.draw(guided(prompts), prompts, steps, 10_000).reshape(10, each, -1)
         real = [self.train["image"][self.train["label"] == d].reshape(-1, images.shape[-1]) for d in range(10)]
         return float(np.mean([mean_pairwise_distance(a) / mean_pairwise_distance(b) for a, b in zip(images, real)]))
@@ -158,7 +158,7 @@ def compare(bench: Bench, out: dict[str, Any], pictures: dict[str, Any]) -> None
 def negative(bench: Bench, out: dict[str, Any], pictures: dict[str, Any]) -> None:
     """Shares of what the negative prompts name, at guidance 3 from the same noise."""
     labels = np.arange(200) % 10
-    prompts = [with_article(f"a {CLASS_NAMES[d]}") for d in labels]
+    prompts = [PROMPTS[d] for d in labels]
     rows = []
     for text, kind, value in (
         ("a thin digit", "weight", "thin"),
@@ -181,7 +181,7 @@ def composition(bench: Bench, out: dict[str, Any], pictures: dict[str, Any]) -> 
     """Two prompts at once, one prompt that says both, and the first without the second."""
     run, count = bench.run, 100
     labels = np.arange(count) % 10
-    first = [with_article(f"a {CLASS_NAMES[d]}") for d in labels]
+    first = [PROMPTS[d] for d in labels]
     cond, bold = run.encode_text(first), run.encode_text(["a bold digit"])
     none = run.encode_text([""])
     pairs = {
@@ -226,7 +226,7 @@ def inpainting(bench: Bench, out: dict[str, Any], pictures: dict[str, Any]) -> N
     mask[:, : run.shape[0] // 2] = True
     keys = example_keys(bench.seed, 60_000, count)
     x1 = initial_noise(keys, scans.shape, run.schedule)
-    told = run.encode_text([with_article(f"a {CLASS_NAMES[d]}") for d in labels])
+    told = run.encode_text([PROMPTS[d] for d in labels])
     silent = run.encode_text([""] * count)
     pictures["scan"], pictures["known"] = scans[:10], np.where(mask, scans, -1.0)[:10]
     for name, cond, repeats in (
@@ -288,7 +288,7 @@ def paths(bench: Bench, out: dict[str, Any], pictures: dict[str, Any]) -> None:
         images = sample(guided, run.schedule, DDIM(), x1, uniform(20), jax.random.key(0), cond)
         pictures[name] = np.asarray(images)
     scans = bench.scans["image"][:100]
-    cond = run.encode_text([with_article(f"a {CLASS_NAMES[d]}") for d in bench.scans["label"][:100]])
+    cond = run.encode_text([PROMPTS[d] for d in bench.scans["label"][:100]])
     for steps, refinements in ((20, 0), (50, 0), (50, 2), (100, 0)):
         x1 = invert(run.denoise, run.schedule, jnp.asarray(scans), uniform(steps), cond=cond, refinements=refinements)
         back = np.asarray(sample(run.denoise, run.schedule, DDIM(), x1, uniform(steps), jax.random.key(0), cond))
