@@ -114,12 +114,12 @@ def digits_problem(folder: Path) -> tuple[Callable[..., np.ndarray], np.ndarray,
     import jax
 
     from diffusion_jax.data.sources.digits import CLASS_NAMES
-    from diffusion_jax.runs import load_run
+    from diffusion_jax.runs import DiffusionRun, load_run
     from diffusion_jax.sampling import Heun, initial_noise, sample, uniform
     from diffusion_jax.typing import UserError
 
     run_ = load_run(folder)
-    if not hasattr(run_, "denoise"):
+    if not isinstance(run_, DiffusionRun):
         raise UserError(f"{folder} is not a diffusion run; nearest: runs/digits/diffusion")
     cond = run_.encode_text([f"a {CLASS_NAMES[i % 10]}" for i in range(60)])
     schedule, key = run_.schedule, jax.random.key(0)

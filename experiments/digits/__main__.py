@@ -17,6 +17,7 @@ import time
 from pathlib import Path
 
 from experiments.arguments import made_folder, one_seed
+from experiments.progress import say
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -38,9 +39,8 @@ def main() -> int:
 def demo(out: Path, seed: int, split: str, fresh: bool) -> int:
     """Train, train, evaluate, report."""
     from diffusion_jax.cli.accelerator import configure
-    from diffusion_jax.cli.commands import say
     from diffusion_jax.config import load_config
-    from diffusion_jax.runs import load_run
+    from diffusion_jax.runs import DiffusionRun, load_run
     from diffusion_jax.training import train_run
     from experiments.digits.measures import evaluate, load_evaluation, save_evaluation
     from experiments.digits.page import write_page
@@ -64,6 +64,7 @@ def demo(out: Path, seed: int, split: str, fresh: bool) -> int:
         train_run(diffusion, overwrite=fresh, say=say)
     say("3/4 evaluation")
     run = load_run(out)
+    assert isinstance(run, DiffusionRun)
     report = out / "report"
     evaluation = load_evaluation(report)
     key = f"{run.fingerprint}-{split}-{seed}"

@@ -1,4 +1,4 @@
-"""What the report of the digits demo shows, as plain arrays and numbers, and how numbers are said.
+"""What the report of the digits demo shows, as plain arrays and numbers.
 
 Images are float32 in [-1, 1], [..., height, width, 1]; accuracies and shares are in [0, 1]; times are seconds; the
 noise time of a trajectory runs from 1 (noise) down to 0 (data).
@@ -13,23 +13,21 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float
 
+from diffusion_jax.report.making import Making
+from diffusion_jax.report.numbers import Number
+
 __all__ = [
     "Comparison",
     "DigitsContent",
     "Headline",
-    "Making",
     "Metric",
     "NegativePrompt",
     "PromptGrid",
     "Similarity",
     "Trajectory",
-    "duration",
-    "number",
-    "percent",
 ]
 
 Images = Float[np.ndarray, "n h w 1"]
-Number = float | int
 Rows = Sequence[Mapping[str, Any]]
 
 
@@ -111,16 +109,6 @@ class Metric:
 
 
 @dataclass(frozen=True, eq=False)
-class Making:
-    """How the run was made: seconds by stage, versions by package, the resolved config, the commands."""
-
-    seconds: Mapping[str, Number]
-    versions: Mapping[str, str]
-    config: Mapping[str, Any]
-    commands: Sequence[str]
-
-
-@dataclass(frozen=True, eq=False)
 class DigitsContent:
     """Everything on the page. Rows of losses are {"step", "loss", "val_loss"?, "val_loss_ema"?}; rows of guidance are
     {"guidance", "accuracy", "diversity"}; `during` is (step, samples of the raw weights, samples of the EMA weights).
@@ -138,26 +126,3 @@ class DigitsContent:
     comparison: Comparison
     metrics: Sequence[Metric]
     making: Making
-
-
-def percent(share: Number) -> str:
-    """A share in [0, 1] as a percentage with one decimal, none where it is whole."""
-    text = f"{100 * share:.1f}"
-    return (text[:-2] if text.endswith(".0") else text) + "%"
-
-
-def number(value: Number | str) -> str:
-    """Three significant digits; whole numbers in full, with separators."""
-    if isinstance(value, str):
-        return value
-    if float(value).is_integer():
-        return f"{value:,.0f}"
-    return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:#.3g}".rstrip(".")
-
-
-def duration(seconds: Number) -> str:
-    """Seconds as a person would say them: 8.4 s, 2 min 13 s, 1 h 5 min."""
-    if seconds < 60:
-        return f"{seconds:.1f} s" if seconds < 10 else f"{seconds:.0f} s"
-    minutes, rest = divmod(round(seconds), 60)
-    return f"{minutes} min {rest} s" if minutes < 60 else f"{minutes // 60} h {minutes % 60} min"

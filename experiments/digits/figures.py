@@ -1,7 +1,6 @@
 """The charts and picture files of the digits report: what page and README share.
 
-Losses are drawn raw and faint behind a mean over the past fortieth of the run; guidance as two charts, since accuracy
-and variety have no axis in common.
+Guidance is drawn as two charts, since accuracy and variety have no axis in common.
 """
 
 from __future__ import annotations
@@ -12,15 +11,15 @@ from pathlib import Path
 import numpy as np
 
 from diffusion_jax.files import write_atomic
+from diffusion_jax.report.curves import loss_chart
 from diffusion_jax.report.figures import Chart, Series, chart_png, sheet_png
-from experiments.digits.content import DigitsContent, Number, Rows, Trajectory, percent
+from diffusion_jax.report.numbers import Number, percent
+from experiments.digits.content import DigitsContent, Rows, Trajectory
 
 __all__ = [
     "chosen_frames",
     "guidance_charts",
     "images_a_line",
-    "loss_chart",
-    "running_mean",
     "save_figures",
     "scale_name",
 ]
@@ -67,34 +66,6 @@ def guidance_charts(rows: Rows) -> tuple[Chart, Chart]:
         chart("accuracy", "samples read as the digit asked for", "s1", True, (float(floor), 1.0)),
         chart("diversity", "variety, relative to real scans", "s2", False, (0.0, max(1.05, 1.05 * highest))),
     )
-
-
-def running_mean(values: np.ndarray, width: int) -> np.ndarray:
-    """The mean of the last `width` values (fewer at the start), so that no point knows the future."""
-    total = np.concatenate([[0.0], np.cumsum(values)])
-    end = np.arange(1, len(values) + 1)
-    start = np.maximum(0, end - width)
-    return (total[end] - total[start]) / (end - start)
-
-
-def loss_chart(rows: Rows) -> Chart:
-    """Raw loss faint behind its running mean, and whatever validation rows there are."""
-    trained = [row for row in rows if row.get("loss") is not None]
-    steps, losses = [row["step"] for row in trained], np.array([row["loss"] for row in trained], np.float64)
-    width = max(1, len(losses) // 40)
-    series = [Series("training, running mean", steps, running_mean(losses, width), colour="s1")]
-    if width > 1:
-        series.insert(0, Series("training, as logged", steps, losses, colour="s1", faint=True))
-    for field, name, colour, dashed in (
-        ("val_loss", "validation", "s2", False),
-        ("val_loss_ema", "validation, averaged weights", "s3", True),
-    ):
-        seen = [row for row in rows if row.get(field) is not None]
-        if seen:
-            series.append(
-                Series(name, [r["step"] for r in seen], [r[field] for r in seen], colour, dashed, marks=len(seen) < 30)
-            )
-    return Chart(tuple(series), "training step", "loss (log scale)", log_y=True)
 
 
 def save_figures(folder: Path, content: DigitsContent) -> list[Path]:

@@ -10,7 +10,6 @@ from __future__ import annotations
 import dataclasses
 import io
 import json
-import time
 import zipfile
 import zlib
 from collections.abc import Callable, Mapping, Sequence
@@ -38,6 +37,7 @@ from diffusion_jax.sampling import classifier_free, initial_noise, trace
 from diffusion_jax.systems.diffusion.loss import example_keys
 from diffusion_jax.typing import UserError
 from experiments.digits.reader import Reader, fit_reader
+from experiments.progress import said_and_timed
 
 __all__ = [
     "Evaluation",
@@ -171,9 +171,8 @@ def evaluate_diffusion(
     shared = _Samples(run, reader, scans, real, captions, seed)
     into.notes["samples"] = samples
     for part in (_quality, _diversity, _negative, _sweep, _pictures):
-        began = time.perf_counter()
-        part(shared, rows, into)
-        say(f"  {part.__name__[1:]}: {time.perf_counter() - began:.1f} s")
+        with said_and_timed(part.__name__[1:], say):
+            part(shared, rows, into)
 
 
 def _quality(s: _Samples, rows: np.ndarray, into: Evaluation) -> None:

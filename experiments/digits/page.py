@@ -11,23 +11,23 @@ from typing import Any
 import numpy as np
 
 from diffusion_jax.config import to_dict
+from diffusion_jax.report.making import Making
 from diffusion_jax.runs import CONFIG, read_config, read_json, read_text_encoder
 from diffusion_jax.train.runlog import read_metrics
 from diffusion_jax.typing import UserError
-from experiments.digits.measures import Evaluation, load_evaluation
-from experiments.digits.report import (
+from experiments.digits.content import (
     Comparison,
     DigitsContent,
     Headline,
-    Making,
     Metric,
     NegativePrompt,
     PromptGrid,
     Similarity,
     Trajectory,
-    save_figures,
-    write_report,
 )
+from experiments.digits.figures import save_figures
+from experiments.digits.measures import Evaluation, load_evaluation
+from experiments.digits.report import write_report
 
 __all__ = ["TARGETS", "write_page"]
 

@@ -46,11 +46,13 @@ def write(out: Path) -> int:
     with (out / "captions.csv").open("w", newline="", encoding="utf-8") as file:
         table = csv.writer(file)
         table.writerow(["image", "caption"])
-        for i, item in enumerate(train):
+        for i in range(len(train)):
+            item = train[i]
             picture(item["image"]).save(out / f"{i:04d}.png")
             table.writerows([f"{i:04d}.png", caption] for caption in item["captions"][:2])
     for where, scans in ((classes, test), (learnt, train)):
-        for i, item in enumerate(scans):
+        for i in range(len(scans)):
+            item = scans[i]
             folder = where / CLASS_NAMES[item["label"]].split()[-1]
             folder.mkdir(parents=True, exist_ok=True)
             picture(item["image"]).save(folder / f"{i:04d}.png")

@@ -1,69 +1,36 @@
 """The report of the digits demo: what CLIP and a diffusion model made of real scans, as one page to be looked at.
 
-`DigitsContent` (`report_content`) is everything that the page shows, as plain arrays and numbers; `write_report` lays
-it out, and `save_figures` (`report_pictures`) writes its main pictures as PNG files. The page opens with the result,
-shows the pictures that carry it, then the measurements with how each was made, and ends with what reproduces it.
+`DigitsContent` is everything that the page shows, as plain arrays and numbers; `write_report` lays it out. The page opens
+with the result, shows the pictures that carry it, then the measurements with how each was made, and ends with what
+reproduces it.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
-from diffusion_jax.report.figures import bars, filmstrip, gallery, image_grid, line_chart, matrix
-from diffusion_jax.report.page import (
-    Block,
-    Code,
-    Columns,
-    Details,
-    Figure,
-    Mark,
-    Page,
-    Section,
-    Table,
-    Tile,
-    write_page,
-)
+from diffusion_jax.report.curves import loss_chart
+from diffusion_jax.report.figures import filmstrip, gallery, image_grid, line_chart, matrix
+from diffusion_jax.report.making import how_it_was_made
+from diffusion_jax.report.numbers import duration, number, percent
+from diffusion_jax.report.page import Block, Columns, Figure, Mark, Page, Section, Table, Tile, write_page
 from experiments.digits.content import (
     Comparison,
     DigitsContent,
     Headline,
-    Making,
     Metric,
     NegativePrompt,
     PromptGrid,
     Rows,
     Similarity,
     Trajectory,
-    duration,
-    number,
-    percent,
 )
-from experiments.digits.figures import (
-    chosen_frames,
-    guidance_charts,
-    images_a_line,
-    loss_chart,
-    save_figures,
-    scale_name,
-)
+from experiments.digits.figures import chosen_frames, guidance_charts, images_a_line, scale_name
 
-__all__ = [
-    "Comparison",
-    "DigitsContent",
-    "Headline",
-    "Making",
-    "Metric",
-    "NegativePrompt",
-    "PromptGrid",
-    "Similarity",
-    "Trajectory",
-    "save_figures",
-    "write_report",
-]
+__all__ = ["digits_page", "write_report"]
 
 
 def write_report(path: Path, content: DigitsContent) -> Path:
@@ -84,7 +51,7 @@ def digits_page(content: DigitsContent) -> Page:
         Section("How CLIP sees a batch", (_similarity(content.similarity),)),
         Section("Training", _training(content)),
         Section("Measurements", (_metrics(content.metrics),)),
-        Section("How it was made", _making(content.making)),
+        Section("How it was made", how_it_was_made(content.making)),
     )
     return Page(
         title="Handwriting from words",
@@ -288,35 +255,3 @@ def _metrics(rows: Sequence[Metric]) -> Table:
         ),
         numeric=frozenset({1}),
     )
-
-
-def _flat(config: Mapping[str, Any], prefix: str = "") -> list[tuple[str, str]]:
-    """Nested settings as (dotted name, value) pairs, in their own order."""
-    pairs: list[tuple[str, str]] = []
-    for name, value in config.items():
-        if isinstance(value, Mapping):
-            pairs += _flat(value, f"{prefix}{name}.")
-        else:
-            pairs.append((f"{prefix}{name}", f"{value:g}" if isinstance(value, float) else str(value)))
-    return pairs
-
-
-def _making(making: Making) -> tuple[Block, ...]:
-    blocks: list[Block] = []
-    if making.commands:
-        blocks += ["To make it again:", Code("\n".join(making.commands))]
-    if making.seconds:
-        total = sum(making.seconds.values())
-        blocks.append(
-            bars(
-                {stage: (spent, duration(spent)) for stage, spent in making.seconds.items()},
-                title=f"Time by stage, {duration(total)} in all",
-                alt="; ".join(f"{stage} {duration(spent)}" for stage, spent in making.seconds.items()),
-                caption="Wall-clock time, with compilation, on the machine that made this page.",
-            )
-        )
-    for summary, pairs in (("Settings", _flat(making.config)), ("Versions", list(making.versions.items()))):
-        if pairs:
-            table = Table(("Name", "Value"), tuple((name, value) for name, value in pairs))
-            blocks.append(Details(f"{summary} ({len(pairs)})", (table,)))
-    return tuple(blocks)

@@ -1,4 +1,4 @@
-"""The drawings of `spiral.py`: each is a function (canvas, colours) made by a function of what was measured."""
+"""The drawings of the spiral: each is a function (canvas, colours) made by a function of what was measured."""
 
 from __future__ import annotations
 

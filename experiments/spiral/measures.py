@@ -1,4 +1,4 @@
-"""What `spiral.py` measures: functions of a DenoiseFn, a schedule and the points, each with its closed form beside it."""
+"""What is measured on the spiral: functions of a DenoiseFn, a schedule and the points, each with its closed form beside it."""
 
 from __future__ import annotations
 
@@ -87,9 +87,8 @@ def noise_of_targets(
     )
 
     def pulled(x: Array, level: Array, by: Array) -> Array:
-        return sum(
-            jnp.sum(g**2) for g in jax.tree.leaves(jax.grad(lambda p: jnp.vdot(apply(p, x[None], level), by))(params))
-        )
+        pull = jax.grad(lambda p: jnp.vdot(apply(p, x[None], level), by))(params)
+        return sum((jnp.sum(g**2) for g in jax.tree.leaves(pull)), start=jnp.zeros(()))
 
     @jax.jit
     def power(x: Array, level: Array, by: Array) -> Array:
@@ -214,10 +213,11 @@ def marginals(
     A thousand points each, of independent noise; `paths` has the two true ones, [steps + 1, n, 2].
     """
     count, ts = 1000, uniform(steps, schedule)
+    ways: dict[str, tuple[DenoiseFn, Solver]] = {
+        "ODE": (denoise, DDIM()), "SDE": (denoise, DDPM()), "half the drift": (halved(denoise, schedule), DDPM()),
+    }  # fmt: skip
     paths = {}
-    for i, (name, model, solver) in enumerate(
-        (("ODE", denoise, DDIM()), ("SDE", denoise, DDPM()), ("half the drift", halved(denoise, schedule), DDPM()))
-    ):
+    for i, (name, (model, solver)) in enumerate(ways.items()):
         key = jax.random.fold_in(jax.random.key(seed), i)
         paths[name] = np.asarray(trace(model, schedule, solver, initial_noise(key, (count, 2), schedule), ts, key).xs)
     rows = []

@@ -1,4 +1,4 @@
-"""The page of `spiral.py`: ten figures, what to see in each, the number beside it and its target."""
+"""The page of the spiral: ten figures, what to see in each, the number beside it and its target."""
 
 from __future__ import annotations
 
@@ -189,7 +189,7 @@ def _sampling(folder: Folder, found: dict[str, Any], shown: dict[str, Any]) -> t
         "The trained network; above from σ = 10 in 64 steps, below from σ = 1 in 256. DDPM without its noise falls short, "
         "towards the mean. DDIM needs no noise: it takes smaller steps, along the probability-flow ODE.",
     )  # fmt: skip
-    rows = []
+    rows: list[tuple[str | Mark, ...]] = []
     for name, (_, _, wanted) in TABLE.items():
         for way, published in wanted.items():
             cells = [found["table"][who][name][way] for who in ("exact", "features", "plain")]
@@ -199,16 +199,10 @@ def _sampling(folder: Folder, found: dict[str, Any], shown: dict[str, Any]) -> t
                 *(f"{100 * c['covered']:.0f}" for c in cells[:2]), f"{cells[1]['off_curve']:.3f}",
             ))  # fmt: skip
         cell = found["table"]["features"][name]["DDIM, a tenth of the steps"]
-        row = (
-            f"DDIM, a tenth of the steps, {name}",
-            "",
-            "",
-            f"{cell['distance']:.3f}",
-            "",
-            "",
-            f"{100 * cell['covered']:.0f}",
-        )
-        rows.append((*row, f"{cell['off_curve']:.3f}"))
+        rows.append((
+            f"DDIM, a tenth of the steps, {name}", "", "", f"{cell['distance']:.3f}", "", "",
+            f"{100 * cell['covered']:.0f}", f"{cell['off_curve']:.3f}",
+        ))  # fmt: skip
     table = Table(
         ("Sampler", "Target", "Exact", "Trained", "Plain MLP", "Reached, exact", "Reached, trained", "Off the curve"),
         tuple(rows),

@@ -1,4 +1,4 @@
-"""The targets of `spiral.py`: what each measure has to be for the story to be true."""
+"""The targets of the spiral: what each measure has to be for the story to be true."""
 
 from __future__ import annotations
 

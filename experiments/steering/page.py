@@ -1,4 +1,4 @@
-"""The page of `steering.py`: guidance side by side, then what can be edited, each with the number beside it."""
+"""The page of the study: guidance side by side, then what can be edited, each with the number beside it."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from typing import Any
 
 from diffusion_jax.files import write_atomic
 from diffusion_jax.report.figures import Chart, Series, bars, image_grid, line_chart, sheet_png
+from diffusion_jax.report.numbers import percent
 from diffusion_jax.report.page import Block, Columns, Figure, Page, Section, Table, Tile, write_page
 
 PANELS = (
@@ -18,12 +19,12 @@ PANELS = (
 
 
 def share(value: float) -> str:
-    """A share in percent."""
-    return f"{100 * value:.0f}%"
+    """A share in whole percent: one standard error is more."""
+    return percent(value, 0)
 
 
 def write(path: Path, out: dict[str, Any], pictures: dict[str, dict[str, Any]]) -> Path:
-    """The page at `path`, of the numbers and pictures of `steering.study`."""
+    """The page at `path`, of the numbers and pictures of the study."""
     sections = (
         Section("Guidance, method by method", _guidance(out, pictures["compare"])),
         Section("Saying what not to draw", _negative(out["negative"], pictures["negative"])),

@@ -8,22 +8,21 @@ import pytest
 from PIL import Image
 from sklearn.datasets import load_digits
 
-from experiments.digits.content import duration, number, percent
-from experiments.digits.figures import chosen_frames, loss_chart, running_mean
-from experiments.digits.report import (
+from diffusion_jax.report.curves import loss_chart, running_mean
+from diffusion_jax.report.making import Making
+from diffusion_jax.report.numbers import duration, number, percent
+from experiments.digits.content import (
     Comparison,
     DigitsContent,
     Headline,
-    Making,
     Metric,
     NegativePrompt,
     PromptGrid,
     Similarity,
     Trajectory,
-    digits_page,
-    save_figures,
-    write_report,
 )
+from experiments.digits.figures import chosen_frames, save_figures
+from experiments.digits.report import digits_page, write_report
 
 
 @pytest.fixture(scope="module")
