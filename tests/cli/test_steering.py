@@ -54,7 +54,7 @@ def test_a_group_is_what_its_functions_make():
         ({"interval": 3.0}, "'sampler.guidance.interval' is 3.0; it is a low and a high noise level"),
         ({"clip": 1.0, "threshold": 0.9}, "threshold and clip are two ways"),
         (5, "'sampler.guidance' is 5; it is one of apg"),
-        ("compose", "call diffusion_jax.sampling.guidance.composition in Python"),
+        ("compose", "call diffusion_jax.sampling.compose in Python"),
     ],
 )
 def test_a_config_with_a_wrong_guidance_is_refused_before_training(spec, message):

@@ -22,8 +22,10 @@ from diffusion_jax.sampling import (
     sample,
     uniform,
 )
-from diffusion_jax.sampling.editing.inversion import img2img, interpolate, invert, lerp, slerp, tail
-from diffusion_jax.sampling.guidance.classifier_free import apg
+from diffusion_jax.sampling.editing.img2img import img2img, tail
+from diffusion_jax.sampling.editing.interpolation import interpolate, lerp, slerp
+from diffusion_jax.sampling.editing.inversion import invert
+from diffusion_jax.sampling.guidance.apg import apg
 from diffusion_jax.typing import Prediction, UserError
 
 MEANS, STDS, WEIGHTS = jnp.array([[-1.0], [0.8]]), jnp.array([0.25, 0.4]), jnp.array([0.3, 0.7])

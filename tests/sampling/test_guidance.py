@@ -8,7 +8,7 @@ import pytest
 from diffusion_jax.process import Cosine, denoiser
 from diffusion_jax.process.asking import CALLED
 from diffusion_jax.sampling import DDIM, classifier_free, sample, uniform
-from diffusion_jax.sampling.guidance.classifier_free import predict_both
+from diffusion_jax.sampling.guidance.contrast import predict_both
 from diffusion_jax.typing import Prediction, UserError
 
 BATCH, T = 4, jnp.float32(0.6)

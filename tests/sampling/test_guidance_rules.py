@@ -33,7 +33,7 @@ from diffusion_jax.sampling import (
     trace,
     uniform,
 )
-from diffusion_jax.sampling.guidance.classifier_free import predict_both
+from diffusion_jax.sampling.guidance.contrast import predict_both
 from diffusion_jax.sampling.sample import _sample
 from diffusion_jax.typing import Prediction, UserError, pytree_dataclass
 

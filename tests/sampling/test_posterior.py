@@ -24,7 +24,8 @@ from diffusion_jax.sampling import (
     trace,
     uniform,
 )
-from diffusion_jax.sampling.editing.posterior import DPS, conjugate_gradients, pigdm
+from diffusion_jax.sampling.editing.dps import DPS
+from diffusion_jax.sampling.editing.pigdm import conjugate_gradients, pigdm
 from diffusion_jax.typing import Prediction, Solver, UserError
 
 MEAN, STD, NOISE = np.array([0.4, -0.3, 0.1, 0.2]), 0.6, 0.15

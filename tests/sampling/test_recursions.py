@@ -6,6 +6,7 @@ are the gains, and the sum of their squares is the variance. Solvers with a memo
 """
 
 import itertools
+import sys
 
 import jax
 import jax.numpy as jnp
@@ -48,8 +49,9 @@ def moments(solver, schedule, ts, monkeypatch):
         draws.append(place)
         return (jnp.arange(x.shape[0]) == place).astype(x.dtype)[:, None]
 
-    for module in ("stochastic", "exponential", "langevin", "churn", "sa"):
-        monkeypatch.setattr(f"diffusion_jax.sampling.{module}.noise_like", scripted)
+    for name, module in list(sys.modules.items()):
+        if name.startswith("diffusion_jax.sampling.solvers.") and hasattr(module, "noise_like"):
+            monkeypatch.setattr(module, "noise_like", scripted)
     model = exact.gaussian(schedule, jnp.full(1, MEAN), STD)
     if hasattr(solver, "over"):
         solver = solver.over(n)

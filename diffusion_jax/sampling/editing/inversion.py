@@ -1,4 +1,4 @@
-"""Editing: data taken back to noise, partly or by the exact flow, and paths between two noises.
+"""Inversion: data taken back to noise by the exact flow.
 
 **invert** runs the probability-flow ODE up the grid, from data to the noise that `sample` turns back into them. Explicit
 solvers evaluate the pair at the lower end of each step, where the way down evaluates it at the upper one, so the round trip
@@ -14,11 +14,6 @@ N(m, s^2) by tan(d) sin' cos' (1 - s^2) / (cos'^2 s^2 + sin'^2): at once for dat
 
 t = 0 is clean, and the network is not asked there, as in `sample`: the step away from it evaluates at its upper end. Where
 noise is left at t = 0 (VE) `sample` ends by one more evaluation there, and `invert` begins by undoing it.
-
-**img2img** (SDEdit, arXiv 2108.01073, algorithm 1) noises an image to a time inside the grid and samples from there.
-
-**slerp** goes along the great circle between two noises at constant speed, as straight lines leave the sphere on which
-Gaussian noise of many dimensions lies; the norm goes linearly from the one to the other.
 """
 
 from __future__ import annotations
@@ -29,24 +24,23 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.typing import ArrayLike
 from jaxtyping import Array
 
-from diffusion_jax.process.arguments import data, described, typed_key
 from diffusion_jax.process.asking import predict
-from diffusion_jax.process.sde import coefficients, expand, noised
+from diffusion_jax.process.sde import coefficients, expand
 from diffusion_jax.sampling.arguments import check_solver, checked
-from diffusion_jax.sampling.guidance.steered import fitted, memory_of, setting, structured
-from diffusion_jax.sampling.sample import ends_in_noise_at, held, hold, initial_noise, sample
+from diffusion_jax.sampling.guidance.steered import memory_of, structured
+from diffusion_jax.sampling.sample import ends_in_noise_at, held, hold
 from diffusion_jax.sampling.solvers.adaptive_ode import AdaptiveODE
 from diffusion_jax.sampling.solvers.ddim import DDIM
-from diffusion_jax.sampling.solvers.euler import Euler, Heun
+from diffusion_jax.sampling.solvers.euler import Euler
+from diffusion_jax.sampling.solvers.heun import Heun
 from diffusion_jax.sampling.steps import Denoise
 from diffusion_jax.typing import DenoiseFn, Prediction, PyTree, Schedule, Solver, UserError
 
-_DDIM = DDIM()
+__all__ = ["invert"]
 
-__all__ = ["img2img", "interpolate", "invert", "lerp", "slerp", "tail"]
+_DDIM = DDIM()
 
 
 def invert(
@@ -180,118 +174,3 @@ def _heun_up(denoise: Denoise, schedule: Schedule, x: Array, t: Array, later: Ar
     second = denoise(x + (alpha_later - alpha) * pair.x0 + (sigma_later - sigma) * pair.eps, later)
     x0, eps = 0.5 * (pair.x0 + second.x0), 0.5 * (pair.eps + second.eps)
     return x + (alpha_later - alpha) * x0 + (sigma_later - sigma) * eps
-
-
-def tail(ts: Any, strength: Any) -> Any:
-    """The last round(strength * n) of the n steps of the falling grid `ts`; strength in (0, 1], 1 the whole grid.
-
-    Raises UserError for a strength outside, and for one that leaves no step.
-    """
-    total = len(ts) - 1
-    kind = getattr(getattr(strength, "dtype", None), "kind", "f" if isinstance(strength, int | float) else "O")
-    if kind not in "fiu" or np.ndim(strength):
-        shown = strength if np.ndim(strength) == 1 and kind in "fiu" else described(strength)
-        raise UserError(f"strength {shown} is not one number: it sets how many steps there are, for all the batch")
-    strength = float(np.asarray(strength))
-    if not 0 < strength <= 1:
-        raise UserError(f"strength {strength} is not in (0, 1]; nearest: {1 if strength > 1 else 1 / total:.3g}")
-    count = round(strength * total)
-    if count < 1:
-        raise UserError(f"strength {strength} leaves no step of a grid of {total}; nearest: {1 / total:.3g}")
-    return ts[total - count :]
-
-
-def img2img(
-    denoise: DenoiseFn,
-    schedule: Schedule,
-    solver: Solver,
-    x0: Array,
-    ts: Any,
-    key: Array,
-    strength: ArrayLike,
-    cond: PyTree = None,
-) -> Array:
-    """Images near x0 [batch, ...], as the denoiser and its condition see them; [batch, ...].
-
-    x0 is noised to the time that leaves round(strength * n) of the n steps of `ts`, and sampled from there. The noise is
-    `initial_noise(key, ...)`, by example: one key, or one an example. At strength 1 the start is alpha x0 + sigma noise at
-    ts[0], which is noise alone only where alpha is 0 there. Raises UserError as `tail` and `sample` do.
-    """
-    order = " (the order is denoise, schedule, solver, x0, ts, key, strength, cond)"
-    x0, ts = checked(denoise, schedule, "x0", x0, ts, cond, clean=True, order=order)
-    check_solver(solver, order)
-    left = tail(ts, strength)
-    noise = initial_noise(typed_key(key), x0.shape).astype(jnp.promote_types(x0.dtype, jnp.float32))
-    return sample(denoise, schedule, solver, noised(schedule, x0.astype(noise.dtype), noise, left[0]), left, key, cond)
-
-
-def _norm(a: Array) -> Array:
-    return jnp.sqrt(jnp.sum(a * a, axis=tuple(range(1, a.ndim)), keepdims=True))
-
-
-def _unit(a: Array, smallest: float) -> Array:
-    """a over its norm, an example; 0 where the norm is not above `smallest`."""
-    norm = _norm(a)
-    return jnp.where(norm > smallest, a / jnp.where(norm > smallest, norm, 1.0), 0.0)
-
-
-def slerp(a: Array, b: Array, weights: ArrayLike) -> Array:
-    """From a (weight 0) to b (weight 1), both [batch, ...], along the great circle of each example.
-
-    `weights` in [0, 1] is a number, or one an example. The ends are a and b bit for bit; where a and b have one norm, so
-    has all between. Examples that point opposite ways have no one circle: they go straight, through 0. Raises UserError
-    for shapes that differ and for weights outside.
-    """
-    a, b = data("a", a), data("b", b)
-    if a.shape != b.shape or a.dtype != b.dtype or a.ndim < 2:
-        raise UserError(
-            f"slerp goes between two batches [batch, ...] alike, not {a.shape} {a.dtype} and {b.shape} {b.dtype}"
-        )
-    dtype = jnp.promote_types(a.dtype, jnp.float32)
-    weight = fitted("weights", setting("weights", weights, 0.0, 1.0), a.astype(dtype))
-    u, v = _unit(a.astype(dtype), 0.0), _unit(b.astype(dtype), 0.0)
-    angle = 2.0 * jnp.arctan2(_norm(u - v), _norm(u + v))
-    axes = tuple(range(1, a.ndim))
-    # The part of b across a; below rounding it is none, and what is left of it need not be across.
-    across = _unit(v - jnp.sum(u * v, axes, keepdims=True) * u, 1e-5)
-    across = _unit(across - jnp.sum(u * across, axes, keepdims=True) * u, 1e-5)
-    norm = (1.0 - weight) * _norm(a.astype(dtype)) + weight * _norm(b.astype(dtype))
-    between = norm * (jnp.cos(weight * angle) * u + jnp.sin(weight * angle) * across)
-    return jnp.where(weight == 0, a, jnp.where(weight == 1, b, between.astype(a.dtype)))
-
-
-def interpolate(a: Array, b: Array, count: int) -> Array:
-    """[count, ...] noises from a to b, each of the shape of one example, along the great circle; both ends exact."""
-    if not isinstance(count, int | np.integer) or isinstance(count, bool) or count < 2:
-        shown = count if isinstance(count, int | float | str) else described(count)
-        raise UserError(f"count {shown!r} is not a whole number of at least 2: both ends are among them")
-    a, b = data("a", a), data("b", b)
-    if a.shape != b.shape:
-        raise UserError(f"interpolate goes between two examples of one shape, not {a.shape} and {b.shape}")
-    first, last = (jnp.broadcast_to(x[None], (count, *x.shape)) for x in (a, b))
-    return slerp(first, last, jnp.linspace(0.0, 1.0, count))
-
-
-def lerp(a: PyTree, b: PyTree, weights: ArrayLike) -> PyTree:
-    """From a to b along straight lines, for conditions: pytrees of floats [batch, ...] with one structure.
-
-    `weights` in [0, 1] is a number, or one an example; the ends are exact. Raises UserError where the trees differ, for
-    weights outside, and for whole numbers (the tokens of two prompts have nothing between them: embed them first).
-    """
-    if jax.tree.structure(a) != jax.tree.structure(b):  # type: ignore[operator]
-        raise UserError(
-            f"lerp goes between conditions of one structure, not {jax.tree.structure(a)} and {jax.tree.structure(b)}"
-        )
-    weights = setting("weights", weights, 0.0, 1.0)
-
-    def one(x: Any, y: Any) -> Array:
-        x, y = jnp.asarray(x), jnp.asarray(y)
-        if x.shape != y.shape or not (jnp.issubdtype(x.dtype, jnp.floating) and x.dtype == y.dtype):
-            raise UserError(
-                f"lerp goes between floats of one shape, not {x.shape} {x.dtype} and {y.shape} {y.dtype}: embed tokens first"
-            )
-        dtype = jnp.promote_types(x.dtype, jnp.float32)
-        weight = fitted("weights", weights, x.astype(dtype))
-        return ((1.0 - weight) * x.astype(dtype) + weight * y.astype(dtype)).astype(x.dtype)
-
-    return jax.tree.map(one, a, b)

@@ -20,7 +20,7 @@ from jaxtyping import Array
 from diffusion_jax.process.arguments import check_condition, described, floats, known
 from diffusion_jax.process.asking import AnyTime
 from diffusion_jax.process.sde import expand
-from diffusion_jax.sampling.guidance.classifier_free import interleave, predict_all
+from diffusion_jax.sampling.guidance.contrast import interleave, predict_all
 from diffusion_jax.sampling.guidance.steered import Steered, memory_of, structured
 from diffusion_jax.typing import DenoiseFn, Prediction, PyTree, UserError, pytree_dataclass
 

@@ -1,14 +1,8 @@
-"""Solvers of the reverse SDE itself: Euler-Maruyama, and predictor-corrector sampling by Langevin's dynamics.
+"""Euler-Maruyama for the reverse SDE itself (score SDE, arXiv 2011.13456, appendix E).
 
-**EulerMaruyama** (score SDE, arXiv 2011.13456, appendix E): dx = (velocity - eta^2 g^2 s / 2) dt + eta g dw with dt =
-t_next - t < 0 of the grid itself, so that any spacing is stepped by its own length. g diverges where alpha is 0: under
-Cosine and RectifiedFlow begin at t_max < 1. A last step to sigma = 0 gives x0 and leaves no noise.
-
-**PredictorCorrector** (arXiv 2011.13456, algorithms 2 to 5): after each step of any solver, `steps` steps of Langevin's
-dynamics at the new time, x + eps s + sqrt(2 eps) z, whose stationary law is p_t up to O(eps). The step size is that of
-a signal-to-noise ratio r: eps = 2 (r |z| / |s|)^2 ("norm", as published but of each example alone, so that a sample
-does not depend on its batch; for data of many dimensions, as the ratio of two norms of few entries has no bound), or 2 (r
-sigma)^2 ("sigma", the default), what the ratio of norms is for pure noise of many dimensions.
+dx = (velocity - eta^2 g^2 s / 2) dt + eta g dw with dt = t_next - t < 0 of the grid itself, so that any spacing is stepped by
+its own length. g diverges where alpha is 0: under Cosine and RectifiedFlow begin at t_max < 1. A last step to sigma = 0 gives
+x0 and leaves no noise.
 """
 
 from __future__ import annotations
@@ -16,17 +10,16 @@ from __future__ import annotations
 import dataclasses
 from typing import Any
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array
 
 from diffusion_jax.process.prediction import FLOOR
-from diffusion_jax.process.sde import coefficients, expand, reverse_drift, squared_diffusion
+from diffusion_jax.process.sde import expand, reverse_drift, squared_diffusion
 from diffusion_jax.sampling.steps import Denoise, noise_like
-from diffusion_jax.typing import Schedule, Solver, UserError, one_of
+from diffusion_jax.typing import Schedule, UserError
 
-__all__ = ["EulerMaruyama", "PredictorCorrector"]
+__all__ = ["EulerMaruyama"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -62,69 +55,3 @@ class EulerMaruyama:
             spread = jnp.maximum(expand(squared_diffusion(schedule, t), x), 0.0) * -dt
             moved = moved + self.eta * jnp.sqrt(spread) * noise_like(key, x)
         return jnp.where(expand(schedule.sigma(t_next), x) > 0, moved, pair.x0), state
-
-
-@dataclasses.dataclass(frozen=True)
-class PredictorCorrector:
-    """`predictor`'s step, then `steps` of Langevin's at the new time with ratio `snr`; `size` is "sigma" or "norm"."""
-
-    predictor: Any = EulerMaruyama()
-    steps: int = 1
-    snr: float = 0.16
-    size: str = "sigma"
-
-    def __post_init__(self) -> None:
-        if not isinstance(self.predictor, Solver):
-            raise UserError(f"predictor {self.predictor!r} is not a solver; nearest: EulerMaruyama()")
-        if not (isinstance(self.steps, int) and self.steps >= 1):
-            raise UserError(f"steps {self.steps!r} of the corrector is not a whole number of at least 1")
-        if not self.snr > 0:
-            raise UserError(f"snr {self.snr} is not above 0; the published value is 0.16")
-        one_of("size", self.size, ("norm", "sigma"))
-
-    def check(self, schedule: Schedule, first: float) -> None:
-        """What the predictor says of the grid."""
-        if hasattr(self.predictor, "check"):
-            self.predictor.check(schedule, first)
-
-    def over(self, num_steps: int) -> PredictorCorrector:
-        """This solver with its predictor for a grid of `num_steps` steps."""
-        if not hasattr(self.predictor, "over"):
-            return self
-        return dataclasses.replace(self, predictor=self.predictor.over(num_steps))
-
-    def init(self, x: Array) -> Any:
-        """The predictor's state."""
-        return self.predictor.init(x)
-
-    def step(
-        self, denoise: Denoise, schedule: Schedule, x: Array, t: Array, t_next: Array, key: Array, state: Any
-    ) -> tuple[Array, Any]:
-        """x [batch, ...] at t -> x at t_next < t; key [batch]. At sigma = 0 there is nothing to correct."""
-        fold = jax.vmap(jax.random.fold_in, (0, None))
-        x, state = self.predictor.step(denoise, schedule, x, t, t_next, fold(key, 0), state)
-        _, sigma = coefficients(schedule, t_next, x)
-
-        def corrected(x: Array) -> Array:
-            def one(x: Array, index: Array) -> tuple[Array, None]:
-                noise = noise_like(fold(key, 1 + index), x)
-                # sigma s = -eps, and eps_step = sigma^2 * size: nothing is divided by sigma.
-                push = -denoise(x, t_next).eps
-                size = 2.0 * self.snr**2 * (1.0 if self.size == "sigma" else _ratio(noise, push))
-                return x + sigma * (size * push + jnp.sqrt(2.0 * size) * noise), None
-
-            return jax.lax.scan(one, x, jnp.arange(self.steps))[0]
-
-        return jax.lax.cond(schedule.sigma(t_next) > 0, corrected, lambda x: x, x), state
-
-    def evaluations(self, schedule: Schedule, ts: Array) -> Array:
-        """The predictor's, and `steps` after each step that ends in noise."""
-        counted = hasattr(self.predictor, "evaluations")
-        steps = self.predictor.evaluations(schedule, ts) if counted else jnp.int32(len(ts) - 1)
-        return steps + self.steps * jnp.sum(schedule.sigma(ts[1:]) > 0, dtype=jnp.int32)
-
-
-def _ratio(noise: Array, push: Array) -> Array:
-    """(|noise| / |push|)^2 of each example, in the shape that multiplies it."""
-    axes = tuple(range(1, noise.ndim))
-    return jnp.sum(noise**2, axes, keepdims=True) / jnp.maximum(jnp.sum(push**2, axes, keepdims=True), 1e-12)
