@@ -21,8 +21,10 @@ def distances(
 ) -> Float[np.ndarray, "m n"]:
     """The Euclidean distance of each row of one set to each of the other, in float64."""
     a, b = first.astype(np.float64), second.astype(np.float64)
-    squared = (a * a).sum(1)[:, None] + (b * b).sum(1)[None] - 2.0 * a @ b.T
-    return np.sqrt(np.maximum(squared, 0.0))
+    found = (a * a).sum(1)[:, None] + (b * b).sum(1)[None]
+    found -= 2.0 * a @ b.T  # in place: of thousands of rows each array is hundreds of megabytes
+    np.maximum(found, 0.0, out=found)
+    return np.sqrt(found, out=found)
 
 
 def mean_pairwise_distance(rows: Rows) -> float:

@@ -16,6 +16,11 @@ def splits():
     return {name: load_digits(name) for name in SPLITS}
 
 
+@pytest.fixture(scope="module")
+def table(splits):
+    return caption_table(splits["train"])
+
+
 def test_splits_are_fixed_disjoint_stratified_and_whole(splits):
     assert {name: len(source) for name, source in splits.items()} == {"train": 1257, "validation": 180, "test": 360}
     # every one of the 1,797 scans is in one split: together they are scikit-learn's, as a multiset
@@ -123,11 +128,18 @@ def test_every_caption_tells_the_truth(splits):
                     assert weight is not None and slant is not None
 
 
-def test_the_vocabulary_is_what_is_said(splits):
-    said = {word for text in caption_table(splits["train"])[0] for word in text.replace(",", "").split()}
+def test_the_vocabulary_is_what_is_said(table):
+    said = {word for text in table[0] for word in text.replace(",", "").split()}
     templates = {word for text in grammar.TEMPLATES for word in text.replace("{}", "").split()}
     assert said | templates == set(grammar.VOCABULARY)
     assert len(set(grammar.VOCABULARY)) == len(grammar.VOCABULARY)
+
+
+def test_the_source_says_its_own_words(splits):
+    source, names = splits["validation"], grammar.CLASS_NAMES
+    assert source.class_names == names and source.templates == grammar.TEMPLATES and source.levels == 17
+    assert source.prompts == tuple(f"{'an' if name == 'eight' else 'a'} {name}" for name in names)
+    assert {word for text in source.prompts for word in text.split()} <= set(source.vocabulary)
 
 
 def test_captions_are_a_function_of_their_arguments_and_grammatical():
@@ -147,8 +159,8 @@ def test_captions_are_a_function_of_their_arguments_and_grammatical():
             grammar.captions(*arguments)
 
 
-def test_the_captions_of_a_batch_differ(splits):
-    unique, rows = caption_table(splits["train"])
+def test_the_captions_of_a_batch_differ(splits, table):
+    unique, rows = table
     assert len(set(unique)) == len(unique) > 4000
     assert [unique[r] for r in rows[5]] == list(splits["train"][5]["captions"])
 

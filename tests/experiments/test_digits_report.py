@@ -8,9 +8,7 @@ import pytest
 from PIL import Image
 from sklearn.datasets import load_digits
 
-from diffusion_jax.report.curves import loss_chart, running_mean
 from diffusion_jax.report.making import Making
-from diffusion_jax.report.numbers import duration, number, percent
 from experiments.digits.content import (
     Comparison,
     DigitsContent,
@@ -142,22 +140,6 @@ def test_the_page_is_a_function_of_its_content(content, page, tmp_path):
     assert len(digits_page(content).tiles) == 6
 
 
-def test_running_mean_closed_form():
-    assert running_mean(np.array([1.0, 3.0, 5.0, 7.0]), 2).tolist() == [1.0, 2.0, 4.0, 6.0]
-    assert running_mean(np.array([4.0, 2.0]), 5).tolist() == [4.0, 3.0]
-
-
-def test_validation_points_stand_at_their_own_steps(content):
-    series = {line.name: line for line in loss_chart(content.clip_losses).series}
-    assert list(series["validation"].x) == [0, 100, 200, 300, 400]
-    assert list(series["validation, averaged weights"].y) == [0.9] * 5
-    only_validation = loss_chart([{"step": 10, "val_loss": 0.5}, {"step": 20, "loss": 1.0}])
-    assert [(line.name, list(line.x)) for line in only_validation.series] == [
-        ("training, running mean", [20]),
-        ("validation", [10]),
-    ]
-
-
 @pytest.mark.parametrize("steps", [1, 2, 10, 11, 50])
 def test_frames_go_from_noise_to_data(content, steps: int):
     ts = np.linspace(1, 0, steps + 1, dtype=np.float32)
@@ -167,16 +149,3 @@ def test_frames_go_from_noise_to_data(content, steps: int):
     assert frames[0] == 0
     assert frames[-1] == steps
     assert len(frames) == min(11, steps + 1)
-
-
-def test_ways_of_saying_numbers():
-    assert [percent(v) for v in (0.9694, 1.0, 0.42, 0.0)] == ["96.9%", "100%", "42%", "0%"]
-    assert [number(v) for v in (2.3456, 45.31, 1234567, 7, "seven", 0.00123)] == [
-        "2.35",
-        "45.3",
-        "1,234,567",
-        "7",
-        "seven",
-        "0.00123",
-    ]
-    assert [duration(s) for s in (8.42, 59.4, 133.2, 3900)] == ["8.4 s", "59 s", "2 min 13 s", "1 h 5 min"]

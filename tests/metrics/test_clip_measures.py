@@ -35,6 +35,18 @@ class Words:
 # Zero-shot
 
 
+def test_a_classs_embedding_is_the_unit_mean_of_its_prompts():
+    """Two prompts at right angles: the mean lies between them, at unit length."""
+    table = {"a cat": [1.0, 0, 0], "cat": [0, 1.0, 0], "a dog": [0, 0, 1.0], "dog": [0, 0, 1.0]}
+    found = class_embeddings(lambda texts: np.array([table[t] for t in texts]), ("cat", "dog"), ("a {}", "{}"))
+    np.testing.assert_allclose(found, [[0.5**0.5, 0.5**0.5, 0], [0, 0, 1]], atol=1e-7)
+    images = np.array([[0.9, 0.1, 0.0], [0.1, 0.1, 0.9], [0.1, 0.2, 0.9]])
+    ranked = classify(images, found)
+    np.testing.assert_array_equal(ranked, [[0, 1], [1, 0], [1, 0]])
+    assert topk_accuracy(ranked, np.array([0, 1, 0])) == pytest.approx(2 / 3)
+    assert topk_accuracy(ranked, np.array([0, 1, 0]), k=2) == 1.0
+
+
 @settings(max_examples=20, deadline=None)
 @given(st.lists(st.sampled_from(["cat", "dog", "crane", "{x}"]), min_size=1, max_size=8), st.integers(1, 7))
 def test_each_prompt_is_encoded_once_whatever_the_batch(names, batch_size):
