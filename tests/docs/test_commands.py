@@ -102,7 +102,6 @@ def _expanded(text: str) -> list[str]:
 def places() -> dict[str, object]:
     """The parts of the package by the names that the pages call them by."""
     names = [path.stem for path in (ROOT / "diffusion_jax").iterdir() if path.suffix == ".py" or path.is_dir()]
-    names.remove("run")  # in the pages a run is an object
     return {name: None for name in names if not name.startswith("_")}
 
 
