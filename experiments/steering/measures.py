@@ -192,9 +192,10 @@ def image_to_image(bench: Bench, out: dict[str, Any], pictures: dict[str, Any]) 
     run = bench.run
     scans = bench.scans["image"][bench.scans["label"] == 3][:30]
     keys, cond = example_keys(bench.seed, 50_000, len(scans)), run.encode_text(["an eight"] * len(scans))
+    guided = run.guided(guidance_scale=3.0)
     pictures["source"] = scans[:8]
     for strength in (0.2, 0.4, 0.5, 0.6, 0.8, 1.0):
-        made = img2img(run.guided(guidance_scale=3.0), run.schedule, DDIM(), scans, uniform(40), keys, strength, cond)
+        made = img2img(guided, run.schedule, DDIM(), jnp.asarray(scans), uniform(40), keys, strength, cond)
         images = np.asarray(made)
         far = float(np.sqrt(((images - scans) ** 2).sum((1, 2, 3))).mean())
         eights = float((bench.reader.read(images) == 8).mean())
