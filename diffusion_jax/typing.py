@@ -170,6 +170,21 @@ class Solver(Protocol):
     """One step of sampling from t down to t_next < t; `denoise` has its condition bound: (x, t) -> Prediction.
 
     `key` is a [batch] array of keys, one an example, already folded with the step.
+
+    These two are enough. Beside them a solver may have, for the driver,
+
+    - `over(num_steps)`: the solver for a grid of that length;
+    - `check(schedule, first)`, which refuses a grid that begins at the time `first`, and `check_batch(x1)`, a batch;
+    - `finish(x0)`, applied to the sample at the very end;
+    - `evaluations(schedule, ts)` or `counted(state)`: how often it called the denoiser, where that is not once a step;
+
+    and may declare what it is, which tests and guidance read, as a class's constant or as a property where options decide:
+
+    - `deterministic` (bool): a sample is made of x1 alone, and nothing is drawn;
+    - `convergence` (int or None): the order at which the error falls with the number of steps on smooth grids between times
+      of finite logsnr, of the sample where it is deterministic, else of mean and variance; None where none is known;
+    - `from_pair` (bool): a step is made of the pair at its beginning and of draws alone, x itself having no part in it, so that
+      a pair that does not add up to x, as CFG++'s, is taken as it is.
     """
 
     def init(self, x: Array) -> PyTree: ...

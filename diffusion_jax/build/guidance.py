@@ -16,7 +16,9 @@ from jax.typing import ArrayLike
 from ml_collections import ConfigDict
 
 from diffusion_jax import sampling
+from diffusion_jax.build import samplers
 from diffusion_jax.build.constructors import Spec, accepts
+from diffusion_jax.sampling.optional import from_pair
 from diffusion_jax.typing import DenoiseFn, PyTree, Schedule, UserError, one_of
 
 __all__ = ["GUIDANCE", "LIMITS", "check", "check_named", "check_solver", "guided", "is_plain", "spec_of"]
@@ -29,9 +31,6 @@ GUIDANCE: dict[str, Callable[..., Any]] = {
 }
 FUNCTIONS = ("autoguidance", "classifier_guidance", "clip_guidance", "compose")
 """Kinds of guidance that need more than the run itself, and so have no name in a config."""
-
-FIRST_ORDER = ("ddim", "euler", "exponential_euler")
-"""The solvers that step from the pair at the beginning of a step alone."""
 
 LIMITS = ("rescale", "threshold", "clip", "interval")
 GIVEN = ("denoise", "null", "guidance_scale", "negative", "schedule")
@@ -77,11 +76,12 @@ def check(spec: Any) -> dict[str, Any]:
 
 
 def check_solver(spec: Any, solver: str) -> None:
-    """UserError where the guidance does not go with the solver: CFG++'s pair is made for steps of first order."""
-    if spec_of(spec)["name"] == "cfg_plus_plus" and solver not in FIRST_ORDER:
+    """UserError where the guidance does not go with the solver: CFG++'s pair is made for steps from the pair alone."""
+    if spec_of(spec)["name"] == "cfg_plus_plus" and not from_pair(samplers.solver(solver)):
+        others = [repr(name) for name in samplers.from_pair() if name != "ddim"]
         raise UserError(
             f"guidance 'cfg_plus_plus' needs a solver of first order, which {solver!r} is not; nearest: 'ddim' (or "
-            f"{', '.join(repr(name) for name in FIRST_ORDER[1:])})"
+            f"{', '.join(others)})"
         )
 
 

@@ -9,10 +9,11 @@ import numpy as np
 
 from diffusion_jax import sampling
 from diffusion_jax.build.constructors import construct
+from diffusion_jax.sampling import optional
 from diffusion_jax.sampling.natural import natural_name
 from diffusion_jax.typing import Schedule, Solver, one_of
 
-__all__ = ["GRIDS", "SOLVERS", "grid", "grid_name", "solver"]
+__all__ = ["GRIDS", "SOLVERS", "from_pair", "grid", "grid_name", "solver"]
 
 SOLVERS: dict[str, Callable[..., Any]] = {
     "ddpm": sampling.DDPM,
@@ -49,6 +50,11 @@ GRIDS: dict[str, Callable[..., np.ndarray]] = {
 def solver(name: str, **options: Any) -> Solver:
     """A solver by its name, e.g. solver("ddim", eta=0.5)."""
     return construct("solver", SOLVERS, {"name": name, **options})
+
+
+def from_pair() -> list[str]:
+    """The names of the solvers that step from the pair at the beginning of a step alone, as CFG++ needs it."""
+    return [name for name, make in SOLVERS.items() if optional.from_pair(make())]
 
 
 def grid_name(name: str, num_steps: int, schedule: Schedule) -> str:

@@ -9,10 +9,8 @@ compiles anew.
 t = 0 is clean data under every schedule. Where noise is left at t = 0 (VE, a learned gamma), a grid that ends there ends
 by one more evaluation, whose x0 is the sample.
 
-Beside `init` and `step` a solver may have: `over(num_steps)`, the solver for a grid of that length; `check(schedule,
-first)`, which refuses a grid; `check_batch(x1)`, which refuses a batch; `finish(x0)`, applied to the sample at the very
-end; and either `evaluations(schedule, ts)` or `counted(state)`, how often it called the denoiser. A denoiser with a memory
-(`sampling.steered`: guidance with momentum) has it carried from the beginning of each step to the next.
+What a solver may have beside `init` and `step` is told by `typing.Solver`. A denoiser with a memory
+(`sampling.guidance.steered`: guidance with momentum) has it carried from the beginning of each step to the next.
 """
 
 from __future__ import annotations
@@ -26,6 +24,7 @@ import numpy as np
 from jaxtyping import Array
 
 from diffusion_jax.process.arguments import check_schedule, described, known, typed_key
+from diffusion_jax.sampling import optional
 from diffusion_jax.sampling.arguments import ORDER, check_solver, checked
 from diffusion_jax.sampling.grids import told_apart
 from diffusion_jax.sampling.guidance.steered import memory_of, remembering
@@ -121,9 +120,9 @@ def ends_in_noise_at(schedule: Schedule, ts: Any) -> bool | None:
 def _run(made: Any, denoise: Any, schedule: Any, solver: Any, x1: Any, ts: Any, key: Any, cond: Any) -> Any:
     x1, ts = checked(denoise, schedule, "x1", x1, ts, cond, clean=False, order=ORDER)
     check_solver(solver)
-    if known(schedule, ts) and hasattr(solver, "check"):
+    if known(schedule, ts):
         with jax.ensure_compile_time_eval():
-            solver.check(schedule, float(np.asarray(ts)[0]))
+            optional.check(solver, schedule, float(np.asarray(ts)[0]))
     if hasattr(solver, "check_batch"):
         solver.check_batch(x1)
     keys = keys_by_example(key, x1.shape[0])
@@ -131,8 +130,7 @@ def _run(made: Any, denoise: Any, schedule: Any, solver: Any, x1: Any, ts: Any, 
     if known(ts):
         ts = told_apart(np.asarray(ts, np.float64), jnp.promote_types(x1.dtype, jnp.float32))
     ts = jnp.asarray(ts)
-    if hasattr(solver, "over"):
-        solver = solver.over(len(ts) - 1)
+    solver = optional.over(solver, len(ts) - 1)
     return made(hold(denoise), hold(schedule), hold(solver), x1, ts, keys, cond, ends_in_noise)
 
 
@@ -245,8 +243,4 @@ def _trace(
 
 def _count(solver: Any, schedule: Any, ts: Array, state: Any) -> Array:
     """The evaluations over a grid, as the solver says, or one a step."""
-    if hasattr(solver, "counted"):
-        return solver.counted(state)
-    if hasattr(solver, "evaluations"):
-        return jnp.asarray(solver.evaluations(schedule, ts), jnp.int32)
-    return jnp.int32(len(ts) - 1)
+    return solver.counted(state) if hasattr(solver, "counted") else optional.evaluations(solver, schedule, ts)

@@ -40,6 +40,7 @@ __all__ = [
     "Axis",
     "Denoise",
     "History",
+    "Stateless",
     "change",
     "check_order",
     "exponential_step",
@@ -52,7 +53,9 @@ __all__ = [
     "noise_like",
     "phis",
     "relative_sigma",
+    "renoise",
     "renoised",
+    "time_at",
 ]
 
 Denoise = Callable[[Array, Array], Prediction]
@@ -93,6 +96,11 @@ def change(schedule: Schedule, t: Array, t_next: Array) -> Array:
 def relative_sigma(schedule: Schedule, t: Array) -> Array:
     """rho = sigma / alpha, EDM's sigma; alpha is kept above FLOOR."""
     return schedule.sigma(t) / jnp.maximum(schedule.alpha(t), FLOOR)
+
+
+def time_at(schedule: Schedule, rho: Array) -> Array:
+    """The time whose sigma / alpha is rho > 0."""
+    return schedule.t_from_logsnr(-2.0 * jnp.log(rho))
 
 
 def finite(schedule: Schedule, t: Array, t_next: Array) -> Array:
@@ -155,10 +163,29 @@ def exponential_step(
     return alpha * pair.x0 + sigma * (kept * pair.eps + drawn * noise)
 
 
+def renoise(schedule: Schedule, x: Array, t: Array, later: Array, noise: Array) -> Array:
+    """x [batch, ...] at t taken up to the time `later` >= t by standard normal `noise`: the forward process's transition.
+
+    Finite where alpha(later) = 0, which is noise alone.
+    """
+    alpha, sigma = coefficients(schedule, t, x)
+    alpha_later, sigma_later = coefficients(schedule, later, x)
+    shrink = alpha_later / jnp.maximum(alpha, FLOOR)
+    return shrink * x + jnp.sqrt(jnp.maximum(sigma_later**2 - (shrink * sigma) ** 2, 0.0)) * noise
+
+
 def renoised(schedule: Schedule, x: Array, x0: Array, t: Array) -> Prediction:
     """The pair of x at t and a clean x0 that need not be the denoiser's at x; sigma(t) > 0."""
     alpha, sigma = coefficients(schedule, t, x)
     return Prediction(x0, (x - alpha * x0) / jnp.maximum(sigma, LEAST))
+
+
+class Stateless:
+    """A solver that remembers nothing from step to step."""
+
+    def init(self, x: Array) -> Any:
+        """No state."""
+        return ()
 
 
 @pytree_dataclass

@@ -7,6 +7,7 @@ import snippets
 
 from diffusion_jax import load_pretrained
 from diffusion_jax.build import guidance as steering
+from diffusion_jax.build import samplers
 from diffusion_jax.data.sources.digits import CLASS_NAMES, load_digits
 from diffusion_jax.nets import CLIP_MODELS
 from diffusion_jax.typing import UserError
@@ -36,10 +37,9 @@ def test_the_reader_of_the_digits():
 
 def test_guidance_by_name():
     names = written("docs/steering.md", r"By name, for configs .*?, there are (.*?), each with its own options")
-    assert re.findall(r"`(\w+)`", names.replace("`ddim`, `euler` or `exponential_euler`", "")) == list(
-        steering.GUIDANCE
-    )
-    assert all(f"`{solver}`" in names for solver in steering.FIRST_ORDER)
+    solvers = written("docs/steering.md", r"`cfg_plus_plus` \(with (.*?)\)")
+    assert sorted(re.findall(r"`(\w+)`", solvers)) == sorted(samplers.from_pair())
+    assert re.findall(r"`(\w+)`", names.replace(solvers, "")) == list(steering.GUIDANCE)
     limits = written("docs/steering.md", r"and the limits (.*?); the other kinds")
     assert re.findall(r"`(\w+)`", limits) == list(steering.LIMITS)
 

@@ -11,7 +11,6 @@ Gaussian data the samples are not the posterior's; A may be any differentiable f
 
 from __future__ import annotations
 
-import dataclasses
 from typing import Any
 
 import jax
@@ -19,9 +18,11 @@ import jax.numpy as jnp
 from jaxtyping import Array
 
 from diffusion_jax.process.arguments import data
-from diffusion_jax.sampling.editing.inpainting import check_inner
-from diffusion_jax.sampling.editing.posterior import _seen
+from diffusion_jax.sampling import optional
+from diffusion_jax.sampling.around import Around
+from diffusion_jax.sampling.editing.posterior import seen
 from diffusion_jax.sampling.guidance.steered import fitted, setting, structured
+from diffusion_jax.sampling.norms import unit
 from diffusion_jax.sampling.steps import Denoise
 from diffusion_jax.typing import Prediction, Schedule, UserError, pytree_dataclass, static
 
@@ -29,7 +30,7 @@ __all__ = ["DPS"]
 
 
 @pytree_dataclass
-class DPS:
+class DPS(Around):
     """`solver` with a step against ||y - operator(x0_hat)|| after each of its own; see the module.
 
     operator([batch, ...]) -> [batch, ...] may be any differentiable function, y [batch or 1, ...] has the shape of its
@@ -48,32 +49,22 @@ class DPS:
     normalised: bool = static(default=True)
 
     def __post_init__(self) -> None:
-        check_inner(self, self.solver)
+        self._check_inner()
         if callable(self.operator):
             object.__setattr__(self, "operator", structured(self.operator, "operator"))
 
-    def check(self, schedule: Schedule, first: float) -> None:
-        """What the solver says of the grid."""
-        if hasattr(self.solver, "check"):
-            self.solver.check(schedule, first)
+    @property
+    def deterministic(self) -> bool:
+        """As the solver."""
+        return optional.deterministic(self.solver)
 
     def check_batch(self, x1: Array) -> None:
         """UserError where operator, y or zeta does not fit x1 [batch, ...]."""
         if not callable(self.operator):
             raise UserError(f"operator of DPS is {type(self.operator).__name__}, not a function")
         data("y", self.y, clean=True)
-        _seen(self.operator, self.y, x1.astype(jnp.promote_types(x1.dtype, jnp.float32)))
+        seen(self.operator, self.y, x1.astype(jnp.promote_types(x1.dtype, jnp.float32)))
         fitted("zeta", setting("zeta", self.zeta, 0.0), x1)
-
-    def over(self, num_steps: int) -> DPS:
-        """This solver with the inner one for a grid of `num_steps` steps."""
-        if not hasattr(self.solver, "over"):
-            return self
-        return dataclasses.replace(self, solver=self.solver.over(num_steps))
-
-    def init(self, x: Array) -> Any:
-        """The solver's state."""
-        return self.solver.init(x)
 
     def step(
         self, denoise: Denoise, schedule: Schedule, x: Array, t: Array, t_next: Array, key: Array, state: Any
@@ -86,12 +77,7 @@ class DPS:
             return jnp.asarray(self.y, made.dtype) - made, pair
 
         residual, pull, pair = jax.vjp(misfit, x, has_aux=True)
-        if self.normalised:
-            norm = jnp.sqrt(jnp.sum(residual**2, axis=tuple(range(1, residual.ndim)), keepdims=True))
-            along = residual / jnp.where(norm > 0, norm, 1.0)
-        else:
-            along = 2.0 * residual
-        gradient = pull(along)[0]
+        gradient = pull(unit(residual) if self.normalised else 2.0 * residual)[0]
 
         def handed(y: Array, s: Array) -> Prediction:
             return pair if y is x and s is t else denoise(y, s)
@@ -102,9 +88,7 @@ class DPS:
 
     def evaluations(self, schedule: Schedule, ts: Array) -> Array:
         """The solver's, and one a step more where it does not begin with the pair at (x, t)."""
-        steps = len(ts) - 1
-        count = self.solver.evaluations(schedule, ts) if hasattr(self.solver, "evaluations") else steps
-        return jnp.asarray(count, jnp.int32) + (0 if self._shares(schedule, ts) else steps)
+        return optional.evaluations(self.solver, schedule, ts) + (0 if self._shares(schedule, ts) else len(ts) - 1)
 
     def _shares(self, schedule: Schedule, ts: Array) -> bool:
         """Whether the solver asks for the pair at (x, t) itself, found by tracing a step of it."""

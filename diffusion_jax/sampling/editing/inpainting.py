@@ -18,7 +18,7 @@ levels near the data, where there is little, set it right. An interval that ends
 from __future__ import annotations
 
 import dataclasses
-from typing import Any
+from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -26,26 +26,16 @@ import numpy as np
 from jaxtyping import Array
 
 from diffusion_jax.process.arguments import data, known
-from diffusion_jax.process.prediction import FLOOR
-from diffusion_jax.process.sde import coefficients, noised
+from diffusion_jax.process.sde import noised
+from diffusion_jax.sampling import optional
+from diffusion_jax.sampling.around import Around
 from diffusion_jax.sampling.sample import fold
-from diffusion_jax.sampling.steps import Denoise, noise_like
-from diffusion_jax.typing import Schedule, Solver, UserError, pytree_dataclass, static
+from diffusion_jax.sampling.steps import Denoise, noise_like, renoise
+from diffusion_jax.typing import Schedule, UserError, pytree_dataclass, static
 
-__all__ = ["Inpaint", "renoise", "within"]
+__all__ = ["Inpaint", "within"]
 
 _SOLVER, _KNOWN, _BACK = 0, 1, 2  # what a step's key is folded with: the three kinds of draws are apart
-
-
-def renoise(schedule: Schedule, x: Array, t: Array, later: Array, noise: Array) -> Array:
-    """x [batch, ...] at t taken up to the time `later` >= t by standard normal `noise`: the forward process's transition.
-
-    Finite where alpha(later) = 0, which is noise alone.
-    """
-    alpha, sigma = coefficients(schedule, t, x)
-    alpha_later, sigma_later = coefficients(schedule, later, x)
-    shrink = alpha_later / jnp.maximum(alpha, FLOOR)
-    return shrink * x + jnp.sqrt(jnp.maximum(sigma_later**2 - (shrink * sigma) ** 2, 0.0)) * noise
 
 
 def within(t: Array, t_next: Array, count: int) -> Array:
@@ -56,7 +46,7 @@ def within(t: Array, t_next: Array, count: int) -> Array:
 
 
 @pytree_dataclass
-class Inpaint:
+class Inpaint(Around):
     """`solver` beside known entries: `known` [batch or 1, ...], `mask` bool of the same shape, True where known.
 
     The mask's last axis may be 1, for all channels alike, and its first. `known` counts only where the mask is True. In the
@@ -75,17 +65,14 @@ class Inpaint:
     repeats: int = static(default=1)
     substeps: int = static(default=1)
 
+    deterministic: ClassVar[bool] = False
+
     def __post_init__(self) -> None:
-        check_inner(self, self.solver)
+        self._check_inner()
         for name in ("repeats", "substeps"):
             value = getattr(self, name)
             if not isinstance(value, int | np.integer) or value < 1:
                 raise UserError(f"{name} {value!r} of Inpaint is not a whole number of at least 1; nearest: 1")
-
-    def check(self, schedule: Schedule, first: float) -> None:
-        """What the solver says of the grid."""
-        if hasattr(self.solver, "check"):
-            self.solver.check(schedule, first)
 
     def check_batch(self, x1: Array) -> None:
         """UserError where `known` or `mask` does not fit x1 [batch, ...], and for a mask that is not boolean."""
@@ -114,9 +101,7 @@ class Inpaint:
 
     def over(self, num_steps: int) -> Inpaint:
         """This solver for a grid of `num_steps` steps, which the inner one sees in its substeps."""
-        if not hasattr(self.solver, "over"):
-            return self
-        return dataclasses.replace(self, solver=self.solver.over(num_steps * self.substeps))
+        return dataclasses.replace(self, solver=optional.over(self.solver, num_steps * self.substeps))
 
     def init(self, x: Array) -> Any:
         """The solver's state; none where each walk begins anew."""
@@ -181,13 +166,10 @@ class Inpaint:
         """The solver's, over all substeps of all walks."""
         fine = jax.vmap(within, (0, 0, None))(ts[:-1], ts[1:], self.substeps)
         if self.repeats == 1:
-            return self._count(schedule, jnp.append(fine[:, :-1].reshape(-1), ts[-1]))
+            return optional.evaluations(self.solver, schedule, jnp.append(fine[:, :-1].reshape(-1), ts[-1]))
         walks = jnp.where(schedule.sigma(ts[1:]) > 0, self.repeats, 1)
-        return jnp.sum(walks * jax.vmap(lambda times: self._count(schedule, times))(fine), dtype=jnp.int32)
-
-    def _count(self, schedule: Schedule, ts: Array) -> Array:
-        count = self.solver.evaluations(schedule, ts) if hasattr(self.solver, "evaluations") else len(ts) - 1
-        return jnp.asarray(count, jnp.int32)
+        each = jax.vmap(lambda times: optional.evaluations(self.solver, schedule, times))(fine)
+        return jnp.sum(walks * each, dtype=jnp.int32)
 
 
 def _check_known(values: Any, mask: Any) -> None:
@@ -198,17 +180,3 @@ def _check_known(values: Any, mask: Any) -> None:
         except ValueError:
             return  # shapes that do not fit, which is said elsewhere
     data("known of Inpaint", values, clean=True)
-
-
-def check_inner(outer: object, solver: Any) -> None:
-    """UserError for what another solver cannot hold: no solver, one with error control, and one with arrays."""
-    name, inner = type(outer).__name__, type(solver).__name__
-    if not isinstance(solver, Solver) or isinstance(solver, type):
-        raise UserError(f"solver {solver!r} of {name} is not a solver; nearest: DDIM()")
-    if hasattr(solver, "counted"):
-        raise UserError(
-            f"{name} cannot hold {inner}: it moves the state between the solver's steps, which no error control foresees; "
-            "nearest: Heun()"
-        )
-    if not jax.tree_util.all_leaves([solver]):
-        raise UserError(f"{name} cannot hold {inner}, which has arrays of its own; nearest: DDIM()")

@@ -17,19 +17,10 @@ from jaxtyping import Array
 
 from diffusion_jax.process.arguments import data, described
 from diffusion_jax.sampling.guidance.steered import fitted, setting
+from diffusion_jax.sampling.norms import inner, norm, unit
 from diffusion_jax.typing import PyTree, UserError
 
 __all__ = ["interpolate", "lerp", "slerp"]
-
-
-def _norm(a: Array) -> Array:
-    return jnp.sqrt(jnp.sum(a * a, axis=tuple(range(1, a.ndim)), keepdims=True))
-
-
-def _unit(a: Array, smallest: float) -> Array:
-    """a over its norm, an example; 0 where the norm is not above `smallest`."""
-    norm = _norm(a)
-    return jnp.where(norm > smallest, a / jnp.where(norm > smallest, norm, 1.0), 0.0)
 
 
 def slerp(a: Array, b: Array, weights: ArrayLike) -> Array:
@@ -46,14 +37,13 @@ def slerp(a: Array, b: Array, weights: ArrayLike) -> Array:
         )
     dtype = jnp.promote_types(a.dtype, jnp.float32)
     weight = fitted("weights", setting("weights", weights, 0.0, 1.0), a.astype(dtype))
-    u, v = _unit(a.astype(dtype), 0.0), _unit(b.astype(dtype), 0.0)
-    angle = 2.0 * jnp.arctan2(_norm(u - v), _norm(u + v))
-    axes = tuple(range(1, a.ndim))
+    u, v = unit(a.astype(dtype)), unit(b.astype(dtype))
+    angle = 2.0 * jnp.arctan2(norm(u - v), norm(u + v))
     # The part of b across a; below rounding it is none, and what is left of it need not be across.
-    across = _unit(v - jnp.sum(u * v, axes, keepdims=True) * u, 1e-5)
-    across = _unit(across - jnp.sum(u * across, axes, keepdims=True) * u, 1e-5)
-    norm = (1.0 - weight) * _norm(a.astype(dtype)) + weight * _norm(b.astype(dtype))
-    between = norm * (jnp.cos(weight * angle) * u + jnp.sin(weight * angle) * across)
+    across = unit(v - inner(u, v) * u, 1e-5)
+    across = unit(across - inner(u, across) * u, 1e-5)
+    length = (1.0 - weight) * norm(a.astype(dtype)) + weight * norm(b.astype(dtype))
+    between = length * (jnp.cos(weight * angle) * u + jnp.sin(weight * angle) * across)
     return jnp.where(weight == 0, a, jnp.where(weight == 1, b, between.astype(a.dtype)))
 
 

@@ -25,8 +25,9 @@ from diffusion_jax.process.arguments import check_schedule, data, whole
 from diffusion_jax.process.asking import AnyTime
 from diffusion_jax.process.prediction import FLOOR
 from diffusion_jax.process.sde import coefficients
-from diffusion_jax.sampling.editing.posterior import _seen
+from diffusion_jax.sampling.editing.posterior import seen
 from diffusion_jax.sampling.guidance.steered import Steered, fitted, memory_of, remembering, setting, structured
+from diffusion_jax.sampling.norms import inner
 from diffusion_jax.typing import DenoiseFn, Prediction, PyTree, Schedule, UserError, pytree_dataclass, static
 
 __all__ = ["PiGDM", "conjugate_gradients", "pigdm"]
@@ -57,10 +58,6 @@ def conjugate_gradients(matvec: Callable[[Array], Array], b: Array, iterations: 
 
     An example rests when its residual is at rounding beside b: its answer does not depend on its batch.
     """
-    axes = tuple(range(1, b.ndim))
-
-    def inner(u: Array, v: Array) -> Array:
-        return jnp.sum(u * v, axis=axes, keepdims=True)
 
     def solve(matvec: Callable[[Array], Array], b: Array) -> Array:
         enough = (10 * jnp.finfo(b.dtype).eps) ** 2 * inner(b, b)
@@ -105,7 +102,7 @@ class PiGDM(Steered, AnyTime):
         """The guided pair at xt [batch, ...]; UserError for an operator that is not linear or does not fit y."""
         dtype = jnp.promote_types(xt.dtype, jnp.float32)
         x = xt.astype(dtype)
-        out = _seen(self.operator, self.y, x)
+        out = seen(self.operator, self.y, x)
         transposed = _transpose(self.operator, x, out)
 
         def clean(x: Array) -> tuple[Array, tuple[Prediction, PyTree]]:

@@ -15,10 +15,10 @@ from jaxtyping import Array
 
 from diffusion_jax.typing import UserError
 
-__all__ = ["_seen"]
+__all__ = ["seen"]
 
 
-def _seen(operator: Callable[[Array], Array], y: Any, x: Array) -> jax.ShapeDtypeStruct:
+def seen(operator: Callable[[Array], Array], y: Any, x: Array) -> jax.ShapeDtypeStruct:
     """What the operator makes of x [batch, ...], by its shape alone. UserError where it fails or y does not fit."""
     name = f"the operator of an inverse problem, on a batch of shape {x.shape},"
     try:

@@ -15,12 +15,13 @@ from jax.typing import ArrayLike
 from jaxtyping import Array
 
 from diffusion_jax.process.arguments import check_schedule, known
-from diffusion_jax.sampling.guidance.contrast import Guided, _contrast, _inner, _norm, _Rule, _scale
+from diffusion_jax.sampling.guidance.contrast import Guided, Rule, between, scale_of
 from diffusion_jax.sampling.guidance.steered import (
     fitted,
     setting,
     with_x0,
 )
+from diffusion_jax.sampling.norms import inner, norm
 from diffusion_jax.typing import (
     DenoiseFn,
     Prediction,
@@ -33,7 +34,7 @@ __all__ = ["apg"]
 
 
 @pytree_dataclass
-class _Projected(_Rule):
+class _Projected(Rule):
     guidance_scale: Any
     eta: Any
     momentum: Any  # None: there is no memory
@@ -47,10 +48,10 @@ class _Projected(_Rule):
         difference = c.x0 - u.x0
         if self.momentum is not None:
             difference = memory = difference + fitted("momentum", self.momentum, difference) * memory
-        norm, cap = _norm(difference), fitted("norm_threshold", self.norm_threshold, difference)
-        difference = jnp.where(norm > cap, cap / jnp.where(norm > cap, norm, 1.0), 1.0) * difference
-        square = _inner(c.x0, c.x0)
-        along = jnp.where(square > 0, _inner(difference, c.x0) / jnp.where(square > 0, square, 1.0), 0.0) * c.x0
+        length, cap = norm(difference), fitted("norm_threshold", self.norm_threshold, difference)
+        difference = jnp.where(length > cap, cap / jnp.where(length > cap, length, 1.0), 1.0) * difference
+        square = inner(c.x0, c.x0)
+        along = jnp.where(square > 0, inner(difference, c.x0) / jnp.where(square > 0, square, 1.0), 0.0) * c.x0
         scale, eta = (fitted(n, v, c.x0) for n, v in (("guidance_scale", self.guidance_scale), ("eta", self.eta)))
         update = difference + (eta - 1.0) * along
         return with_x0(c, c.x0 + (scale - 1.0) * update, t, self.schedule), memory
@@ -76,10 +77,10 @@ def apg(
     check_schedule(schedule)
     forgetful = known(momentum) and not np.any(np.asarray(momentum))
     rule = _Projected(
-        _scale(guidance_scale, negative),
+        scale_of(guidance_scale, negative),
         setting("eta", eta),
         None if forgetful else setting("momentum", momentum, -1.0, 1.0),
         setting("norm_threshold", norm_threshold, 0.0),
         schedule,
     )
-    return Guided(_contrast(denoise, null, negative), rule)
+    return Guided(between(denoise, null, negative), rule)

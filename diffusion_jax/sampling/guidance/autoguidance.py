@@ -7,8 +7,8 @@ from __future__ import annotations
 
 from jax.typing import ArrayLike
 
-from diffusion_jax.sampling.guidance.classifier_free import _Linear
-from diffusion_jax.sampling.guidance.contrast import Guided, _Models, _scale
+from diffusion_jax.sampling.guidance.classifier_free import Linear
+from diffusion_jax.sampling.guidance.contrast import Guided, Models, scale_of
 from diffusion_jax.sampling.guidance.steered import (
     structured,
 )
@@ -25,4 +25,4 @@ def autoguidance(denoise: DenoiseFn, weak: DenoiseFn, guidance_scale: ArrayLike 
     The condition may be None. For guidance towards a condition besides, give both models guided. Raises UserError for a
     negative scale.
     """
-    return Guided(_Models(structured(denoise), structured(weak, "weak")), _Linear(_scale(guidance_scale, None)))
+    return Guided(Models(structured(denoise), structured(weak, "weak")), Linear(scale_of(guidance_scale, None)))

@@ -10,7 +10,7 @@ from typing import Any
 from jax.typing import ArrayLike
 from jaxtyping import Array
 
-from diffusion_jax.sampling.guidance.contrast import Guided, _contrast, _Rule
+from diffusion_jax.sampling.guidance.contrast import Guided, Rule, between
 from diffusion_jax.sampling.guidance.steered import (
     fitted,
     setting,
@@ -26,7 +26,7 @@ __all__ = ["cfg_plus_plus"]
 
 
 @pytree_dataclass
-class _PlusPlus(_Rule):
+class _PlusPlus(Rule):
     guidance_scale: Any
 
     def join(self, c: Prediction, u: Prediction, xt: Array, t: ArrayLike, memory: PyTree) -> tuple[Prediction, PyTree]:
@@ -39,4 +39,4 @@ def cfg_plus_plus(
 ) -> Guided:
     """CFG++ with a scale in [0, 1]; for solvers of first order. Raises UserError for a scale outside."""
     rule = _PlusPlus(setting("guidance_scale of CFG++", guidance_scale, 0.0, 1.0))
-    return Guided(_contrast(denoise, null, negative), rule)
+    return Guided(between(denoise, null, negative), rule)

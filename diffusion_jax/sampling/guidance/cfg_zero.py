@@ -15,11 +15,12 @@ from jaxtyping import Array
 from diffusion_jax.process.arguments import check_schedule
 from diffusion_jax.process.prediction import from_pair, to_prediction
 from diffusion_jax.process.sde import expand
-from diffusion_jax.sampling.guidance.contrast import Guided, _contrast, _inner, _Rule, _scale
+from diffusion_jax.sampling.guidance.contrast import Guided, Rule, between, scale_of
 from diffusion_jax.sampling.guidance.steered import (
     fitted,
     setting,
 )
+from diffusion_jax.sampling.norms import inner
 from diffusion_jax.typing import (
     DenoiseFn,
     Prediction,
@@ -32,15 +33,15 @@ __all__ = ["cfg_zero"]
 
 
 @pytree_dataclass
-class _Zero(_Rule):
+class _Zero(Rule):
     guidance_scale: Any
     zero_above: Any
     schedule: Any
 
     def join(self, c: Prediction, u: Prediction, xt: Array, t: ArrayLike, memory: PyTree) -> tuple[Prediction, PyTree]:
         towards, away = (from_pair("velocity", p.x0, p.eps, t, self.schedule) for p in (c, u))
-        square = _inner(away, away)
-        best = jnp.where(square > 0, _inner(towards, away) / jnp.where(square > 0, square, 1.0), 1.0)
+        square = inner(away, away)
+        best = jnp.where(square > 0, inner(towards, away) / jnp.where(square > 0, square, 1.0), 1.0)
         scale = fitted("guidance_scale", self.guidance_scale, towards)
         velocity = best * away + scale * (towards - best * away)
         begins = expand(jnp.asarray(t, jnp.float32), towards) > fitted("zero_above", self.zero_above, towards)
@@ -63,5 +64,5 @@ def cfg_zero(
     `classifier_free`, and for `zero_above` outside [0, 1].
     """
     check_schedule(schedule)
-    rule = _Zero(_scale(guidance_scale, negative), setting("zero_above", zero_above, 0.0, 1.0), schedule)
-    return Guided(_contrast(denoise, null, negative), rule)
+    rule = _Zero(scale_of(guidance_scale, negative), setting("zero_above", zero_above, 0.0, 1.0), schedule)
+    return Guided(between(denoise, null, negative), rule)

@@ -11,7 +11,7 @@ from typing import Any
 from jax.typing import ArrayLike
 from jaxtyping import Array
 
-from diffusion_jax.sampling.guidance.contrast import Guided, _contrast, _Rule, _scale
+from diffusion_jax.sampling.guidance.contrast import Guided, Rule, between, scale_of
 from diffusion_jax.sampling.guidance.steered import (
     fitted,
 )
@@ -22,14 +22,17 @@ from diffusion_jax.typing import (
     pytree_dataclass,
 )
 
-__all__ = ["classifier_free"]
+__all__ = ["Linear", "classifier_free"]
 
 
 @pytree_dataclass
-class _Linear(_Rule):
+class Linear(Rule):
+    """u + w (c - u) in x0 and in eps."""
+
     guidance_scale: Any
 
     def join(self, c: Prediction, u: Prediction, xt: Array, t: ArrayLike, memory: PyTree) -> tuple[Prediction, PyTree]:
+        """The line through both at the scale."""
         scale = fitted("guidance_scale", self.guidance_scale, c.x0)
         return Prediction(u.x0 + scale * (c.x0 - u.x0), u.eps + scale * (c.eps - u.eps), c.variance), memory
 
@@ -43,4 +46,4 @@ def classifier_free(
     scales in one batch. Raises UserError when null has another structure than negative, and for a negative scale without
     a negative condition.
     """
-    return Guided(_contrast(denoise, null, negative), _Linear(_scale(guidance_scale, negative)))
+    return Guided(between(denoise, null, negative), Linear(scale_of(guidance_scale, negative)))

@@ -36,12 +36,12 @@ from diffusion_jax.typing import (
     pytree_dataclass,
 )
 
-__all__ = ["Guided", "interleave", "predict_all", "predict_both"]
+__all__ = ["Conditions", "Guided", "Models", "Rule", "between", "interleave", "predict_all", "predict_both", "scale_of"]
 
 
 @pytree_dataclass
 class Guided(Steered, AnyTime):
-    """The predictions of `contrast`, joined by `rule`. Made by the functions of this module."""
+    """The predictions of `contrast`, joined by `rule`. Made by `classifier_free` and its kin."""
 
     contrast: Any
     rule: Any
@@ -59,57 +59,50 @@ class Guided(Steered, AnyTime):
 
 
 @pytree_dataclass
-class _Conditions:
+class Conditions:
     """One denoiser under the condition and under `other` [1 or batch, ...]."""
 
     denoise: Any
     other: Any
 
     def start(self, xt: Array) -> PyTree:
+        """The memory of the denoiser."""
         return memory_of(self.denoise, interleave([xt, xt]))
 
     def predictions(self, xt: Array, t: ArrayLike, cond: PyTree, memory: PyTree) -> tuple[Any, Any, PyTree]:
+        """(towards, away, memory) at xt [batch, ...] and t."""
         (towards, away), memory = predict_all(self.denoise, xt, t, cond, [self.other], memory)
         return towards, away, memory
 
 
 @pytree_dataclass
-class _Models:
+class Models:
     """Two denoisers under the condition."""
 
     denoise: Any
     weak: Any
 
     def start(self, xt: Array) -> PyTree:
+        """The memories of both."""
         return memory_of(self.denoise, xt), memory_of(self.weak, xt)
 
     def predictions(self, xt: Array, t: ArrayLike, cond: PyTree, memory: PyTree) -> tuple[Any, Any, PyTree]:
+        """(towards, away, memory) at xt [batch, ...] and t."""
         towards, first = remembering(self.denoise, xt, t, cond, memory[0])
         away, second = remembering(self.weak, xt, t, cond, memory[1])
         return towards, away, (first, second)
 
 
-class _Rule:
+class Rule:
     """`join` makes one pair of two; most rules have no memory."""
 
     def start(self, xt: Array) -> PyTree:
+        """The empty memory for a batch like xt."""
         return ()
 
     def join(self, c: Prediction, u: Prediction, xt: Array, t: ArrayLike, memory: PyTree) -> tuple[Prediction, PyTree]:
+        """The guided pair of c and u at xt [batch, ...], and the memory after it."""
         raise NotImplementedError
-
-
-def _inner(a: Array, b: Array) -> Array:
-    """The inner product of each example, in the shape that multiplies it."""
-    return jnp.sum(a * b, axis=tuple(range(1, a.ndim)), keepdims=True)
-
-
-def _norm(a: Array) -> Array:
-    return jnp.sqrt(_inner(a, a))
-
-
-def _std(a: Array) -> Array:
-    return jnp.std(a, axis=tuple(range(1, a.ndim)), keepdims=True)
 
 
 def predict_all(
@@ -163,17 +156,21 @@ def _fit(other: Array, cond: Array) -> Array:
     return jnp.broadcast_to(other, cond.shape).astype(cond.dtype)
 
 
-def _contrast(denoise: Any, null: PyTree, negative: PyTree | None) -> _Conditions:
+def between(denoise: Any, null: PyTree, negative: PyTree | None) -> Conditions:
+    """`denoise` under its condition and under `negative`, or `null` without one. UserError for what is no condition."""
     check_condition("the null condition", null)
     if any(isinstance(leaf, str) for leaf in jax.tree.leaves(negative)):
         raise UserError(f"the negative condition {negative!r} is text: encode it first, as run.encode_text([...])")
     if negative is not None and not _alike(negative, null):
         raise UserError("the negative condition has another structure than the null condition")
-    return _Conditions(structured(denoise), null if negative is None else negative)
+    return Conditions(structured(denoise), null if negative is None else negative)
 
 
-def _scale(guidance_scale: Any, negative: Any) -> Array:
-    """A scale below 0 leads away from the condition: with nothing to go towards instead that is a slip."""
+def scale_of(guidance_scale: Any, negative: Any) -> Array:
+    """A guidance scale. UserError for an infinite one, and for one below 0 without `negative`.
+
+    That leads away from the condition with nothing to go towards instead, which is a slip.
+    """
     scale = setting("guidance_scale", guidance_scale)
     if known(scale) and not np.isfinite(np.asarray(scale)).all():
         raise UserError("guidance_scale is infinite: usual scales are from 1 to 10")

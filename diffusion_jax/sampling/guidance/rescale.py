@@ -14,11 +14,12 @@ from jaxtyping import Array
 
 from diffusion_jax.process.arguments import check_schedule
 from diffusion_jax.process.prediction import KINDS, from_pair, to_prediction
-from diffusion_jax.sampling.guidance.contrast import Guided, _Rule, _std
+from diffusion_jax.sampling.guidance.contrast import Guided, Rule
 from diffusion_jax.sampling.guidance.steered import (
     fitted,
     setting,
 )
+from diffusion_jax.sampling.norms import std
 from diffusion_jax.typing import (
     DenoiseFn,
     Prediction,
@@ -34,7 +35,7 @@ __all__ = ["rescale"]
 
 
 @pytree_dataclass
-class _Rescaled(_Rule):
+class _Rescaled(Rule):
     rule: Any
     phi: Any
     schedule: Any
@@ -46,8 +47,8 @@ class _Rescaled(_Rule):
     def join(self, c: Prediction, u: Prediction, xt: Array, t: ArrayLike, memory: PyTree) -> tuple[Prediction, PyTree]:
         pair, memory = self.rule.join(c, u, xt, t, memory)
         guided, plain = (from_pair(self.prediction, p.x0, p.eps, t, self.schedule) for p in (pair, c))
-        phi, spread = fitted("rescale", self.phi, guided), _std(guided)
-        ratio = jnp.where(spread > 0, _std(plain) / jnp.where(spread > 0, spread, 1.0), 1.0)
+        phi, spread = fitted("rescale", self.phi, guided), std(guided)
+        ratio = jnp.where(spread > 0, std(plain) / jnp.where(spread > 0, spread, 1.0), 1.0)
         # From the guided pair on, so that phi = 0 leaves it as it is.
         change = phi * (ratio - 1.0)
         moved = to_prediction(self.prediction, guided + change * guided, xt, t, self.schedule)

@@ -10,6 +10,8 @@ since the weights sum to 1. `deis`, `lms`, `ipndm` and `pndm` differ by the vari
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 import jax.numpy as jnp
 from jaxtyping import Array
 
@@ -17,18 +19,19 @@ from diffusion_jax.process.prediction import FLOOR
 from diffusion_jax.process.sde import coefficients
 from diffusion_jax.sampling.steps import (
     History,
+    check_order,
     exponential_step,
     relative_sigma,
 )
 from diffusion_jax.typing import Prediction, Schedule
 
-__all__ = ["EQUAL_STEPS"]
+__all__ = ["EQUAL_STEPS", "Adams", "by_order", "corrected", "equal_steps"]
 
 EQUAL_STEPS = ((1.0,), (3 / 2, -1 / 2), (23 / 12, -16 / 12, 5 / 12), (55 / 24, -59 / 24, 37 / 24, -9 / 24))
 """Adams-Bashforth for 1 to 4 predictions at equal steps, the newest first."""
 
 
-def _corrected(
+def corrected(
     schedule: Schedule,
     pair: Prediction,
     history: History,
@@ -46,7 +49,7 @@ def _corrected(
     return base + alpha * sum(w * d for w, d in zip(chosen, history.differences(), strict=True))
 
 
-def _by_order(nodes: Array, integrate: object, length: int) -> list[Array]:
+def by_order(nodes: Array, integrate: object, length: int) -> list[Array]:
     """For 1 .. length predictions, the weights of the older ones, filled with zeros to [length - 1]."""
     rows = []
     for order in range(1, length + 1):
@@ -55,7 +58,22 @@ def _by_order(nodes: Array, integrate: object, length: int) -> list[Array]:
     return rows
 
 
-def _equal(schedule: Schedule, t: Array, t_next: Array, length: int) -> list[Array]:
+def equal_steps(schedule: Schedule, t: Array, t_next: Array, length: int) -> list[Array]:
+    """The weights of the older predictions for 1 .. length of them at equal steps of rho, filled with zeros to [length - 1]."""
     width = relative_sigma(schedule, t_next) - relative_sigma(schedule, t)
     pad = [(*row[1:], *(0.0,) * (length - len(row))) for row in EQUAL_STEPS[:length]]
     return [width * jnp.asarray(row, width.dtype) for row in pad]
+
+
+class Adams:
+    """The memory of `order` predictions. For frozen dataclasses with the field `order`, from 1 to `highest`."""
+
+    order: int
+    highest: ClassVar[int]
+
+    def __post_init__(self) -> None:
+        check_order(self, self.order, self.highest)
+
+    def init(self, x: Array) -> History:
+        """The memory of `order` predictions."""
+        return History.empty(x, self.order)

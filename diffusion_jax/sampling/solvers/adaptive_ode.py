@@ -19,7 +19,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import Any, ClassVar
 
 import diffrax
 import equinox as eqx
@@ -60,6 +60,8 @@ class AdaptiveODE:
     atol: float | None = None
     method: str = "tsit5"
     max_steps: int = 1000
+    deterministic: ClassVar[bool] = True
+    convergence: ClassVar[None] = None
 
     def __post_init__(self) -> None:
         one_of("method", self.method, METHODS)

@@ -8,24 +8,23 @@ whatever the grid. With a denoiser, whose x0_hat is a mean and not an end, sampl
 from __future__ import annotations
 
 import dataclasses
-from typing import Any
+from typing import Any, ClassVar
 
 from jaxtyping import Array
 
 from diffusion_jax.process.sde import coefficients
-from diffusion_jax.sampling.steps import Denoise, noise_like
+from diffusion_jax.sampling.steps import Denoise, Stateless, noise_like
 from diffusion_jax.typing import Schedule
 
 __all__ = ["ConsistencyMultistep"]
 
 
 @dataclasses.dataclass(frozen=True)
-class ConsistencyMultistep:
+class ConsistencyMultistep(Stateless):
     """One evaluation a step; `denoise` gives the trajectory's end as x0."""
 
-    def init(self, x: Array) -> Any:
-        """No state."""
-        return ()
+    deterministic: ClassVar[bool] = False
+    convergence: ClassVar[None] = None
 
     def step(
         self, denoise: Denoise, schedule: Schedule, x: Array, t: Array, t_next: Array, key: Array, state: Any

@@ -11,55 +11,55 @@ noise and gives x0.
 from __future__ import annotations
 
 import dataclasses
-from typing import Any
+from typing import Any, ClassVar
 
 import jax.numpy as jnp
 from jaxtyping import Array
 
 from diffusion_jax.process.sde import coefficients, expand
-from diffusion_jax.sampling.steps import Denoise, noise_like
-from diffusion_jax.typing import Prediction, Schedule, UserError
+from diffusion_jax.sampling.steps import Denoise, Stateless, noise_like
+from diffusion_jax.typing import Schedule, UserError
 
-__all__ = ["DDIM"]
+__all__ = ["DDIM", "Family", "ratios"]
 
 
-def _spread(schedule: Schedule, t: Array, t_next: Array, x: Array) -> tuple[Array, Array]:
+def ratios(schedule: Schedule, t: Array, t_next: Array, x: Array) -> tuple[Array, Array]:
     """(r, sqrt(1 - r^2)), without the difference of two near numbers."""
     change = schedule.logsnr(t) - schedule.logsnr(t_next)
     return expand(jnp.exp(0.5 * change), x), expand(jnp.sqrt(-jnp.expm1(jnp.minimum(change, 0.0))), x)
 
 
-def _family(schedule: Schedule, pair: Prediction, t: Array, t_next: Array, key: Array, x: Array, eta: float) -> Array:
-    """alpha_s x0 + sqrt(sigma_s^2 - std^2) eps + std z with std = eta sigma_s sqrt(1 - r^2)."""
-    alpha, sigma = coefficients(schedule, t_next, x)
-    if eta == 0.0:
-        return alpha * pair.x0 + sigma * pair.eps
-    _, rest = _spread(schedule, t, t_next, x)
-    share = eta * rest
-    kept = jnp.sqrt((1.0 - share) * (1.0 + share))
-    return alpha * pair.x0 + sigma * (kept * pair.eps + share * noise_like(key, x))
+class Family(Stateless):
+    """A step of DDIM's family. For frozen dataclasses with a field `eta` in [0, 1]."""
 
-
-def _check_eta(eta: float) -> None:
-    if not 0.0 <= eta <= 1.0:
-        raise UserError(f"eta {eta} is not in [0, 1]; nearest: {min(max(eta, 0.0), 1.0)}")
-
-
-@dataclasses.dataclass(frozen=True)
-class DDIM:
-    """One evaluation a step; eta in [0, 1]: 0 is deterministic, 1 is DDPM with the posterior variance."""
-
-    eta: float = 0.0
+    eta: float
+    convergence: ClassVar[int] = 1
+    from_pair: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
-        _check_eta(self.eta)
+        if not 0.0 <= self.eta <= 1.0:
+            raise UserError(f"eta {self.eta} is not in [0, 1]; nearest: {min(max(self.eta, 0.0), 1.0)}")
 
-    def init(self, x: Array) -> Any:
-        """No state."""
-        return ()
+    @property
+    def deterministic(self) -> bool:
+        """At eta = 0: the ODE."""
+        return self.eta == 0
 
     def step(
         self, denoise: Denoise, schedule: Schedule, x: Array, t: Array, t_next: Array, key: Array, state: Any
     ) -> tuple[Array, Any]:
         """x [batch, ...] at t -> x at t_next < t; key [batch]."""
-        return _family(schedule, denoise(x, t), t, t_next, key, x, self.eta), state
+        pair = denoise(x, t)
+        alpha, sigma = coefficients(schedule, t_next, x)
+        if self.eta == 0.0:
+            return alpha * pair.x0 + sigma * pair.eps, state
+        share = self.eta * ratios(schedule, t, t_next, x)[1]
+        kept = jnp.sqrt((1.0 - share) * (1.0 + share))
+        return alpha * pair.x0 + sigma * (kept * pair.eps + share * noise_like(key, x)), state
+
+
+@dataclasses.dataclass(frozen=True)
+class DDIM(Family):
+    """One evaluation a step; eta in [0, 1]: 0 is deterministic, 1 is DDPM with the posterior variance."""
+
+    eta: float = 0.0

@@ -12,21 +12,21 @@ sigma_s = 0 draws no noise and gives x0.
 from __future__ import annotations
 
 import dataclasses
-from typing import Any
+from typing import Any, ClassVar
 
 import jax.numpy as jnp
 from jaxtyping import Array
 
 from diffusion_jax.process.sde import coefficients, expand
-from diffusion_jax.sampling.solvers.ddim import _spread
-from diffusion_jax.sampling.steps import Denoise, noise_like
+from diffusion_jax.sampling.solvers.ddim import ratios
+from diffusion_jax.sampling.steps import Denoise, Stateless, noise_like
 from diffusion_jax.typing import Schedule, UserError, one_of
 
 __all__ = ["DDPM"]
 
 
 @dataclasses.dataclass(frozen=True)
-class DDPM:
+class DDPM(Stateless):
     """Ancestral sampling, one evaluation a step.
 
     `variance` is "posterior" (the smaller), "beta" (the larger) or "learned_range": between the two as the network says
@@ -38,6 +38,7 @@ class DDPM:
 
     variance: str = "posterior"
     temperature: float = 1.0
+    from_pair: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         one_of("variance", self.variance, ("posterior", "beta", "learned_range"))
@@ -45,9 +46,15 @@ class DDPM:
             near = min(max(self.temperature, 0.0), 1.0)
             raise UserError(f"temperature {self.temperature} is not in [0, 1]; nearest: {near}")
 
-    def init(self, x: Array) -> Any:
-        """No state."""
-        return ()
+    @property
+    def deterministic(self) -> bool:
+        """At temperature 0."""
+        return self.temperature == 0
+
+    @property
+    def convergence(self) -> int | None:
+        """1; none with another temperature, whose law is not the data's."""
+        return 1 if self.temperature == 1 else None
 
     def step(
         self, denoise: Denoise, schedule: Schedule, x: Array, t: Array, t_next: Array, key: Array, state: Any
@@ -55,7 +62,7 @@ class DDPM:
         """x [batch, ...] at t -> x at t_next < t; key [batch]."""
         pair = denoise(x, t)
         alpha, sigma = coefficients(schedule, t_next, x)
-        r, rest = _spread(schedule, t, t_next, x)
+        r, rest = ratios(schedule, t, t_next, x)
         std = sigma * rest
         if self.variance == "beta":
             # The step to clean data stays free of noise, as published.

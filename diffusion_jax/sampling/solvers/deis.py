@@ -6,17 +6,17 @@
 from __future__ import annotations
 
 import dataclasses
+from typing import ClassVar
 
 import jax.numpy as jnp
 from jaxtyping import Array
 
-from diffusion_jax.sampling.solvers.adams import _by_order, _corrected
+from diffusion_jax.sampling.solvers.adams import Adams, by_order, corrected
 from diffusion_jax.sampling.steps import (
     Axis,
     Denoise,
     History,
     change,
-    check_order,
     finite,
     half_logsnr,
     lagrange,
@@ -32,19 +32,23 @@ QUADRATURE = 16
 
 
 @dataclasses.dataclass(frozen=True)
-class DEIS:
+class DEIS(Adams):
     """Order 1 to 3, one evaluation a step; `variable` is "t" or "logrho". A last step to sigma = 0 is of first order."""
 
     order: int = 3
     variable: str = "t"
 
+    highest: ClassVar[int] = 3
+    deterministic: ClassVar[bool] = True
+
     def __post_init__(self) -> None:
-        check_order(self, self.order, 3)
+        super().__post_init__()
         one_of("variable", self.variable, ("t", "logrho"))
 
-    def init(self, x: Array) -> History:
-        """The memory of `order` predictions."""
-        return History.empty(x, self.order)
+    @property
+    def convergence(self) -> int:
+        """The order."""
+        return self.order
 
     def step(
         self, denoise: Denoise, schedule: Schedule, x: Array, t: Array, t_next: Array, key: Array, state: History
@@ -63,5 +67,5 @@ class DEIS:
         else:
             nodes = nodes - level
         weights = jnp.where(finite(schedule, t, t_next), weights, 0.0)
-        rows = _by_order(nodes, lambda nodes: lagrange(nodes, points) @ weights, self.order)
-        return _corrected(schedule, pair, state, t, t_next, rows, usable), state
+        rows = by_order(nodes, lambda nodes: lagrange(nodes, points) @ weights, self.order)
+        return corrected(schedule, pair, state, t, t_next, rows, usable), state

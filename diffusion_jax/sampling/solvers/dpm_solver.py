@@ -10,7 +10,7 @@ evaluation.
 from __future__ import annotations
 
 import dataclasses
-from typing import Any
+from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -19,6 +19,7 @@ from jaxtyping import Array
 from diffusion_jax.process.sde import coefficients, expand
 from diffusion_jax.sampling.steps import (
     Denoise,
+    Stateless,
     change,
     check_order,
     exponential_step,
@@ -28,26 +29,29 @@ from diffusion_jax.sampling.steps import (
 )
 from diffusion_jax.typing import Schedule
 
-__all__ = ["DPMSolver"]
+__all__ = ["DPMSolver", "single_evaluations"]
 
 
-def _single_evaluations(order: int, schedule: Schedule, ts: Array) -> Array:
+def single_evaluations(order: int, schedule: Schedule, ts: Array) -> Array:
+    """Those of single steps: `order` a step, one in a step from pure noise or to clean data."""
     whole = jnp.sum(jax.vmap(lambda t, s: finite(schedule, t, s))(ts[:-1], ts[1:]), dtype=jnp.int32)
     return len(ts) - 1 + (order - 1) * whole
 
 
 @dataclasses.dataclass(frozen=True)
-class DPMSolver:
+class DPMSolver(Stateless):
     """Single steps of order 1, 2 or 3 with as many evaluations, for the ODE in eps."""
 
     order: int = 3
+    deterministic: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         check_order(self, self.order, 3)
 
-    def init(self, x: Array) -> Any:
-        """No state."""
-        return ()
+    @property
+    def convergence(self) -> int:
+        """The order."""
+        return self.order
 
     def step(
         self, denoise: Denoise, schedule: Schedule, x: Array, t: Array, t_next: Array, key: Array, state: Any
@@ -80,4 +84,4 @@ class DPMSolver:
 
     def evaluations(self, schedule: Schedule, ts: Array) -> Array:
         """`order` a step, one in a step from pure noise or to clean data."""
-        return _single_evaluations(self.order, schedule, ts)
+        return single_evaluations(self.order, schedule, ts)

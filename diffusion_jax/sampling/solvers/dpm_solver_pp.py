@@ -19,7 +19,7 @@ import jax.numpy as jnp
 from jaxtyping import Array
 
 from diffusion_jax.process.sde import coefficients, expand
-from diffusion_jax.sampling.solvers.dpm_solver import _single_evaluations
+from diffusion_jax.sampling.solvers.dpm_solver import single_evaluations
 from diffusion_jax.sampling.steps import (
     Denoise,
     History,
@@ -49,6 +49,16 @@ class DPMSolverPP:
         check_order(self, self.order, 3)
         if self.sde and not self.multistep and self.order == 3:
             raise UserError("DPMSolverPP has no single-step SDE form of order 3; nearest: order 2, or multistep=True")
+
+    @property
+    def deterministic(self) -> bool:
+        """Without `sde`."""
+        return not self.sde
+
+    @property
+    def convergence(self) -> int:
+        """The order."""
+        return self.order
 
     def init(self, x: Array) -> Any:
         """The memory of `order` predictions, when it is multi-step."""
@@ -144,7 +154,7 @@ class DPMSolverPP:
         """One a step when multi-step; else `order`, and one in a step from pure noise or to clean data."""
         if self.multistep:
             return jnp.int32(len(ts) - 1)
-        return _single_evaluations(self.order, schedule, ts)
+        return single_evaluations(self.order, schedule, ts)
 
 
 def _joined(schedule: Schedule, early: Array, late: Array, t: Array, s: Array, t_next: Array) -> Array:

@@ -14,30 +14,15 @@ from typing import Any
 import jax.numpy as jnp
 from jaxtyping import Array
 
-from diffusion_jax.process.sde import coefficients
 from diffusion_jax.sampling.solvers.heun import Heun
-from diffusion_jax.sampling.steps import Denoise, noise_like, relative_sigma
+from diffusion_jax.sampling.steps import Denoise, Stateless, noise_like, relative_sigma, renoise, time_at
 from diffusion_jax.typing import Schedule, UserError
 
 __all__ = ["EDMStochastic"]
 
 
-def _time_at(schedule: Schedule, rho: Array) -> Array:
-    """The time whose sigma / alpha is rho > 0."""
-    return schedule.t_from_logsnr(-2.0 * jnp.log(rho))
-
-
-def _with_noise(schedule: Schedule, x: Array, t: Array, later: Array, noise: Array) -> Array:
-    """x at t taken up to the time `later` >= t by standard normal `noise`; alpha(t) > 0."""
-    alpha, sigma = coefficients(schedule, t, x)
-    alpha_later, sigma_later = coefficients(schedule, later, x)
-    shrink = alpha_later / jnp.where(alpha > 0, alpha, 1.0)
-    added = jnp.sqrt(jnp.maximum(sigma_later**2 - (shrink * sigma) ** 2, 0.0))
-    return shrink * x + added * noise
-
-
 @dataclasses.dataclass(frozen=True)
-class EDMStochastic:
+class EDMStochastic(Stateless):
     """Second order with churn, two evaluations a step (one at a last step to sigma = 0).
 
     s_churn >= 0 counts over the whole grid, s_tmin and s_tmax bound rho = sigma / alpha, s_noise scales the added noise
@@ -56,13 +41,19 @@ class EDMStochastic:
         if not 0 <= self.s_tmin <= self.s_tmax:
             raise UserError(f"s_tmin {self.s_tmin} and s_tmax {self.s_tmax} must satisfy 0 <= s_tmin <= s_tmax")
 
+    @property
+    def deterministic(self) -> bool:
+        """Without churn."""
+        return self.s_churn == 0
+
+    @property
+    def convergence(self) -> int | None:
+        """2, Heun's; none where s_noise makes more or less noise than the process has."""
+        return 2 if self.s_churn == 0 or self.s_noise == 1 else None
+
     def over(self, num_steps: int) -> EDMStochastic:
         """This solver for a grid of `num_steps` steps."""
         return self if self.num_steps else dataclasses.replace(self, num_steps=num_steps)
-
-    def init(self, x: Array) -> Any:
-        """No state."""
-        return ()
 
     def step(
         self, denoise: Denoise, schedule: Schedule, x: Array, t: Array, t_next: Array, key: Array, state: Any
@@ -76,8 +67,8 @@ class EDMStochastic:
             top = relative_sigma(schedule, jnp.asarray(schedule.t_max, x.dtype))
             churned = (rho >= self.s_tmin) & (rho <= self.s_tmax) & (schedule.alpha(t) > 0)
             higher = jnp.minimum(rho * (1.0 + gamma), top)
-            later = jnp.where(churned, jnp.maximum(_time_at(schedule, higher).astype(t.dtype), t), t)
-            x = _with_noise(schedule, x, t, later, self.s_noise * noise_like(key, x))
+            later = jnp.where(churned, jnp.maximum(time_at(schedule, higher).astype(t.dtype), t), t)
+            x = renoise(schedule, x, t, later, self.s_noise * noise_like(key, x))
             t = later
         return Heun().step(denoise, schedule, x, t, t_next, key, state)
 

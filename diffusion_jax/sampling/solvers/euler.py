@@ -14,12 +14,12 @@ the noise at a last step to t = 0.
 from __future__ import annotations
 
 import dataclasses
-from typing import Any
+from typing import Any, ClassVar
 
 from jaxtyping import Array
 
 from diffusion_jax.process.sde import coefficients, velocity
-from diffusion_jax.sampling.steps import Denoise
+from diffusion_jax.sampling.steps import Denoise, Stateless
 from diffusion_jax.typing import Schedule, one_of
 
 __all__ = ["VARIABLES", "Euler"]
@@ -28,17 +28,20 @@ VARIABLES = ("sigma", "t")
 
 
 @dataclasses.dataclass(frozen=True)
-class Euler:
+class Euler(Stateless):
     """First order, one evaluation a step. `variable` is "sigma" or "t"; see the module."""
 
     variable: str = "sigma"
+    convergence: ClassVar[int] = 1
+    deterministic: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         one_of("variable", self.variable, VARIABLES)
 
-    def init(self, x: Array) -> Any:
-        """No state."""
-        return ()
+    @property
+    def from_pair(self) -> bool:
+        """In sigma, where x itself has no part."""
+        return self.variable == "sigma"
 
     def step(
         self, denoise: Denoise, schedule: Schedule, x: Array, t: Array, t_next: Array, key: Array, state: Any

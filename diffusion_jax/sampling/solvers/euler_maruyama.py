@@ -8,7 +8,7 @@ x0 and leaves no noise.
 from __future__ import annotations
 
 import dataclasses
-from typing import Any
+from typing import Any, ClassVar
 
 import jax.numpy as jnp
 import numpy as np
@@ -16,21 +16,27 @@ from jaxtyping import Array
 
 from diffusion_jax.process.prediction import FLOOR
 from diffusion_jax.process.sde import expand, reverse_drift, squared_diffusion
-from diffusion_jax.sampling.steps import Denoise, noise_like
+from diffusion_jax.sampling.steps import Denoise, Stateless, noise_like
 from diffusion_jax.typing import Schedule, UserError
 
 __all__ = ["EulerMaruyama"]
 
 
 @dataclasses.dataclass(frozen=True)
-class EulerMaruyama:
+class EulerMaruyama(Stateless):
     """First order in the drift, one evaluation a step; eta >= 0: 1 is the reverse SDE, 0 Euler in t."""
 
     eta: float = 1.0
+    convergence: ClassVar[int] = 1
 
     def __post_init__(self) -> None:
         if not self.eta >= 0:
             raise UserError(f"eta {self.eta} is below 0; nearest: 0")
+
+    @property
+    def deterministic(self) -> bool:
+        """At eta = 0: the ODE."""
+        return self.eta == 0
 
     def check(self, schedule: Schedule, first: float) -> None:
         """UserError for a grid that begins where alpha is 0."""
@@ -39,10 +45,6 @@ class EulerMaruyama:
                 f"EulerMaruyama cannot begin at t = {first:g} under {type(schedule).__name__}, where alpha is 0 and g "
                 "diverges: take ExponentialEuler(eta=1.0), or t_max=0.99"
             )
-
-    def init(self, x: Array) -> Any:
-        """No state."""
-        return ()
 
     def step(
         self, denoise: Denoise, schedule: Schedule, x: Array, t: Array, t_next: Array, key: Array, state: Any

@@ -7,12 +7,13 @@ the SDE of that eta, not DDIM's eta.
 from __future__ import annotations
 
 import dataclasses
-from typing import Any
+from typing import Any, ClassVar
 
 from jaxtyping import Array
 
 from diffusion_jax.sampling.steps import (
     Denoise,
+    Stateless,
     exponential_step,
     noise_like,
 )
@@ -22,18 +23,21 @@ __all__ = ["ExponentialEuler"]
 
 
 @dataclasses.dataclass(frozen=True)
-class ExponentialEuler:
+class ExponentialEuler(Stateless):
     """First order, one evaluation a step; eta >= 0: 0 is the ODE, 1 the reverse SDE."""
 
     eta: float = 0.0
+    convergence: ClassVar[int] = 1
+    from_pair: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         if not self.eta >= 0:
             raise UserError(f"eta {self.eta} is below 0; nearest: 0")
 
-    def init(self, x: Array) -> Any:
-        """No state."""
-        return ()
+    @property
+    def deterministic(self) -> bool:
+        """At eta = 0: the ODE."""
+        return self.eta == 0
 
     def step(
         self, denoise: Denoise, schedule: Schedule, x: Array, t: Array, t_next: Array, key: Array, state: Any

@@ -9,7 +9,7 @@ in `euler`.
 from __future__ import annotations
 
 import dataclasses
-from typing import Any
+from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -17,7 +17,7 @@ from jaxtyping import Array
 
 from diffusion_jax.process.sde import coefficients, velocity
 from diffusion_jax.sampling.solvers.euler import VARIABLES
-from diffusion_jax.sampling.steps import Denoise
+from diffusion_jax.sampling.steps import Denoise, Stateless
 from diffusion_jax.typing import Prediction, Schedule, one_of
 
 __all__ = ["Heun"]
@@ -31,17 +31,15 @@ def _move(schedule: Schedule, x: Array, pair: Prediction, t: Array, t_next: Arra
 
 
 @dataclasses.dataclass(frozen=True)
-class Heun:
+class Heun(Stateless):
     """Second order, two evaluations a step (one at a last step to sigma = 0). `variable` is "sigma" or "t"; see the module."""
 
     variable: str = "sigma"
+    convergence: ClassVar[int] = 2
+    deterministic: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         one_of("variable", self.variable, VARIABLES)
-
-    def init(self, x: Array) -> Any:
-        """No state."""
-        return ()
 
     def step(
         self, denoise: Denoise, schedule: Schedule, x: Array, t: Array, t_next: Array, key: Array, state: Any

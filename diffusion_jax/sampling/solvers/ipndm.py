@@ -6,14 +6,14 @@ It is of second order on smooth grids, as its first steps are of lower order and
 from __future__ import annotations
 
 import dataclasses
+from typing import ClassVar
 
 from jaxtyping import Array
 
-from diffusion_jax.sampling.solvers.adams import _corrected, _equal
+from diffusion_jax.sampling.solvers.adams import Adams, corrected, equal_steps
 from diffusion_jax.sampling.steps import (
     Denoise,
     History,
-    check_order,
 )
 from diffusion_jax.typing import Schedule
 
@@ -21,17 +21,17 @@ __all__ = ["IPNDM"]
 
 
 @dataclasses.dataclass(frozen=True)
-class IPNDM:
+class IPNDM(Adams):
     """Order 1 to 4 in name (the number of predictions), one evaluation a step."""
 
     order: int = 4
+    highest: ClassVar[int] = 4
+    deterministic: ClassVar[bool] = True
 
-    def __post_init__(self) -> None:
-        check_order(self, self.order, 4)
-
-    def init(self, x: Array) -> History:
-        """The memory of `order` predictions."""
-        return History.empty(x, self.order)
+    @property
+    def convergence(self) -> int:
+        """2 at most, whatever the number of predictions; see the module."""
+        return min(self.order, 2)
 
     def step(
         self, denoise: Denoise, schedule: Schedule, x: Array, t: Array, t_next: Array, key: Array, state: History
@@ -39,5 +39,5 @@ class IPNDM:
         """x [batch, ...] at t -> x at t_next < t; draws nothing."""
         pair = denoise(x, t)
         state = state.pushed(pair.eps, t)
-        weights = _equal(schedule, t, t_next, self.order)
-        return _corrected(schedule, pair, state, t, t_next, weights, state.count), state
+        weights = equal_steps(schedule, t, t_next, self.order)
+        return corrected(schedule, pair, state, t, t_next, weights, state.count), state

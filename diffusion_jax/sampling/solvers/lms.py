@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import dataclasses
+from typing import ClassVar
 
 from jaxtyping import Array
 
-from diffusion_jax.sampling.solvers.adams import _by_order, _corrected
+from diffusion_jax.sampling.solvers.adams import Adams, by_order, corrected
 from diffusion_jax.sampling.steps import (
     Axis,
     Denoise,
     History,
-    check_order,
     lagrange,
     legendre,
     relative_sigma,
@@ -22,17 +22,17 @@ __all__ = ["LMS"]
 
 
 @dataclasses.dataclass(frozen=True)
-class LMS:
+class LMS(Adams):
     """Order 1 to 4, one evaluation a step."""
 
     order: int = 4
+    highest: ClassVar[int] = 4
+    deterministic: ClassVar[bool] = True
 
-    def __post_init__(self) -> None:
-        check_order(self, self.order, 4)
-
-    def init(self, x: Array) -> History:
-        """The memory of `order` predictions."""
-        return History.empty(x, self.order)
+    @property
+    def convergence(self) -> int:
+        """The order."""
+        return self.order
 
     def step(
         self, denoise: Denoise, schedule: Schedule, x: Array, t: Array, t_next: Array, key: Array, state: History
@@ -44,5 +44,5 @@ class LMS:
         state = state.spaced(pair.eps, t, axis)
         nodes, usable = state.nodes(axis)
         points, weights = legendre(2, rho, rho_next)
-        rows = _by_order(nodes, lambda nodes: lagrange(nodes, points) @ weights, self.order)
-        return _corrected(schedule, pair, state, t, t_next, rows, usable), state
+        rows = by_order(nodes, lambda nodes: lagrange(nodes, points) @ weights, self.order)
+        return corrected(schedule, pair, state, t, t_next, rows, usable), state

@@ -7,13 +7,14 @@ often run).
 from __future__ import annotations
 
 import dataclasses
+from typing import ClassVar
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array
 
 from diffusion_jax.process.sde import coefficients
-from diffusion_jax.sampling.solvers.adams import _corrected, _equal
+from diffusion_jax.sampling.solvers.adams import corrected, equal_steps
 from diffusion_jax.sampling.steps import (
     Denoise,
     History,
@@ -31,6 +32,8 @@ class PNDM:
     """Four predictions; `start` is "prk" (three steps of four evaluations) or "plms" (a first step of two)."""
 
     start: str = "prk"
+    deterministic: ClassVar[bool] = True
+    convergence: ClassVar[int] = 2
 
     def __post_init__(self) -> None:
         one_of("start", self.start, ("prk", "plms"))
@@ -63,7 +66,7 @@ class PNDM:
             return _moved(schedule, x, (pair.eps + 2 * second + 2 * third + fourth) / 6, pair, t, t_next)
 
         def later(pair: Prediction) -> Array:
-            return _corrected(schedule, pair, state, t, t_next, _equal(schedule, t, t_next, 4), state.count)
+            return corrected(schedule, pair, state, t, t_next, equal_steps(schedule, t, t_next, 4), state.count)
 
         return jax.lax.cond(starting & finite(schedule, t, t_next), first, later, pair), state
 

@@ -9,13 +9,15 @@ has no bound), or 2 (r sigma)^2 ("sigma", the default), what the ratio of norms 
 from __future__ import annotations
 
 import dataclasses
-from typing import Any
+from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array
 
 from diffusion_jax.process.sde import coefficients
+from diffusion_jax.sampling import optional
+from diffusion_jax.sampling.norms import inner
 from diffusion_jax.sampling.solvers.euler_maruyama import EulerMaruyama
 from diffusion_jax.sampling.steps import Denoise, noise_like
 from diffusion_jax.typing import Schedule, Solver, UserError, one_of
@@ -33,6 +35,8 @@ class PredictorCorrector:
     steps: int = 1
     snr: float = 0.16
     size: str = "sigma"
+    deterministic: ClassVar[bool] = False
+    convergence: ClassVar[None] = None
 
     def __post_init__(self) -> None:
         if not isinstance(self.predictor, Solver):
@@ -45,14 +49,11 @@ class PredictorCorrector:
 
     def check(self, schedule: Schedule, first: float) -> None:
         """What the predictor says of the grid."""
-        if hasattr(self.predictor, "check"):
-            self.predictor.check(schedule, first)
+        optional.check(self.predictor, schedule, first)
 
     def over(self, num_steps: int) -> PredictorCorrector:
         """This solver with its predictor for a grid of `num_steps` steps."""
-        if not hasattr(self.predictor, "over"):
-            return self
-        return dataclasses.replace(self, predictor=self.predictor.over(num_steps))
+        return dataclasses.replace(self, predictor=optional.over(self.predictor, num_steps))
 
     def init(self, x: Array) -> Any:
         """The predictor's state."""
@@ -80,12 +81,10 @@ class PredictorCorrector:
 
     def evaluations(self, schedule: Schedule, ts: Array) -> Array:
         """The predictor's, and `steps` after each step that ends in noise."""
-        counted = hasattr(self.predictor, "evaluations")
-        steps = self.predictor.evaluations(schedule, ts) if counted else jnp.int32(len(ts) - 1)
-        return steps + self.steps * jnp.sum(schedule.sigma(ts[1:]) > 0, dtype=jnp.int32)
+        corrected = jnp.sum(schedule.sigma(ts[1:]) > 0, dtype=jnp.int32)
+        return optional.evaluations(self.predictor, schedule, ts) + self.steps * corrected
 
 
 def _ratio(noise: Array, push: Array) -> Array:
     """(|noise| / |push|)^2 of each example, in the shape that multiplies it."""
-    axes = tuple(range(1, noise.ndim))
-    return jnp.sum(noise**2, axes, keepdims=True) / jnp.maximum(jnp.sum(push**2, axes, keepdims=True), 1e-12)
+    return inner(noise, noise) / jnp.maximum(inner(push, push), 1e-12)

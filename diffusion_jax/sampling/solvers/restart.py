@@ -8,22 +8,21 @@ itself, which leaves the marginals as they are, and solved by Heun's steps again
 from __future__ import annotations
 
 import dataclasses
-from typing import Any
+from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array
 
-from diffusion_jax.sampling.solvers.edm import _time_at, _with_noise
 from diffusion_jax.sampling.solvers.heun import Heun
-from diffusion_jax.sampling.steps import Denoise, noise_like, relative_sigma
+from diffusion_jax.sampling.steps import Denoise, Stateless, noise_like, relative_sigma, renoise, time_at
 from diffusion_jax.typing import Schedule, UserError
 
 __all__ = ["Restart"]
 
 
 @dataclasses.dataclass(frozen=True)
-class Restart:
+class Restart(Stateless):
     """Heun with restarts; `intervals` are (rho_min, rho_max, steps, repeats), rho = sigma / alpha.
 
     The default is the paper's for CIFAR-10. A grid that never passes below rho_min restarts nowhere.
@@ -31,6 +30,8 @@ class Restart:
 
     intervals: tuple[tuple[float, float, int, int], ...] = ((0.06, 0.30, 3, 2),)
     rho: float = 7.0
+    deterministic: ClassVar[bool] = False
+    convergence: ClassVar[None] = None
 
     def __post_init__(self) -> None:
         for low, high, steps, repeats in self.intervals:
@@ -39,10 +40,6 @@ class Restart:
                     f"restart interval {(low, high, steps, repeats)} is not (rho_min, rho_max, steps, repeats) with "
                     "0 < rho_min < rho_max, and steps and repeats of at least 1"
                 )
-
-    def init(self, x: Array) -> Any:
-        """No state."""
-        return ()
 
     def _begins(self, schedule: Schedule, t: Array, t_next: Array, low: float) -> Array:
         now, then = relative_sigma(schedule, t), relative_sigma(schedule, t_next)
@@ -79,12 +76,12 @@ class Restart:
         low = jnp.maximum(relative_sigma(schedule, t), 1e-8)
         share = jnp.arange(steps + 1, dtype=x.dtype) / steps
         ends = [jnp.maximum(jnp.asarray(high, x.dtype), low) ** (1 / self.rho), low ** (1 / self.rho)]
-        times = _time_at(schedule, (ends[0] + share * (ends[1] - ends[0])) ** self.rho).astype(t.dtype)
+        times = time_at(schedule, (ends[0] + share * (ends[1] - ends[0])) ** self.rho).astype(t.dtype)
         times = jnp.minimum(times, schedule.t_max).at[-1].set(t)
 
         def one(x: Array, repeat: Array) -> tuple[Array, None]:
             noise = noise_like(jax.vmap(jax.random.fold_in, (0, None))(key, repeat), x)
-            x = _with_noise(schedule, x, t, times[0], noise)
+            x = renoise(schedule, x, t, times[0], noise)
 
             def down(x: Array, pair: tuple[Array, Array]) -> tuple[Array, None]:
                 return Heun().step(denoise, schedule, x, pair[0], pair[1], key, ())[0].astype(x.dtype), None

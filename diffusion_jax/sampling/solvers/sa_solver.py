@@ -66,6 +66,16 @@ class SASolver:
         if not self.tau >= 0:
             raise UserError(f"tau {self.tau} is below 0; nearest: 0")
 
+    @property
+    def deterministic(self) -> bool:
+        """At tau = 0: the ODE."""
+        return self.tau == 0
+
+    @property
+    def convergence(self) -> int:
+        """That of the state that the corrector leaves, or the predictor's without one."""
+        return min(self.corrector_order, self.predictor_order + 1) if self.corrector_order else self.predictor_order
+
     def init(self, x: Array) -> _State:
         """The memory of the predictions, of the last state and of its noise."""
         length = max(self.predictor_order, self.corrector_order)

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from typing import Any
+from typing import Any, ClassVar
 
 import jax.numpy as jnp
 from jaxtyping import Array
@@ -65,10 +65,16 @@ class UniPC:
 
     order: int = 3
     variant: str = "bh2"
+    deterministic: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         check_order(self, self.order, 3)
         one_of("variant", self.variant, ("bh1", "bh2"))
+
+    @property
+    def convergence(self) -> int:
+        """The order."""
+        return self.order
 
     def init(self, x: Array) -> _State:
         """The memory of `order` predictions and of the last state."""
