@@ -140,6 +140,9 @@ class Schedule(Protocol):
 
     Each method takes a scalar or [batch] array of times and is elementwise. `logsnr` is 2 log(alpha / sigma), clipped
     to [-20, 20]; `t_from_logsnr` is its inverse.
+
+    It may declare its limits, which tests read, as constants or properties: `clean` (bool), whether the data at t = 0 are
+    exactly clean, alpha = 1 and sigma = 0; and `pure_noise` (bool), whether no signal is left at t = 1, alpha = 0.
     """
 
     @property

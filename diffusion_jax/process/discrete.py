@@ -19,7 +19,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -84,6 +84,7 @@ class Discrete:
     """
 
     log_alphas: Any
+    clean: ClassVar[bool] = True
 
     def __init__(
         self,
@@ -143,6 +144,11 @@ class Discrete:
     def t_max(self) -> float:
         """1: the noise of all betas."""
         return 1.0
+
+    @property
+    def pure_noise(self) -> bool:
+        """Whether the table ends without signal. For a table of numbers, not one that JAX traces."""
+        return bool(self.log_alphas[-1] <= NO_SIGNAL)
 
     def _table(self, dtype: Any) -> Array:
         return jnp.asarray(self.log_alphas, dtype)

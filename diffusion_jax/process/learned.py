@@ -14,7 +14,7 @@ sigmoid(-gamma), sigma^2 = sigmoid(gamma). Its parameters are leaves, to be trai
 from __future__ import annotations
 
 import math
-from typing import Any
+from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -60,6 +60,16 @@ class Shifted:
     def t_max(self) -> float:
         """The base's."""
         return self.base.t_max
+
+    @property
+    def clean(self) -> bool | None:
+        """As the base; None where it does not say."""
+        return getattr(self.base, "clean", None)
+
+    @property
+    def pure_noise(self) -> bool | None:
+        """As the base; None where it does not say."""
+        return getattr(self.base, "pure_noise", None)
 
     def _pair(self, t: ArrayLike) -> tuple[Array, Array]:
         alpha, sigma = self.base.alpha(t), self.shift * self.base.sigma(t)
@@ -110,6 +120,8 @@ class LearnedGamma:
     logsnr_min: float = static(default=-5.0)
     t_min: float = static(default=0.0)
     t_max: float = static(default=1.0)
+    clean: ClassVar[bool] = False
+    pure_noise: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
         number(logsnr_min=self.logsnr_min, logsnr_max=self.logsnr_max, t_min=self.t_min, t_max=self.t_max)

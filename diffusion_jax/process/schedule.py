@@ -20,6 +20,7 @@ never negative. Times of a lower precision or whole numbers are taken to float32
 from __future__ import annotations
 
 import math
+from typing import ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -104,6 +105,8 @@ class VPLinear(_LinearBeta):
     beta_max: float = static(default=20.0)
     t_min: float = static(default=1e-4)
     t_max: float = static(default=1.0)
+    clean: ClassVar[bool] = True
+    pure_noise: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
         self._check(self.t_min, self.t_max)
@@ -133,6 +136,8 @@ class SubVP(_LinearBeta):
     beta_max: float = static(default=20.0)
     t_min: float = static(default=1e-3)
     t_max: float = static(default=1.0)
+    clean: ClassVar[bool] = True
+    pure_noise: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
         self._check(self.t_min, self.t_max)
@@ -167,6 +172,8 @@ class VE:
     sigma_max: float = static(default=50.0)
     t_min: float = static(default=0.0)
     t_max: float = static(default=1.0)
+    clean: ClassVar[bool] = False
+    pure_noise: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
         _check_order(sigma_min=self.sigma_min, sigma_max=self.sigma_max)
@@ -202,6 +209,8 @@ class EDM:
 
     sigma_min: float = static(default=0.002)
     sigma_max: float = static(default=80.0)
+    clean: ClassVar[bool] = True
+    pure_noise: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
         _check_order(sigma_min=self.sigma_min, sigma_max=self.sigma_max)
@@ -243,6 +252,8 @@ class Cosine:
 
     t_min: float = static(default=0.0)
     t_max: float = static(default=1.0)
+    clean: ClassVar[bool] = True
+    pure_noise: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         _check_range(self.t_min, self.t_max)
@@ -274,6 +285,8 @@ class RectifiedFlow:
 
     t_min: float = static(default=0.0)
     t_max: float = static(default=1.0)
+    clean: ClassVar[bool] = True
+    pure_noise: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         _check_range(self.t_min, self.t_max)

@@ -36,6 +36,16 @@ class Truncated:
         """The base's."""
         return self.base.t_max
 
+    @property
+    def clean(self) -> bool | None:
+        """As the base; None where it does not say."""
+        return getattr(self.base, "clean", None)
+
+    @property
+    def pure_noise(self) -> bool | None:
+        """As the base; None where it does not say."""
+        return getattr(self.base, "pure_noise", None)
+
     def alpha(self, t: ArrayLike) -> Array:
         """The base's."""
         return self.base.alpha(t)

@@ -57,8 +57,8 @@ class DPMSolverPP:
 
     @property
     def convergence(self) -> int:
-        """The order."""
-        return self.order
+        """The order; 2 at most with `sde`, as differences of predictions along a path with noise are rough."""
+        return min(self.order, 2) if self.sde else self.order
 
     def init(self, x: Array) -> Any:
         """The memory of `order` predictions, when it is multi-step."""

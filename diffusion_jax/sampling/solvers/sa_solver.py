@@ -73,8 +73,10 @@ class SASolver:
 
     @property
     def convergence(self) -> int:
-        """That of the state that the corrector leaves, or the predictor's without one."""
-        return min(self.corrector_order, self.predictor_order + 1) if self.corrector_order else self.predictor_order
+        """That of the state that the corrector leaves, or the predictor's without one; 2 at most with noise."""
+        corrector, predictor = self.corrector_order, self.predictor_order
+        order = min(corrector, predictor + 1) if corrector else predictor
+        return min(order, 2) if self.tau else order
 
     def init(self, x: Array) -> _State:
         """The memory of the predictions, of the last state and of its noise."""
