@@ -12,9 +12,9 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from test_every_solver import NAMES, ODE, SCHEDULES, SDE
+from members import MEAN, ODE, SCHEDULES, SDE, STD, gaussian
 
-from diffusion_jax.process import EDM, RectifiedFlow, exact, learned_gamma
+from diffusion_jax.process import EDM, RectifiedFlow, learned_gamma
 from diffusion_jax.process.truncated import Truncated
 from diffusion_jax.sampling import (
     DDPM,
@@ -41,14 +41,14 @@ from diffusion_jax.sampling.grids import check_grid, told_apart
 from diffusion_jax.sampling.steps import phis
 from diffusion_jax.typing import Prediction, UserError
 
-MEAN, STD, STEPS = 0.7, 0.5, 24
+STEPS = 24
 EVERY = [*ODE, *SDE, DDPM("learned_range"), Euler("t"), Heun("t"), ConsistencyMultistep(), UniPC(3, "bh1")]
 EVERY += [DEIS(3, "logrho"), LMS(2), SASolver(2, 1, tau=0.0), SASolver(3, 2)]
 LEFT_OUT = EulerMaruyama | PredictorCorrector | AdaptiveODE
 """Those that refuse a beginning without signal, or solve each interval anew; they have tests of their own below."""
 SHARED = [DPMSolver(3), DPMSolverPP(2), DPMSolverPP(3, sde=True), UniPC(3), SASolver(tau=0.0), DEIS(3, "logrho"), LMS()]
 """One of each formula that has differences of nodes or of exponentials."""
-ROWS = {**dict(zip(NAMES, SCHEDULES, strict=True)), "Late": Truncated(RectifiedFlow(), 0.01)}
+ROWS = {**SCHEDULES, "Late": Truncated(RectifiedFlow(), 0.01)}
 ROWS["Learned"] = learned_gamma(jax.random.key(0))
 
 
@@ -100,12 +100,12 @@ def drawn(schedule, solver, ts, dtype=jnp.float32):
 
 
 def model(schedule, solver):
-    gaussian = exact.gaussian(schedule, jnp.full(1, MEAN), STD)
+    plain = gaussian(schedule)
     if solver != DDPM("learned_range"):
-        return gaussian
+        return plain
 
     def with_variance(x, t, cond):
-        pair = gaussian(x, t)
+        pair = plain(x, t)
         return Prediction(pair.x0, pair.eps, jnp.full_like(x, 0.5))
 
     return with_variance

@@ -46,7 +46,7 @@ def test_ddim_sums(beta_start, end, total):
             x = run(DDIM(), steps, schedule, clip=True)
             pair = toy(schedule, clip=True)(x, 1 / 1000, None)
             x = schedule.alpha(1 / 1000) * pair.x0 + schedule.sigma(1 / 1000) * pair.eps
-        assert abs(float(jnp.abs(x).sum()) - total) < 1e-3
+        assert abs(float(jnp.abs(x).sum()) - total) < (1e-3 if end is None else 5e-4)
 
 
 def last_step_of_first_order(solver, schedule):

@@ -1,16 +1,14 @@
-"""Every kind of guidance: its identities, its closed form on Gaussians and mixtures, and that its settings are data."""
+"""Every kind of guidance: its identities, its closed form, and that its settings are data."""
 
 import dataclasses
-from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
+from guided import BATCH, DIM, IDENTITY, METHODS, SCHEDULES, STD, Conditional, adds_up, close, energy, same
 
-from diffusion_jax.process import EDM, VE, Cosine, RectifiedFlow, VPLinear, exact, from_pair
+from diffusion_jax.process import Cosine, RectifiedFlow, VPLinear, exact, from_pair
 from diffusion_jax.process.sde import expand
 from diffusion_jax.sampling import (
     DDIM,
@@ -35,77 +33,7 @@ from diffusion_jax.sampling import (
 )
 from diffusion_jax.sampling.guidance.contrast import predict_both
 from diffusion_jax.sampling.sample import _sample
-from diffusion_jax.typing import Prediction, UserError, pytree_dataclass
-
-BATCH, DIM, STD = 4, 3, 0.6
-SCHEDULES = [VPLinear(), Cosine(), RectifiedFlow(), VE(), EDM()]
-
-
-@pytree_dataclass
-class Conditional:
-    """The exact denoiser of N(cond, STD^2 I): what a perfect network of conditions would say."""
-
-    schedule: Any
-
-    def __call__(self, xt, t, cond=None):
-        alpha, sigma = (expand(f(jnp.asarray(t)), xt) for f in (self.schedule.alpha, self.schedule.sigma))
-        residual = (xt - alpha * cond) / (alpha**2 * STD**2 + sigma**2)
-        return Prediction(cond + alpha * STD**2 * residual, sigma * residual)
-
-
-def close(got, wanted, rtol=2e-5, atol=2e-6):
-    np.testing.assert_allclose(got.x0, wanted.x0, rtol=rtol, atol=atol)
-    np.testing.assert_allclose(got.eps, wanted.eps, rtol=rtol, atol=atol)
-
-
-def same(got, wanted):
-    np.testing.assert_array_equal(got.x0, wanted.x0)
-    np.testing.assert_array_equal(got.eps, wanted.eps)
-
-
-def adds_up(pair, x, t, schedule):
-    alpha, sigma = (expand(f(jnp.asarray(t)), x) for f in (schedule.alpha, schedule.sigma))
-    scale = float(jnp.max(jnp.abs(x)) + jnp.max(jnp.abs(alpha * pair.x0)))
-    np.testing.assert_allclose(alpha * pair.x0 + sigma * pair.eps, x, atol=2e-6 * scale)
-
-
-@pytest.fixture
-def parts():
-    keys = jax.random.split(jax.random.key(3), 3)
-    cond, x = (jax.random.normal(k, (BATCH, DIM)) for k in keys[:2])
-    return x, cond, jnp.full((1, DIM), 0.2)
-
-
-# name: (denoise, null, scale, schedule) -> guided; all but CFG++ keep the pair, all but it are the identity at scale 1
-METHODS = {
-    "classifier_free": lambda d, n, w, s: classifier_free(d, n, w),
-    "rescale": lambda d, n, w, s: rescale(classifier_free(d, n, w), s, "v", 0.7),
-    "apg": lambda d, n, w, s: apg(d, n, w, schedule=s, eta=0.2, momentum=-0.5, norm_threshold=0.8),
-    "cfg_zero": lambda d, n, w, s: cfg_zero(d, n, w, schedule=s),
-    "autoguidance": lambda d, n, w, s: autoguidance(d, Shifted(d), w),
-    "interval": lambda d, n, w, s: interval(classifier_free(d, n, w), d, s, 0.1, 5.0),
-    "clip": lambda d, n, w, s: clip_x0(classifier_free(d, n, w), s, -0.9, 0.9),
-    "threshold": lambda d, n, w, s: dynamic_threshold(classifier_free(d, n, w), s, 0.9, 0.5),
-    "classifier": lambda d, n, w, s: classifier_guidance(d, energy, w, schedule=s),
-    "classifier_x0": lambda d, n, w, s: classifier_guidance(d, energy, w, schedule=s, of="x0"),
-    "clip_guidance": lambda d, n, w, s: clip_guidance(d, jnp.tanh, jnp.ones((1, DIM)), w, schedule=s),
-    "cfg_plus_plus": lambda d, n, w, s: cfg_plus_plus(d, n, 0.1 * w),
-}  # fmt: skip
-IDENTITY = ("classifier_free", "rescale", "apg", "cfg_zero", "autoguidance", "interval")
-
-
-@pytree_dataclass
-class Shifted:
-    """A weaker model: its condition is off."""
-
-    base: Any
-
-    def __call__(self, xt, t, cond=None):
-        return self.base(xt, t, 0.5 * cond)
-
-
-def energy(x, t, cond):
-    return -0.5 * jnp.sum((x - cond) ** 2, axis=-1)
+from diffusion_jax.typing import Prediction, UserError
 
 
 @pytest.mark.parametrize("name", IDENTITY)
@@ -183,61 +111,6 @@ def test_the_other_settings_are_data_too(parts, key):
     assert all(float(jnp.max(jnp.abs(a - b))) > 1e-4 for a, b in zip(first, second))
 
 
-@pytest.mark.parametrize("schedule", SCHEDULES, ids=repr)
-def test_guided_gaussians_of_equal_spread_are_the_gaussian_at_the_guided_mean(schedule, parts):
-    x, cond, null = parts
-    t = jnp.float32(0.5)
-    got = classifier_free(Conditional(schedule), null, 3.0)(x, t, cond)
-    close(got, Conditional(schedule)(x, t, null + 3.0 * (cond - null)), rtol=1e-4, atol=1e-4)
-    others = [cond, cond[::-1], jnp.full((1, DIM), -1.0)]
-    weights = jnp.array([2.0, 0.5, -1.5])
-    mean = null + sum(w * (c - null) for w, c in zip(weights, others))
-    got = compose(Conditional(schedule), null, others, weights)(x, t)
-    close(got, Conditional(schedule)(x, t, jnp.broadcast_to(mean, x.shape)), rtol=1e-4, atol=1e-4)
-
-
-@pytree_dataclass
-class Either:
-    """Exact denoisers of several distributions; the condition [batch, count] is one-hot, or all zeros for the first."""
-
-    models: Any
-
-    def __call__(self, xt, t, cond=None):
-        pairs = [model(xt, t) for model in self.models]
-        weights = jnp.concatenate([1 - jnp.sum(cond, axis=1, keepdims=True), cond], axis=1)
-        x0, eps = (
-            sum(weights[:, i : i + 1] * p for i, p in enumerate(ps)) for ps in zip(*((p.x0, p.eps) for p in pairs))
-        )
-        return Prediction(x0, eps)
-
-
-@pytest.mark.parametrize("schedule", SCHEDULES, ids=repr)
-def test_guidance_between_mixtures_is_the_gradient_of_the_guided_log_density(schedule, key):
-    """-sigma grad [log u + sum_i w_i (log c_i - log u)] by automatic differentiation of exact densities."""
-    means, stds = jax.random.normal(key, (5, 2)), jnp.array([0.3, 0.5, 0.4, 0.7, 0.6])
-    u, c, d = (
-        exact.mixture(schedule, means[i], stds[i]) for i in (jnp.arange(5), jnp.array([0, 3]), jnp.array([1, 3, 4]))
-    )
-    t = jnp.float32(0.4)
-    spread = jnp.sqrt(schedule.alpha(t) ** 2 + schedule.sigma(t) ** 2)
-    x = spread * jax.random.normal(jax.random.key(1), (BATCH, 2))
-    first, second = jnp.eye(2)[:1], jnp.eye(2)[1:]
-
-    def wanted(w_c, w_d):
-        def log_p(y):
-            base = u.log_density(y, t)
-            return jnp.sum(base + w_c * (c.log_density(y, t) - base) + w_d * (d.log_density(y, t) - base))
-
-        return -schedule.sigma(t) * jax.grad(log_p)(x)
-
-    model, null = Either([u, c, d]), jnp.zeros((1, 2))
-    got = classifier_free(model, null, 2.5)(x, t, jnp.repeat(first, BATCH, axis=0))
-    np.testing.assert_allclose(got.eps, wanted(2.5, 0.0), rtol=1e-4, atol=1e-4)
-    got = compose(model, null, [first, second], [1.5, -0.7])(x, t)
-    np.testing.assert_allclose(got.eps, wanted(1.5, -0.7), rtol=1e-4, atol=1e-4)
-    adds_up(got, x, t, schedule)
-
-
 def test_guided_samples_have_the_guided_mean(parts, key):
     _, cond, null = parts
     schedule = VPLinear()
@@ -248,64 +121,6 @@ def test_guided_samples_have_the_guided_mean(parts, key):
     mean = null + 3.0 * (cond - null)
     alpha, sigma = schedule.alpha(1.0), schedule.sigma(1.0)
     np.testing.assert_allclose(got, mean - STD * alpha * mean / np.sqrt(alpha**2 * STD**2 + sigma**2), atol=2e-4)
-
-
-def test_composition_of_one_prompt_is_classifier_free_and_scales_may_differ_by_example(parts):
-    x, cond, null = parts
-    schedule, t = Cosine(), jnp.float32(0.6)
-    denoise = Conditional(schedule)
-    close(compose(denoise, null, [cond], [3.0])(x, t), classifier_free(denoise, null, 3.0)(x, t, cond))
-    scales = jnp.array([[1.0, 0.0], [0.0, 1.0], [2.0, -1.0], [0.0, 0.0]])
-    got = compose(denoise, null, [cond, cond[:1]], scales)(x, t)
-    for i in range(BATCH):
-        alone = compose(denoise, null, [cond[i : i + 1], cond[:1]], scales[i])(x[i : i + 1], t)
-        close(jax.tree.map(lambda a: a[i : i + 1], got), alone)  # noqa: B023
-
-
-@pytest.mark.parametrize("schedule", SCHEDULES, ids=repr)
-def test_a_perfect_classifier_turns_the_mixture_into_its_component(schedule, key):
-    """Bayes' rule at every noise level: scale 1 on grad log p(k | xt)."""
-    means, stds = jnp.array([[-1.0, 0.5], [0.8, -0.3], [0.2, 1.4]]), jnp.array([0.3, 0.5, 0.2])
-    whole = exact.mixture(schedule, means, stds)
-    classes = [exact.gaussian(schedule, m, s) for m, s in zip(means, stds)]
-
-    def log_prob(x, t, cond):
-        joint = jnp.stack([c.log_density(x, t) for c in classes], axis=-1)
-        return jnp.take_along_axis(jax.nn.log_softmax(joint), cond[:, None], axis=-1)[:, 0]
-
-    cond, t = jnp.arange(3), jnp.array([0.3, 0.5, 0.7])
-    spread = jnp.sqrt(schedule.alpha(t) ** 2 + schedule.sigma(t) ** 2)[:, None]
-    x = spread * jax.random.normal(key, (3, 2))
-    got = classifier_guidance(whole, log_prob, schedule=schedule)(x, t, cond)
-    for k, one in enumerate(classes):
-        wanted = one(x[k : k + 1], t[k])
-        close(jax.tree.map(lambda a: a[k : k + 1], got), wanted, rtol=1e-4, atol=2e-4)  # noqa: B023
-
-
-def test_the_gradient_at_x0_goes_through_the_denoiser(parts):
-    """For Gaussian data x0_hat is affine in xt with slope alpha STD^2 / V."""
-    x, cond, _ = parts
-    schedule, t = Cosine(), jnp.float32(0.4)
-    denoise = Conditional(schedule)
-    alpha, sigma = schedule.alpha(t), schedule.sigma(t)
-    slope = alpha * STD**2 / (alpha**2 * STD**2 + sigma**2)
-    plain, target = denoise(x, t, cond), jnp.ones((1, DIM))
-    got = classifier_guidance(
-        denoise, lambda y, t, c: -0.5 * jnp.sum((y - target) ** 2, axis=-1), 0.7, schedule=schedule, of="x0"
-    )(x, t, cond)
-    np.testing.assert_allclose(got.eps, plain.eps - 0.7 * sigma * slope * (target - plain.x0), rtol=1e-5, atol=1e-5)
-
-
-def test_clip_guidance_is_the_gradient_of_the_cosine(parts):
-    x, cond, _ = parts
-    schedule, t = Cosine(), jnp.float32(0.4)
-    wanted = jnp.array([[1.0, -2.0, 0.5]])
-    got = clip_guidance(Conditional(schedule), lambda y: y, 5.0 * wanted, 0.3, schedule=schedule, of="xt")(x, t, cond)
-    unit, w = x / jnp.linalg.norm(x, axis=-1, keepdims=True), wanted / jnp.linalg.norm(wanted)
-    cosine = jnp.sum(unit * w, axis=-1, keepdims=True)
-    gradient = (w - cosine * unit) / jnp.linalg.norm(x, axis=-1, keepdims=True)
-    plain = Conditional(schedule)(x, t, cond)
-    np.testing.assert_allclose(got.eps, plain.eps - 0.3 * schedule.sigma(t) * gradient, rtol=1e-5, atol=1e-5)
 
 
 def test_autoguidance_goes_away_from_the_weaker_model(parts):
@@ -402,56 +217,6 @@ def test_cfg_zero_takes_the_best_length_and_stands_still_at_first(parts, key):
     assert (moved[:2] < 1e-6).all() and (moved[2:] > 1e-3).all()
 
 
-def test_infinite_limits_change_no_bit(parts):
-    x, cond, _ = parts
-    for schedule in (Cosine(), EDM()):
-        denoise, t = Conditional(schedule), jnp.array([1e-4, 0.2, 0.6, 1.0])
-        same(clip_x0(denoise, schedule, -np.inf, np.inf)(x, t, cond), denoise(x, t, cond))
-        same(dynamic_threshold(denoise, schedule, 0.9, np.inf)(x, t, cond), denoise(x, t, cond))
-
-
-@settings(max_examples=25, deadline=None)
-@given(st.floats(0.0, 1.0), st.floats(0.1, 3.0))
-def test_dynamic_threshold_is_the_papers(percentile, limit):
-    x0 = jax.random.normal(jax.random.key(0), (5, 40)) * jnp.array([0.1, 0.5, 1.0, 2.0, 8.0])[:, None]
-
-    def model(xt, t, cond=None):
-        return Prediction(x0, xt)
-
-    got = dynamic_threshold(model, Cosine(), percentile, limit)(x0, jnp.float32(0.5)).x0
-    s = np.maximum(np.quantile(np.abs(x0), percentile, axis=1, keepdims=True), limit)
-    np.testing.assert_allclose(got, np.clip(x0, -s, s) / s * limit, rtol=1e-4, atol=1e-5)
-    np.testing.assert_allclose(
-        clip_x0(model, Cosine(), -limit, limit)(x0, jnp.float32(0.5)).x0, np.clip(x0, -limit, limit)
-    )
-
-
-def test_an_interval_is_either_and_asks_only_whom_it_needs(parts):
-    x, cond, null = parts
-    schedule, calls = Cosine(), []
-
-    def counted(xt, t, cond):
-        jax.debug.callback(lambda: calls.append(xt.shape[0]))
-        return Conditional(schedule)(xt, t, cond)
-
-    guided = classifier_free(counted, null, 4.0)
-    within = interval(guided, counted, schedule, 0.3, 2.0)
-    ts = jnp.array([0.05, 0.5, 0.5, 0.95])  # tan(pi t / 2): .079, 1, 1, 12.7
-    for t, sizes in ((0.05, [BATCH]), (0.5, [2 * BATCH]), (0.95, [BATCH]), (ts, [BATCH, 2 * BATCH])):
-        calls.clear()
-        got = jax.block_until_ready(within(x, jnp.asarray(t, jnp.float32), cond))
-        jax.effects_barrier()
-        assert sorted(calls) == sizes
-        inside = np.broadcast_to((jnp.asarray(t) == 0.5), (BATCH,))
-        wanted = [(guided if i else counted)(x, jnp.asarray(t, jnp.float32), cond) for i in (False, True)]
-        close(got, jax.tree.map(lambda p, g: np.where(inside[:, None], g, p), *wanted))  # noqa: B023
-    many = interval(guided, counted, schedule, jnp.array([0.0, 0.0, 1.5, 0.3]), jnp.array([0.5, np.inf, 2.0, 2.0]))
-    got = many(x, jnp.float32(0.5), cond)
-    plain, led = counted(x, jnp.float32(0.5), cond), guided(x, jnp.float32(0.5), cond)
-    inside = np.array([False, True, False, True])[:, None]
-    close(got, jax.tree.map(lambda p, g: np.where(inside, g, p), plain, led))
-
-
 def test_guidance_may_be_guided_again(parts, key):
     """Autoguidance of two guided models, clipped, within an interval, by a solver of several stages."""
     x, cond, null = parts
@@ -481,7 +246,7 @@ BAD = [
     (lambda d, n, s: compose(d, n, [], []), "at least one prompt"),
     (lambda d, n, s: compose(d, n, [n, n], [1.0]), r"scales have shape \(1,\) for 2 prompts"),
     (lambda d, n, s: classifier_guidance(d, energy, schedule=s, of="x"), "of 'x' is not known; did you mean 'xt'"),
-]  # fmt: skip
+]  # fmt: skip  # fmt: skip
 
 
 @pytest.mark.parametrize(("make", "message"), BAD, ids=range(len(BAD)))

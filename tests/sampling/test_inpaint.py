@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from members import replace_noise
 
 from diffusion_jax.process import EDM, VE, RectifiedFlow, VPLinear, exact
 from diffusion_jax.process.sde import coefficients, noised
@@ -25,8 +26,8 @@ from diffusion_jax.sampling import (
     trace,
     uniform,
 )
-from diffusion_jax.sampling.editing.inpainting import Inpaint, renoise, within
-from diffusion_jax.sampling.steps import noise_like
+from diffusion_jax.sampling.editing.inpainting import Inpaint, within
+from diffusion_jax.sampling.steps import noise_like, renoise
 from diffusion_jax.typing import Prediction, UserError, pytree_dataclass
 
 MEAN = np.array([0.5, -0.3, 0.2, 0.1])
@@ -123,8 +124,7 @@ def test_all_draws_of_a_step_are_apart(monkeypatch):
         jax.debug.callback(lambda data: used.extend(map(tuple, np.asarray(data))), jax.random.key_data(key))
         return noise_like(key, x)
 
-    for module in ("inpaint", "stochastic"):
-        monkeypatch.setattr(f"diffusion_jax.sampling.{module}.noise_like", watched)
+    replace_noise(monkeypatch, watched)
     schedule = VPLinear()
     solver = Inpaint(DDPM(), jnp.zeros((1, 4)), MASK, repeats=3, substeps=2)
     keys = jax.random.split(jax.random.key(5), 2)
@@ -176,8 +176,7 @@ def law(schedule, ts, repeats):
 
 @pytest.fixture
 def silent(monkeypatch):
-    for module in ("inpaint", "stochastic"):
-        monkeypatch.setattr(f"diffusion_jax.sampling.{module}.noise_like", lambda key, x: jnp.zeros_like(x))
+    replace_noise(monkeypatch, lambda key, x: jnp.zeros_like(x))
 
 
 def distance(schedule, steps, repeats):

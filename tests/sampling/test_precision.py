@@ -4,8 +4,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from members import MEAN, STD, gaussian, variance
 
-from diffusion_jax.process import Cosine, exact
+from diffusion_jax.process import Cosine, VPLinear, exact
 from diffusion_jax.sampling import AdaptiveODE, Heun, sample, trace, uniform
 from diffusion_jax.sampling.solvers.adaptive_ode import rounding
 from diffusion_jax.typing import Prediction, UserError
@@ -44,6 +45,22 @@ def test_default_tolerances_fit_the_precision():
     # Guidance makes 5 roundings of 2^-8 of one; entries are of size 2.
     fine = sample(guided(jnp.float32), SCHEDULE, Heun(), X1, uniform(400), jax.random.key(0))
     assert float(jnp.abs(coarse.x0 - fine).max()) < 10 * 2**-8
+
+
+def test_adaptive_error_follows_its_tolerance():
+    schedule = VPLinear()
+    x1 = jnp.linspace(-2, 2, 9)[:, None]
+    wanted = MEAN + STD * (x1 - schedule.alpha(1.0) * MEAN) / jnp.sqrt(variance(schedule, 1.0))
+    found, counts = [], []
+    with jax.enable_x64(True):
+        model = gaussian(schedule)
+        for tolerance in (1e-3, 1e-5, 1e-7):
+            solver = AdaptiveODE(tolerance, tolerance)
+            path = trace(model, schedule, solver, x1.astype(jnp.float64), np.array([1.0, 0.0]), jax.random.key(0))
+            found.append(float(jnp.abs(path.x0 - wanted).max()))
+            counts.append(int(path.nfe.max()))
+    assert found[0] < 0.05 and found[1] < found[0] / 10 and found[2] < found[1] / 10
+    assert counts[0] < counts[1] < counts[2]
 
 
 def test_a_tolerance_below_the_rounding_is_explained():
