@@ -70,9 +70,15 @@ class Adams:
 
     order: int
     highest: ClassVar[int]
+    deterministic: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         check_order(self, self.order, self.highest)
+
+    @property
+    def convergence(self) -> int:
+        """The number of predictions."""
+        return self.order
 
     def init(self, x: Array) -> History:
         """The memory of `order` predictions."""

@@ -39,16 +39,10 @@ class DEIS(Adams):
     variable: str = "t"
 
     highest: ClassVar[int] = 3
-    deterministic: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         super().__post_init__()
         one_of("variable", self.variable, ("t", "logrho"))
-
-    @property
-    def convergence(self) -> int:
-        """The order."""
-        return self.order
 
     def step(
         self, denoise: Denoise, schedule: Schedule, x: Array, t: Array, t_next: Array, key: Array, state: History

@@ -26,7 +26,6 @@ class IPNDM(Adams):
 
     order: int = 4
     highest: ClassVar[int] = 4
-    deterministic: ClassVar[bool] = True
 
     @property
     def convergence(self) -> int:

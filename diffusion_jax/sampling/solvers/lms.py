@@ -27,12 +27,6 @@ class LMS(Adams):
 
     order: int = 4
     highest: ClassVar[int] = 4
-    deterministic: ClassVar[bool] = True
-
-    @property
-    def convergence(self) -> int:
-        """The order."""
-        return self.order
 
     def step(
         self, denoise: Denoise, schedule: Schedule, x: Array, t: Array, t_next: Array, key: Array, state: History
