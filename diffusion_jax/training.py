@@ -21,8 +21,6 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from diffusion_jax import build
-from diffusion_jax.build import resume
-from diffusion_jax.build.checks import check
 from diffusion_jax.build.keys import systems
 from diffusion_jax.config import to_dict
 from diffusion_jax.data.pictures.augmentation import random_shift
@@ -36,7 +34,11 @@ from diffusion_jax.process import uncertainty
 from diffusion_jax.process.importance import Importance
 from diffusion_jax.process.times import stratified
 from diffusion_jax.report.pictures import save_grid
-from diffusion_jax.runs import (
+from diffusion_jax.systems import resume
+from diffusion_jax.systems.check import check
+from diffusion_jax.systems.clip.task import clip_task
+from diffusion_jax.systems.diffusion.loss import UNCERTAINTY, diffusion_loss
+from diffusion_jax.systems.diffusion.run import (
     CHECKPOINTS,
     CONFIG,
     TEXT_ENCODER,
@@ -49,8 +51,6 @@ from diffusion_jax.runs import (
     read_config,
     read_text_encoder,
 )
-from diffusion_jax.systems.clip.task import clip_task
-from diffusion_jax.systems.diffusion.loss import UNCERTAINTY, diffusion_loss
 from diffusion_jax.systems.system import Task, captioned, process_slice
 from diffusion_jax.train.checkpoint import Checkpointer
 from diffusion_jax.train.lock import locked_loss, locked_optimizer

@@ -114,8 +114,8 @@ def digits_problem(folder: Path) -> tuple[Callable[..., np.ndarray], np.ndarray,
     import jax
 
     from diffusion_jax.data.sources.digits import CLASS_NAMES
-    from diffusion_jax.runs import DiffusionRun, load_run
     from diffusion_jax.sampling import Heun, initial_noise, sample, uniform
+    from diffusion_jax.systems.diffusion.run import DiffusionRun, load_run
     from diffusion_jax.typing import UserError
 
     run_ = load_run(folder)

@@ -16,17 +16,17 @@ import jax
 from diffusion_jax.build import SOURCES
 from diffusion_jax.build.guidance import check, check_solver, spec_of
 from diffusion_jax.build.keys import keys
-from diffusion_jax.cli.accelerator import configure
 from diffusion_jax.cli.applies import CLIP_MEASURES, flag
-from diffusion_jax.cli.memory import enough_memory
 from diffusion_jax.cli.notices import check_text, notices
 from diffusion_jax.config import load_config, not_found, parse_overrides
 from diffusion_jax.data.sources.folders import hint, names_in, status
 from diffusion_jax.data.text.text_files import read_lines, shortened
 from diffusion_jax.files import check_file, check_folder, write_atomic
+from diffusion_jax.parallel.accelerator import configure
+from diffusion_jax.parallel.memory import enough_memory
 from diffusion_jax.report.pictures import save_grid
-from diffusion_jax.runs import ClipRun, DiffusionRun, load_run
 from diffusion_jax.systems.clip.evaluate import evaluate_pictures
+from diffusion_jax.systems.diffusion.run import ClipRun, DiffusionRun, load_run
 from diffusion_jax.training import train_run
 from diffusion_jax.typing import UserError
 from experiments.digits.measures import Evaluation, evaluate_clip, evaluate_diffusion, save_evaluation

@@ -25,7 +25,7 @@ from diffusion_jax.config import changes
 from diffusion_jax.files import write_atomic
 from diffusion_jax.parallel.hosts import first_decides
 from diffusion_jax.report.pictures import to_uint8
-from diffusion_jax.runs import DiffusionRun
+from diffusion_jax.systems.diffusion.run import DiffusionRun
 from diffusion_jax.typing import UserError
 
 __all__ = ["write_shards"]

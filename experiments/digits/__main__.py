@@ -38,9 +38,9 @@ def main() -> int:
 
 def demo(out: Path, seed: int, split: str, fresh: bool) -> int:
     """Train, train, evaluate, report."""
-    from diffusion_jax.cli.accelerator import configure
     from diffusion_jax.config import load_config
-    from diffusion_jax.runs import DiffusionRun, load_run
+    from diffusion_jax.parallel.accelerator import configure
+    from diffusion_jax.systems.diffusion.run import DiffusionRun, load_run
     from diffusion_jax.training import train_run
     from experiments.digits.measures import evaluate, load_evaluation, save_evaluation
     from experiments.digits.page import write_page

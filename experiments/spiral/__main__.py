@@ -23,9 +23,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from diffusion_jax.cli import guarded
-from diffusion_jax.cli.accelerator import configure
 from diffusion_jax.files import write_atomic
 from diffusion_jax.nets import MLP, Network
+from diffusion_jax.parallel.accelerator import configure
 from diffusion_jax.parallel.mesh import make_mesh
 from diffusion_jax.process import VE, denoiser, exact, times, weighting
 from diffusion_jax.systems.diffusion.loss import diffusion_loss

@@ -20,7 +20,7 @@ from typing import Any
 from diffusion_jax import build
 from diffusion_jax.config import apply_overrides
 from diffusion_jax.files import write_atomic
-from diffusion_jax.runs import DiffusionRun, load_run
+from diffusion_jax.systems.diffusion.run import DiffusionRun, load_run
 from diffusion_jax.training import train_run
 from diffusion_jax.typing import UserError
 from experiments.arguments import one_seed
@@ -56,7 +56,7 @@ def main() -> int:
 
 def study(folder: Path, split: str, seed: int) -> int:
     """Every part in turn, timed."""
-    from diffusion_jax.cli.accelerator import configure
+    from diffusion_jax.parallel.accelerator import configure
     from experiments.steering.page import save_picture, write
 
     began = time.perf_counter()

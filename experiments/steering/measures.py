@@ -13,7 +13,6 @@ import numpy as np
 from diffusion_jax.data.sources import digits
 from diffusion_jax.data.sources.digits import CLASS_NAMES, PROMPTS, with_article
 from diffusion_jax.metrics import mean_pairwise_distance
-from diffusion_jax.runs import DiffusionRun
 from diffusion_jax.sampling import (
     DDIM,
     DDPM,
@@ -33,6 +32,7 @@ from diffusion_jax.sampling import (
 )
 from diffusion_jax.systems.diffusion.likelihood import bits_per_dim
 from diffusion_jax.systems.diffusion.loss import example_keys, generate
+from diffusion_jax.systems.diffusion.run import DiffusionRun
 from diffusion_jax.typing import Array, DenoiseFn
 from experiments.digits.reader import Reader
 

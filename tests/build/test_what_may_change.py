@@ -10,8 +10,8 @@ from ml_collections import ConfigDict
 from diffusion_jax import training
 from diffusion_jax.build.key_ranges import RANGES
 from diffusion_jax.build.keys import keys
-from diffusion_jax.build.resume import CHANGES, FIXED, FREE, MOVED, contents_of, differences, kind_of
 from diffusion_jax.config import flatten, load_config
+from diffusion_jax.systems.resume import CHANGES, FIXED, FREE, MOVED, contents_of, differences, kind_of
 from diffusion_jax.typing import UserError
 
 ROOT = Path(__file__).parents[2]

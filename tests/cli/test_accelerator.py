@@ -3,7 +3,7 @@
 import jax
 import pytest
 
-from diffusion_jax.cli import accelerator
+from diffusion_jax.parallel import accelerator
 from diffusion_jax.typing import UserError
 
 

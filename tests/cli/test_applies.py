@@ -13,10 +13,10 @@ import smallruns as tiny
 from diffusion_jax import cli
 from diffusion_jax.cli import commands
 from diffusion_jax.cli.applies import APART, GOES_WITH
-from diffusion_jax.cli.memory import enough_memory
 from diffusion_jax.cli.notices import notices
 from diffusion_jax.data.text.word_tokenizer import WordTokenizer
 from diffusion_jax.files import check_file, check_folder
+from diffusion_jax.parallel.memory import enough_memory
 from diffusion_jax.typing import UserError
 
 SAMPLE = ["sample", "--run", "x", "--prompt", "a", "--out", "a.png"]
@@ -192,7 +192,7 @@ def test_what_does_not_fit_the_memory_is_one_line(run, tmp_path, monkeypatch, ca
     def generate(*_, **__):
         raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory allocating 12 bytes.\nmore")
 
-    monkeypatch.setattr("diffusion_jax.runs.DiffusionRun.generate", generate)
+    monkeypatch.setattr("diffusion_jax.systems.diffusion.run.DiffusionRun.generate", generate)
     arguments = ["sample", "--run", str(run), "--prompt", "a seven", "--out", str(tmp_path / "a.png")]
     tiny.fails(capsys, arguments, "not enough memory (Out of memory allocating 12 bytes): lower --batch-size 256")
     monkeypatch.setattr(commands, "train_run", generate)

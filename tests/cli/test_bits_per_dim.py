@@ -12,9 +12,9 @@ from smallruns import fails
 from diffusion_jax import build
 from diffusion_jax.cli import main
 from diffusion_jax.process import from_noise_level
-from diffusion_jax.runs import load_run
 from diffusion_jax.sampling import bits_per_dimension
 from diffusion_jax.systems.diffusion.likelihood import bits_per_dim
+from diffusion_jax.systems.diffusion.run import load_run
 from diffusion_jax.typing import UserError
 
 

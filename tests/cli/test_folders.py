@@ -9,7 +9,7 @@ from smallruns import fails
 
 from diffusion_jax import load_run
 from diffusion_jax.cli import main
-from diffusion_jax.runs import fingerprint
+from diffusion_jax.systems.diffusion.run import fingerprint
 from diffusion_jax.typing import UserError
 
 

@@ -12,7 +12,7 @@ import smallruns as tiny
 from PIL import Image
 
 from diffusion_jax import load_run
-from diffusion_jax.cli import accelerator, main
+from diffusion_jax.parallel import accelerator, main
 from diffusion_jax.sampling import Heun, classifier_free, initial_noise, sample, uniform
 from diffusion_jax.sampling.sample import _sample
 from diffusion_jax.typing import UserError

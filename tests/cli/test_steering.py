@@ -15,8 +15,8 @@ from diffusion_jax.build import guidance as steering
 from diffusion_jax.cli import commands
 from diffusion_jax.config import load_config
 from diffusion_jax.process import Cosine
-from diffusion_jax.runs import load_run
 from diffusion_jax.sampling import DDIM, classifier_free, clip_guidance, initial_noise, sample, uniform
+from diffusion_jax.systems.diffusion.run import load_run
 from diffusion_jax.training import validate
 from diffusion_jax.typing import Prediction, UserError, texts_of
 

@@ -12,7 +12,7 @@ from diffusion_jax import load_run
 from diffusion_jax.cli import main
 from diffusion_jax.config import load_config, parse_overrides
 from diffusion_jax.parallel.mesh import make_mesh
-from diffusion_jax.runs import fingerprint
+from diffusion_jax.systems.diffusion.run import fingerprint
 from diffusion_jax.train.checkpoint import restore_params
 from diffusion_jax.train.loop import fit
 from diffusion_jax.train.runlog import RunLog, read_metrics

@@ -23,9 +23,9 @@ from diffusion_jax.process import (
     learned_gamma,
 )
 from diffusion_jax.process.truncated import Truncated
-from diffusion_jax.runs import DiffusionRun
 from diffusion_jax.sampling import DDIM, initial_noise, karras, logsnr_uniform, natural, sample, uniform
 from diffusion_jax.sampling.natural import doubt, natural_name, spread_kept
+from diffusion_jax.systems.diffusion.run import DiffusionRun
 from diffusion_jax.typing import pytree_dataclass
 
 ROOT = Path(__file__).parents[2]

@@ -20,10 +20,10 @@ from diffusion_jax.data.pictures.preprocess import HALF, Preprocess
 from diffusion_jax.data.text.bpe import BpeTokenizer
 from diffusion_jax.data.text.siglip_tokenizer import SiglipTokenizer
 from diffusion_jax.files import check_file, check_folder
-from diffusion_jax.runs import CHECKPOINTS, CONFIG
-from diffusion_jax.runs import load_clip as load_clip_run
 from diffusion_jax.systems.clip.pretrained import read_weights, vocabulary_beside
 from diffusion_jax.systems.clip.run import ClipRun, clip_model_of, preprocess_group
+from diffusion_jax.systems.diffusion.run import CHECKPOINTS, CONFIG
+from diffusion_jax.systems.diffusion.run import load_clip as load_clip_run
 from diffusion_jax.typing import Params, UserError, one_of
 
 __all__ = ["convert"]

@@ -17,7 +17,6 @@ from diffusion_jax.data.sources.overlap import check_apart
 from diffusion_jax.data.text.bpe import BpeTokenizer
 from diffusion_jax.data.text.bpe_learning import check_merges, learn_vocabulary
 from diffusion_jax.files import check_folder
-from diffusion_jax.runs import load_clip
 from diffusion_jax.systems.clip.held_out import about, measured
 from diffusion_jax.systems.clip.measures import (
     Skipped,
@@ -32,6 +31,7 @@ from diffusion_jax.systems.clip.measures import (
 )
 from diffusion_jax.systems.clip.pretrained import load_pretrained
 from diffusion_jax.systems.clip.run import ClipRun
+from diffusion_jax.systems.diffusion.run import load_clip
 from diffusion_jax.typing import UserError
 
 __all__ = ["evaluate_pictures", "vocabulary"]

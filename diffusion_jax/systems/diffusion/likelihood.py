@@ -20,9 +20,9 @@ import numpy as np
 
 from diffusion_jax import build
 from diffusion_jax.process import bound, from_noise_level
-from diffusion_jax.runs import DiffusionRun
 from diffusion_jax.sampling.likelihood import DIVERGENCES, dequantise, log_likelihood
 from diffusion_jax.sampling.sample import held, hold
+from diffusion_jax.systems.diffusion.run import DiffusionRun
 from diffusion_jax.typing import UserError, one_of
 
 __all__ = ["bits_per_dim"]
