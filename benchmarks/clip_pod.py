@@ -33,6 +33,7 @@ from diffusion_jax.config import load_config
 from diffusion_jax.nets import Network
 from diffusion_jax.parallel.mesh import batch_sharding, make_mesh, replicated
 from diffusion_jax.parallel.rules import split_over_fsdp
+from diffusion_jax.systems.clip.network import clip_network, clip_sizes
 from diffusion_jax.systems.clip.task import CLAMP, recipe_loss
 from diffusion_jax.train.state import init_state, state_shardings
 from diffusion_jax.train.step import make_train_step
@@ -57,8 +58,8 @@ def planned(variant: str, overrides: dict[str, str], devices: Any) -> dict[str, 
     """Bytes of one chip for a training step: what it is given (state, batch), and what it makes on the way."""
     config = load_config(CONFIG + variant, {"model.dtype": "bfloat16", **overrides})
     mesh = make_mesh(**config.mesh, devices=devices)
-    network: Network = build.clip_network(config.model)
-    sizes = build.clip_sizes(config.model)
+    network: Network = clip_network(config.model)
+    sizes = clip_sizes(config.model)
     loss_fn = recipe_loss(config, network, build.preprocess(config.preprocess, sizes), mesh=mesh)
     tx, ema = build.optimizer(config.optimizer, config.steps, clamp=CLAMP), build.ema(config.ema)
     params = jax.eval_shape(network.init, jax.eval_shape(jax.random.key, 0))

@@ -97,7 +97,6 @@ def get_config() -> ConfigDict:
     )
     config.ema = ConfigDict({"decay": 0.9998})
 
-    config.mesh = ConfigDict({"data": -1, "fsdp": 1})
     config.log_every = 20
     config.eval_every = 500
     config.checkpoint_every = 500

@@ -95,7 +95,6 @@ def get_config() -> ConfigDict:
     )
     config.ema = ConfigDict({"decay": 0.98})
 
-    config.mesh = ConfigDict({"data": -1, "fsdp": 1})
     config.log_every = 20
     config.eval_every = 100
     config.checkpoint_every = 100

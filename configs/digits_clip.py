@@ -47,7 +47,6 @@ def get_config() -> ConfigDict:
     )
     config.ema = ConfigDict({"decay": 0.99})
 
-    config.mesh = ConfigDict({"data": -1, "fsdp": 1})
     config.log_every = 25
     config.eval_every = 200
     config.checkpoint_every = 200

@@ -29,7 +29,7 @@ def get_config() -> ConfigDict:
     config.batch_size = 128
 
     config.data = ConfigDict({"name": "digits", "shift": 0.0})
-    config.text_encoder = "runs/digits/clip"
+    config.condition = ConfigDict({"name": "text", "encoder": "runs/digits/clip", "drop": 0.12})
 
     config.model = ConfigDict(
         {
@@ -48,7 +48,7 @@ def get_config() -> ConfigDict:
     config.prediction = "v"
     config.time = "t1000"
     config.sigma_data = 0.5
-    config.loss = ConfigDict({"space": "v", "weight": "simple", "times": "stratified", "drop": 0.12})
+    config.loss = ConfigDict({"space": "v", "weight": "simple", "times": "stratified"})
 
     config.optimizer = ConfigDict(
         {
@@ -67,7 +67,6 @@ def get_config() -> ConfigDict:
 
     config.sampler = ConfigDict({"solver": "ddim", "grid": "natural", "num_steps": 20, "guidance_scale": 3.0})
 
-    config.mesh = ConfigDict({"data": -1, "fsdp": 1})
     config.log_every = 25
     config.eval_every = 250
     config.checkpoint_every = 250

@@ -115,7 +115,8 @@ def digits_problem(folder: Path) -> tuple[Callable[..., np.ndarray], np.ndarray,
 
     from diffusion_jax.data.sources.digits import CLASS_NAMES
     from diffusion_jax.sampling import Heun, initial_noise, sample, uniform
-    from diffusion_jax.systems.diffusion.run import DiffusionRun, load_run
+    from diffusion_jax.systems.diffusion.run import DiffusionRun
+    from diffusion_jax.systems.table import load_run
     from diffusion_jax.typing import UserError
 
     run_ = load_run(folder)

@@ -4,9 +4,9 @@ from pathlib import Path
 
 import pytest
 
-from diffusion_jax import build
-from diffusion_jax.build.keys import keys
 from diffusion_jax.config import flatten, load_config, not_found, project_of
+from diffusion_jax.systems.clip.network import beside_preset, clip_sizes
+from diffusion_jax.systems.table import keys
 from diffusion_jax.training import validate
 from diffusion_jax.typing import UserError
 
@@ -145,7 +145,7 @@ def test_what_a_constructor_takes_may_be_set(name, overrides, found):
         ("digits_clip", {"weights": "x"}, "'weights' is a group; set one of weights.model, weights.path"),
         ("digits_clip", {"preprocess.exif": "True"}, "'preprocess.exif' does not exist"),  # the digits take none
         ("digits_clip", {"steps": "9" * 400}, "9" * 10),
-        ("digits_diffusion", {"data.name": "folder", "data.path": "x"}, "diffusion configs train on the digits alone"),
+        ("digits_diffusion", {"data.name": "folder", "data.path": "x"}, "diffusion trains on arrays ('digits', or"),
     ],
     ids=lambda value: next(iter(value)) if isinstance(value, dict) else value[:9],
 )  # fmt: skip
@@ -181,8 +181,8 @@ def test_relative_paths_are_found_from_the_config_s_project(tmp_path, monkeypatc
 def test_an_emptied_group_leaves_the_preset_its_sizes():
     said = {"model.preset": "ViT-B-32"}
     mixed = load_config(CONFIGS["clip_folder"], said, keys)
-    assert "model.vision.width 96 in place of 768" in build.beside_preset(mixed.model)
+    assert "model.vision.width 96 in place of 768" in beside_preset(mixed.model)
     emptied = {"model.vision": "{}", "model.text": "{}", "model.embed": "none"}
     whole = load_config(CONFIGS["clip_folder"], said | emptied, keys)
     validate(whole)
-    assert build.beside_preset(whole.model) == "" and build.clip_sizes(whole.model)["vision"]["width"] == 768
+    assert beside_preset(whole.model) == "" and clip_sizes(whole.model)["vision"]["width"] == 768

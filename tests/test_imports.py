@@ -7,41 +7,38 @@ from pathlib import Path
 
 import pytest
 
+from diffusion_jax.systems.table import SYSTEMS
+
 ROOT = Path(__file__).parent.parent
 PACKAGE = ROOT / "diffusion_jax"
 
-# A layer may import itself, `typing`, and these.
+# A layer may import itself, `typing`, `files`, and these.
+MATHEMATICS = {"process", "sampling", "contrastive", "nets"}
+BELOW = {"data", "metrics", "report", "convert", "train", "parallel", "config"}
 ALLOWED = {
     "typing": set(),
+    "files": set(),
     "config": set(),
     "process": set(),
     "sampling": {"process"},
     "contrastive": set(),
     "nets": set(),
     "parallel": set(),
-    "systems": {"process", "sampling", "contrastive", "nets"},
     "train": {"parallel"},
     "convert": set(),
     "data": set(),
-    "evals": set(),
+    "metrics": set(),
+    "report": {"metrics"},
+    "build": MATHEMATICS | BELOW,
+    "runs": {"build", "config"},
+    "systems": MATHEMATICS | BELOW | {"build", "runs"},
+    "training": BELOW | {"build", "runs", "systems"},
+    "cli": BELOW | {"build", "runs", "systems", "training"},
+    "__init__": set(),
+    "__main__": {"cli"},
 }
 WITHOUT_FLAX = ("process", "sampling", "contrastive")
-COMPOSERS = {
-    "clip_evaluation",
-    "clip_task",
-    "task",
-    "build",
-    "clip_run",
-    "pretrained",
-    "likelihoods",
-    "run",
-    "steering",
-    "training",
-    "evaluation",
-    "cli",
-    "__init__",
-    "__main__",
-}
+LOOSE = {"typing", "config", "runs", "training"}
 
 
 def modules() -> list[tuple[str, Path]]:
@@ -66,16 +63,70 @@ def layers(path: Path) -> set[str]:
 
 
 def test_every_file_belongs_to_a_known_layer():
-    assert {layer for layer, _ in modules()} <= ALLOWED.keys() | COMPOSERS
+    assert {layer for layer, _ in modules()} <= ALLOWED.keys()
+    loose = {path.stem for path in PACKAGE.glob("*.py")} - {"__init__", "__main__"}
+    assert loose >= LOOSE and len(loose - LOOSE) <= 2
 
 
 @pytest.mark.parametrize("layer", sorted(ALLOWED))
 def test_a_layer_imports_only_what_stands_below_it(layer):
     for name, path in modules():
         if name == layer:
-            wrong = layers(path) - ALLOWED[layer] - {layer, "typing"}
+            wrong = layers(path) - ALLOWED[layer] - {layer, "typing", "files"}
             known = {other for other, _ in modules()}
             assert not wrong & known, f"{path} imports {sorted(wrong & known)}"
+
+
+def edges() -> dict[str, set[str]]:
+    """The files of the package that each of its files imports, as dotted names."""
+    files = {
+        ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__"): path for _, path in modules()
+    }
+    return {name: {other for other in imported(path) if other in files} - {name} for name, path in files.items()}
+
+
+def test_no_import_leads_back():
+    """A package's own `__init__` aside: it gathers what lies in it."""
+    graph = edges()
+    done: set[str] = set()
+
+    def walk(name: str, above: tuple[str, ...]) -> None:
+        assert name not in above, f"a circle: {' -> '.join((*above[above.index(name) :], name))}"
+        if name not in done:
+            for other in graph[name]:
+                if not name.startswith(f"{other}."):
+                    walk(other, (*above, name))
+            done.add(name)
+
+    for name in graph:
+        walk(name, ())
+
+
+@pytest.mark.parametrize("system", sorted(path.name for path in (PACKAGE / "systems").iterdir() if path.is_dir()))
+def test_a_system_keeps_its_task_to_itself(system):
+    """Its loss is mathematics and networks alone; no other system imports its task."""
+    if system.startswith("__"):
+        return
+    folder = PACKAGE / "systems" / system
+    assert {"loss.py", "task.py", "run.py", "system.py"} <= {path.name for path in folder.glob("*.py")}
+    assert layers(folder / "loss.py") & ALLOWED.keys() <= MATHEMATICS | {"typing"}
+    for _, path in modules():
+        if path.parent != folder:
+            assert f"diffusion_jax.systems.{system}.task" not in imported(path), path
+
+
+def test_only_systems_compare_the_name_of_one():
+    """`training`, `runs`, `build` and `cli` ask the table: what a system is and may, it says itself."""
+    names = set(SYSTEMS)
+    for layer, path in modules():
+        if layer in ("systems", "convert"):  # to converters it is the name of a family of published weights
+            continue
+        for node in ast.walk(ast.parse(path.read_text())):
+            compared = isinstance(node, ast.Compare | ast.match_case) and {
+                part.value for part in ast.walk(node) if isinstance(part, ast.Constant)
+            }
+            # "clip" is also a limit of x0, which a group of guidance may hold.
+            assert not (compared or set()) & names or "group" in ast.unparse(node), f"{path}: {ast.unparse(node)}"
 
 
 @pytest.mark.parametrize("layer", WITHOUT_FLAX)

@@ -7,28 +7,26 @@ or a key that does not exist is a `UserError` with the nearest one, before anyth
 from __future__ import annotations
 
 from diffusion_jax.build.constructors import Spec, accepts, construct
-from diffusion_jax.build.learning import contrastive_loss, ema, optimizer
-from diffusion_jax.build.networks import NETWORKS, beside_preset, clip_network, clip_sizes, compute_dtype, dit_network
+from diffusion_jax.build.learning import OPTIMIZERS, ema, optimizer
+from diffusion_jax.build.networks import NETWORKS, compute_dtype, diffusion_network
 from diffusion_jax.build.noising import PREDICTIONS, SCHEDULES, TIMES, WEIGHTS, loss, schedule
 from diffusion_jax.build.samplers import GRIDS, SOLVERS, grid, grid_name, solver
 from diffusion_jax.build.sources import (
-    PAIRS,
     READING,
     SOURCES,
     TOKENIZERS,
-    one_data,
-    pairs,
+    gives_pictures,
+    image_sizes,
     preprocess,
     reading,
     source,
-    source_size,
     tokenizer,
 )
 
 __all__ = [
     "GRIDS",
     "NETWORKS",
-    "PAIRS",
+    "OPTIMIZERS",
     "PREDICTIONS",
     "READING",
     "SCHEDULES",
@@ -39,25 +37,20 @@ __all__ = [
     "WEIGHTS",
     "Spec",
     "accepts",
-    "beside_preset",
-    "clip_network",
-    "clip_sizes",
     "compute_dtype",
     "construct",
-    "contrastive_loss",
-    "dit_network",
+    "diffusion_network",
     "ema",
+    "gives_pictures",
     "grid",
     "grid_name",
+    "image_sizes",
     "loss",
-    "one_data",
     "optimizer",
-    "pairs",
     "preprocess",
     "reading",
     "schedule",
     "solver",
     "source",
-    "source_size",
     "tokenizer",
 ]

@@ -4,27 +4,39 @@ from __future__ import annotations
 
 import difflib
 import inspect
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any, TypeAlias
 
 from ml_collections import ConfigDict
 
-from diffusion_jax.typing import UserError, one_of
+from diffusion_jax.build.own import is_own, pick
+from diffusion_jax.typing import UserError
 
-__all__ = ["Spec", "accepts", "as_declared", "construct", "parameters"]
+__all__ = ["Spec", "accepts", "as_declared", "construct", "parameters", "signature_of", "wanted"]
 
 Spec: TypeAlias = Mapping[str, Any] | ConfigDict
 """A config group; ml_collections does not call its own a Mapping."""
 
 
-def parameters(make: Callable[..., Any], given: Iterable[str] = ()) -> dict[str, Any]:
-    """The keywords of a constructor with their defaults (`inspect.Parameter.empty` where there is none), less those `given`."""
+def signature_of(make: Any) -> inspect.Signature:
+    """The signature of a constructor. UserError for what cannot be called."""
+    if not callable(make):
+        raise UserError(f"{make!r} is no class or function: it cannot be made from a config's keys")
     # The signature of an nnx class itself is that of its metaclass's call.
-    signature = inspect.signature(make.__init__ if inspect.isclass(make) else make)
-    return {name: p.default for name, p in signature.parameters.items() if name not in {"self", "rngs", *given}}
+    return inspect.signature(make.__init__ if inspect.isclass(make) else make)
 
 
-def accepts(what: str, make: Callable[..., Any], keys: Iterable[str], given: Iterable[str] = ()) -> None:
+def parameters(make: Any, given: Iterable[str] = ()) -> dict[str, Any]:
+    """The keywords of a constructor with their defaults (`inspect.Parameter.empty` where there is none), less those `given`."""
+    kinds = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
+    return {
+        name: p.default
+        for name, p in signature_of(make).parameters.items()
+        if name not in {"self", "rngs", *given} and p.kind not in kinds
+    }
+
+
+def accepts(what: str, make: Any, keys: Iterable[str], given: Iterable[str] = ()) -> None:
     """UserError when `make` takes no keyword of one of these names, or cannot do without one that is not among them.
 
     Those in `given` are not the user's to set.
@@ -40,16 +52,25 @@ def accepts(what: str, make: Callable[..., Any], keys: Iterable[str], given: Ite
             raise UserError(f"{what} is without {name!r}, which it needs")
 
 
-def as_declared(make: Callable[..., Any], options: Spec) -> dict[str, Any]:
+def as_declared(make: Any, options: Spec) -> dict[str, Any]:
     """The options with a whole number as a float where the constructor declares a float: 1 may stand for 1.0."""
-    signature = inspect.signature(make.__init__ if inspect.isclass(make) else make)
-    floats = {name for name, p in signature.parameters.items() if str(p.annotation) in ("float", "float | None")}
+    plain = ("float", "float | None", "<class 'float'>")
+    floats = {name for name, p in signature_of(make).parameters.items() if str(p.annotation) in plain}
     return {key: float(value) if key in floats and type(value) is int else value for key, value in options.items()}
 
 
-def construct(what: str, table: Mapping[str, Callable[..., Any]], spec: Spec, **given: Any) -> Any:
-    """table[spec["name"]](**rest of spec, **given)."""
+def construct(what: str, table: Mapping[str, Any], spec: Spec, **given: Any) -> Any:
+    """table[spec["name"]](**rest of spec, **given). A constructor of one's own is given what it has a keyword for."""
     rest = dict(spec)
-    name = one_of(what, rest.pop("name"), table)
-    accepts(f"{what} {name!r}", table[name], rest, given)
-    return table[name](**as_declared(table[name], rest), **given)
+    name = rest.pop("name")
+    make = pick(what, name, table)
+    if is_own(name):
+        given = wanted(make, given)
+    accepts(f"{what} {name!r}", make, rest, given)
+    return make(**as_declared(make, rest), **given)
+
+
+def wanted(make: Any, given: Mapping[str, Any]) -> dict[str, Any]:
+    """Those of `given` for which a constructor has a keyword."""
+    known = signature_of(make).parameters
+    return {name: value for name, value in given.items() if name in known}

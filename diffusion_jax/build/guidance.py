@@ -18,8 +18,9 @@ from ml_collections import ConfigDict
 from diffusion_jax import sampling
 from diffusion_jax.build import samplers
 from diffusion_jax.build.constructors import Spec, accepts
+from diffusion_jax.build.own import pick
 from diffusion_jax.sampling.optional import from_pair
-from diffusion_jax.typing import DenoiseFn, PyTree, Schedule, UserError, one_of
+from diffusion_jax.typing import DenoiseFn, PyTree, Schedule, UserError
 
 __all__ = ["GUIDANCE", "LIMITS", "check", "check_named", "check_solver", "guided", "is_plain", "spec_of"]
 
@@ -58,9 +59,10 @@ def check(spec: Any) -> dict[str, Any]:
     """The group of a guidance. UserError for an unknown name or option, and for limits that cannot be."""
     group = spec_of(spec)
     check_named(group["name"])
-    name = one_of("guidance", group["name"], GUIDANCE)
+    name = group["name"]
+    make = pick("guidance", name, GUIDANCE)
     own = [key for key in group if key not in ("name", *LIMITS)]
-    allowed = _with_limits(GUIDANCE[name])
+    allowed = _with_limits(make)
     accepts(f"guidance {name!r}", allowed, own, GIVEN)
     for key, value in group.items():
         numbers = np.ravel(np.asarray(value)) if key != "name" and value is not None else np.zeros(0)
@@ -121,7 +123,7 @@ def guided(
     group = check(spec)
     if is_plain(group, guidance_scale, negative):
         return denoise
-    make = GUIDANCE[group["name"]]
+    make = pick("guidance", group["name"], GUIDANCE)
     options = {key: value for key, value in group.items() if key not in ("name", *LIMITS)}
     if "schedule" in inspect.signature(make).parameters:
         options["schedule"] = schedule

@@ -1,4 +1,9 @@
-"""The group `model`: networks by name, and how they compute."""
+"""The group `model` of a diffusion config: networks by name, the sizes that data and condition decide, how they compute.
+
+A network is a module that takes (xt, time, cond). Its class says in `reads` which entries of a condition it can read and in
+`needs` which it cannot do without; `sizes(shape, entries)`, where it has one, gives the keywords that follow from the shape of
+an example and from the entries' shapes. Without it a constructor is given `shape` and `entries` if it has such keywords.
+"""
 
 from __future__ import annotations
 
@@ -8,22 +13,16 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from diffusion_jax.build.constructors import Spec, accepts, as_declared
-from diffusion_jax.nets import CLIP, CLIP_MODELS, DiT, Network, TextTransformer, complete
-from diffusion_jax.nets.clip import TOWERS
+from diffusion_jax.build.constructors import Spec, accepts, as_declared, signature_of, wanted
+from diffusion_jax.build.own import pick
+from diffusion_jax.nets import DiT, Network
 from diffusion_jax.typing import UserError, one_of
 
-__all__ = [
-    "HOW",
-    "NETWORKS",
-    "beside_preset",
-    "clip_network",
-    "clip_options",
-    "clip_sizes",
-    "compute_dtype",
-    "dit_network",
-    "one_model",
-]
+__all__ = ["GIVEN", "NETWORKS", "compute_dtype", "diffusion_network"]
+
+NETWORKS: dict[str, Callable[..., Any]] = {"dit": DiT}
+GIVEN = ("shape", "entries", "image_size", "channels", "pooled", "context")
+"""Keywords of networks that the data and the condition decide."""
 
 
 def compute_dtype(name: str) -> Any:
@@ -34,104 +33,33 @@ def compute_dtype(name: str) -> Any:
     return jnp.dtype(name)
 
 
-def clip_sizes(spec: Spec, **given: Any) -> dict[str, Any]:
-    """Every size of the dual encoder of a config's `model` group, as keyword arguments of `nets.CLIP`.
+def diffusion_network(spec: Spec, shape: tuple[int, ...], entries: Mapping[str, tuple[int, ...]]) -> Network:
+    """The network of a diffusion config's `model` group, for examples of `shape` and a condition of these `entries`.
 
-    The group has `embed`, `vision` and `text`, or the name of a published model as `preset` and in `vision` and `text` what
-    differs from it. `given` are sizes that the data decide: image_size, channels, vocabulary_size; None leaves one
-    to the group.
+    `entries` are the shapes of an example's, {"pooled": (64,), "length": ()}. UserError for a condition that the network cannot
+    read, and for one that it cannot do without.
     """
-    one_model(spec, "clip")
-    accepts("model 'clip'", clip_options, [key for key in spec if key != "name"])
-    base: Mapping[str, Any] = {"vision": {}, "text": {}}
-    if spec.get("preset"):
-        base = CLIP_MODELS[one_of("model.preset", spec["preset"], CLIP_MODELS)]
-    elif any(spec.get(key) is None for key in ("embed", "vision", "text")):
-        raise UserError("model 'clip' needs 'embed', 'vision' and 'text', or a 'preset' such as 'ViT-B-16'")
-    decided = {key: value for key, value in given.items() if value is not None}
-    made: dict[str, Any] = {"embed": spec.get("embed") or base["embed"]}
-    made["logit_bias"] = spec.get("logit_bias", base.get("logit_bias", False))
-    for key, names in (("vision", ("image_size", "channels")), ("text", ("vocabulary_size",))):
-        own = {name: decided[name] for name in names if name in decided}
-        options = {**base[key], **spec.get(key, {})}
-        make: Callable[..., Any] = TextTransformer
-        if key == "vision":
-            make = TOWERS[one_of("model.vision.tower", options.get("tower", "vit"), TOWERS)]
-        asked = [name for name in options if name != "tower" and (name not in own or name in spec.get(key, {}))]
-        accepts(f"model.{key}", make, asked, {*own, *HOW, "embed"})
-        made[key] = as_declared(make, {**options, **own})
-    return complete(made)
-
-
-HOW = ("scan", "remat", "norm", "dtype")
-"""Keys of the group itself that say how both towers are computed."""
-
-
-def beside_preset(spec: Spec) -> str:
-    """Where a config's `model` group names a published size and says something else beside it; "" where it does not.
-
-    Such a key takes the place of the preset's, which is meant for an image size and surprises in a width.
-    """
-    if not spec.get("preset"):
-        return ""
-    base = CLIP_MODELS[spec["preset"]]
-    own = {
-        f"{tower}.{key}": (value, base[tower].get(key))
-        for tower in ("vision", "text")
-        for key, value in (spec.get(tower) or {}).items()
-    }
-    own["embed"] = (spec.get("embed"), base["embed"])
-    told = [
-        f"model.{key} {value!r} in place of {there!r}"
-        for key, (value, there) in own.items()
-        if value not in (None, there)
-    ]
-    return (
-        f"model.preset {spec['preset']!r} with {', '.join(told)} (--config.model.vision={{}} empties a group)"
-        if told
-        else ""
-    )
-
-
-def clip_network(spec: Spec, **given: Any) -> Network:
-    """The dual encoder of a config's `model` group; `given` as in `clip_sizes`."""
-    model = clip_sizes(spec, **given)
-    how = {key: spec[key] for key in ("scan", "remat", "norm") if key in spec}
-    how["dtype"] = compute_dtype(spec["dtype"])
-    towers = {key: {**model[key], **how} for key in ("vision", "text")}
-    return Network(lambda rngs: CLIP(rngs, **{**model, **towers}))
-
-
-def clip_options(
-    dtype: str,
-    embed: int | None = None,
-    vision: Any = None,
-    text: Any = None,
-    preset: str | None = None,
-    logit_bias: bool = False,
-    scan: bool = False,
-    remat: str | None = None,
-    norm: str = "saved",
-) -> None:
-    """The keys of a CLIP config's `model` group; those with a default may be absent."""
-
-
-def dit_network(spec: Spec, *, image_size: int, channels: int, pooled: int | None, context: int | None) -> Network:
-    """The diffusion transformer of a config's `model` group for this image size and condition."""
-    one_model(spec, "dit")
-    given: dict[str, Any] = {"image_size": image_size, "channels": channels, "pooled": pooled, "context": context}
+    name = spec["name"]
+    make = pick("model", name, NETWORKS)
+    check_reads(name, make, entries)
+    sizes = getattr(make, "sizes", None)
+    given = wanted(make, {"shape": shape, "entries": dict(entries)}) if sizes is None else sizes(shape, entries)
     options = {key: value for key, value in spec.items() if key != "name"}
-    accepts("model 'dit'", DiT, options, given)
-    options["dtype"] = compute_dtype(spec["dtype"])
-    options = as_declared(DiT, options)
-    return Network(lambda rngs: DiT(rngs, **given, **options))
+    accepts(f"model {name!r}", make, options, given)
+    if "dtype" in signature_of(make).parameters:
+        options["dtype"] = compute_dtype(options.get("dtype", "auto"))
+    options = as_declared(make, options)
+    return Network(lambda rngs: make(rngs, **given, **options))
 
 
-NETWORKS = {"clip": clip_network, "dit": dit_network}
-
-
-def one_model(spec: Spec, wanted: str) -> None:
-    """UserError for a model that does not exist, and for that of another system."""
-    name = one_of("model", spec["name"], NETWORKS)
-    if name != wanted:
-        raise UserError(f"this system trains a model of name {wanted!r}, not {name!r}")
+def check_reads(name: str, make: Any, entries: Mapping[str, tuple[int, ...]]) -> None:
+    """UserError unless a network of this class reads all `entries` of a condition and has those that it needs."""
+    reads, needs = tuple(getattr(make, "reads", ())), tuple(getattr(make, "needs", ()))
+    for entry in entries:
+        if entry not in {*reads, *needs}:
+            known = f"it reads {', '.join(reads)}" if reads else "it reads none"
+            raise UserError(f"model {name!r} cannot read the condition's entry {entry!r} ({known})")
+    for entry in needs:
+        if entry not in entries:
+            given = ", ".join(entries) or "nothing"
+            raise UserError(f"model {name!r} needs a condition with {entry!r}; the config's gives {given}")

@@ -7,10 +7,12 @@ import inspect
 from collections.abc import Callable, Mapping
 from typing import Any
 
+import jax
 from ml_collections import ConfigDict
 
 from diffusion_jax import process
 from diffusion_jax.build.constructors import Spec, accepts, as_declared, construct
+from diffusion_jax.build.own import pick
 from diffusion_jax.process import weighting
 from diffusion_jax.process.importance import Importance
 from diffusion_jax.process.prediction import KINDS
@@ -63,8 +65,21 @@ PREDICTIONS = (*KINDS, "edm")
 
 
 def schedule(spec: Spec) -> Schedule:
-    """The schedule of a config's `schedule` group."""
-    return construct("schedule", SCHEDULES, spec)
+    """The schedule of a config's `schedule` group.
+
+    One of one's own may be any frozen dataclass of numbers; it is handed to compiled functions as what it is, and need not be a
+    pytree (`typing.pytree_dataclass`), which one with arrays has to be.
+    """
+    made = construct("schedule", SCHEDULES, spec)
+    if jax.tree.leaves(made) == [made]:
+        try:
+            hash(made)
+        except TypeError as error:
+            raise UserError(
+                f"schedule {spec['name']!r} is neither a pytree nor hashable: make it a frozen dataclass"
+            ) from error
+        jax.tree_util.register_static(type(made))
+    return made
 
 
 def loss(spec: Spec) -> dict[str, Any]:
@@ -73,20 +88,20 @@ def loss(spec: Spec) -> dict[str, Any]:
     The optional groups `weight_options` and `times_options` hold the keyword arguments of the weighting and the times.
     """
     accepts("loss", loss_options, spec)
-    weight, times = one_of("loss.weight", spec["weight"], WEIGHTS), one_of("loss.times", spec["times"], TIMES)
+    weight, times = spec["weight"], spec["times"]
     chosen = {}
     for key in ("weight_options", "times_options"):
         chosen[key] = spec.get(key, {})
         if not isinstance(chosen[key], Mapping | ConfigDict):
             raise UserError(f"config key 'loss.{key}' is {chosen[key]!r}; it is a group of keys")
-    sampler, options = TIMES[times], chosen["times_options"]
-    stateful = inspect.isclass(sampler)
-    accepts(f"loss.times {times!r}", sampler, options, () if stateful else ("key", "n", "schedule"))
+    sampler, options = pick("loss.times", times, TIMES), chosen["times_options"]
+    made = inspect.isclass(sampler)
+    accepts(f"loss.times {times!r}", sampler, options, () if made else ("key", "n", "schedule"))
     options = as_declared(sampler, options)
     return {
         "space": one_of("loss.space", spec["space"], KINDS),
         "weight": construct("loss.weight", WEIGHTS, {"name": weight, **chosen["weight_options"]}),
-        "sample_t": sampler(**options) if stateful else functools.partial(sampler, **options),
+        "sample_t": sampler(**options) if made else functools.partial(sampler, **options),
     }
 
 
@@ -94,7 +109,6 @@ def loss_options(
     space: str,
     weight: str,
     times: str,
-    drop: float,
     weight_options: Any = None,
     times_options: Any = None,
     uncertainty: bool = False,

@@ -15,10 +15,12 @@ from typing import Any
 
 import numpy as np
 
+from diffusion_jax.build.own import fits
 from diffusion_jax.typing import UserError, one_of
 
 __all__ = [
-    "Range", "choice", "either", "flag", "number", "numbers", "optional", "patterns", "share", "short", "text", "whole",
+    "Range", "choice", "declared", "either", "flag", "named", "number", "numbers", "optional", "patterns", "share", "short",
+    "text", "whole",
 ]  # fmt: skip
 
 LARGEST = float(np.finfo(np.float32).max)
@@ -37,6 +39,7 @@ class Range:
     path: bool = False
     options: tuple[str, ...] = ()
     what: str = ""
+    own: bool = False  # whether "module:attribute" may stand there
 
     def check(self, key: str, value: Any) -> None:
         """UserError that names the key, the value, the words and the nearest valid value."""
@@ -122,6 +125,13 @@ def choice(what: str, options: Iterable[str]) -> Range:
     return Range(words, lambda value: isinstance(value, str) and value in names, kind=str, options=names, what=what)
 
 
+def named(what: str, table: Iterable[str]) -> Range:
+    """One of the names of a table, or a part of one's own as "module:attribute"."""
+    found = choice(what, table)
+    words = f"{found.words}, or a part of yours as 'module:attribute'"
+    return dataclasses.replace(found, words=words, holds=lambda value: fits(value, found.options), own=True)
+
+
 def text(of: str = "a text", *, empty: bool = False, path: bool = False) -> Range:
     """A text, not empty unless that is said; `path` marks one that names a file or folder to read."""
 
@@ -178,6 +188,22 @@ def optional(inner: Range, none: str = "none") -> Range:
     )
 
 
+def declared(annotation: Any) -> Range:
+    """What a keyword of a constructor of one's own may be, by its annotation; anything where that says nothing."""
+    said = annotation if isinstance(annotation, str) else getattr(annotation, "__name__", str(annotation))
+    kinds = {kind.strip() for kind in said.split("|")}
+    known: dict[str, Range] = {
+        "int": whole(-(2**31), of="a whole number"),
+        "float": number(),
+        "bool": flag(),
+        "str": text(empty=True),
+    }
+    inner = known.get(next(iter(kinds - {"None"}), ""))
+    if inner is None or len(kinds - {"None"}) != 1:
+        return Range("anything", lambda value: True)
+    return optional(inner) if "None" in kinds else inner
+
+
 def either(first: Range, second: Range) -> Range:
     """One of two ranges; a text is read as whatever it says."""
     return Range(
@@ -186,4 +212,5 @@ def either(first: Range, second: Range) -> Range:
         lambda value: None if isinstance(value, str) else second.near(value),
         options=first.options,
         what=first.what,
+        own=first.own,
     )

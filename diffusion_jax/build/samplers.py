@@ -9,9 +9,10 @@ import numpy as np
 
 from diffusion_jax import sampling
 from diffusion_jax.build.constructors import construct
+from diffusion_jax.build.own import pick
 from diffusion_jax.sampling import optional
 from diffusion_jax.sampling.natural import natural_name
-from diffusion_jax.typing import Schedule, Solver, one_of
+from diffusion_jax.typing import Schedule, Solver
 
 __all__ = ["GRIDS", "SOLVERS", "from_pair", "grid", "grid_name", "solver"]
 
@@ -59,9 +60,10 @@ def from_pair() -> list[str]:
 
 def grid_name(name: str, num_steps: int, schedule: Schedule) -> str:
     """`name`, or the name of the grid that goes with the schedule for "natural". UserError for one that is not known."""
-    return natural_name(schedule, num_steps) if one_of("grid", name, GRIDS) == "natural" else name
+    pick("grid", name, GRIDS)
+    return natural_name(schedule, num_steps) if name == "natural" else name
 
 
 def grid(name: str, num_steps: int, schedule: Schedule) -> np.ndarray:
     """The times of `num_steps` steps from the schedule's noise to its data, descending, float64 [num_steps + 1]."""
-    return GRIDS[one_of("grid", name, GRIDS)](num_steps, schedule)
+    return np.asarray(pick("grid", name, GRIDS)(num_steps, schedule), np.float64)

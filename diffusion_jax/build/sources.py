@@ -2,55 +2,62 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from diffusion_jax.build.constructors import Spec, accepts, construct
+from diffusion_jax.build.constructors import Spec, accepts, construct, wanted
+from diffusion_jax.build.own import pick
 from diffusion_jax.data.pictures.preprocess import HALF, Preprocess
-from diffusion_jax.data.sources import digits
 from diffusion_jax.data.sources.caption_folder import CaptionFolder
+from diffusion_jax.data.sources.digits import load_digits
 from diffusion_jax.data.sources.tar_shards import TarShards
 from diffusion_jax.data.sources.tfds_captions import TfdsCaptions
 from diffusion_jax.data.text.word_tokenizer import WordTokenizer
 from diffusion_jax.typing import Tokenizer, UserError, one_of
 
 __all__ = [
-    "PAIRS",
+    "AUGMENTATION",
     "READING",
     "SOURCES",
     "TOKENIZERS",
-    "one_data",
-    "pairs",
+    "beside_source",
+    "gives_pictures",
+    "image_sizes",
     "preprocess",
     "reading",
     "source",
-    "source_size",
     "tokenizer",
 ]
 
-SOURCES: dict[str, Callable[..., Any]] = {"digits": digits.load_digits}
-PAIRS: dict[str, Callable[..., Any]] = {"folder": CaptionFolder, "tar": TarShards, "tfds": TfdsCaptions}
-"""Pictures with captions of one's own; each takes a `split`."""
+SOURCES: dict[str, Callable[..., Any]] = {
+    "digits": load_digits,
+    "folder": CaptionFolder,
+    "tar": TarShards,
+    "tfds": TfdsCaptions,
+}
+"""Each takes a `split`. Those whose `pictures` is true give pictures as files have them, the others arrays in [-1, 1]."""
 READING: dict[str, Any] = {
     "crop": "random", "crop_scale": (0.9, 1.0), "on_error": "raise", "workers": 0, "eval_pairs": 512,
 }  # fmt: skip
-"""How the pictures of `PAIRS` are read, beside the keys of the source itself."""
+"""How pictures are read, beside the keys of the source itself."""
+AUGMENTATION: dict[str, Any] = {"shift": 0.0, "noise": 0.0}
+"""How arrays are altered in training: by up to `shift` pixels, with Gaussian noise of standard deviation `noise`."""
+
+
+def gives_pictures(spec: Spec) -> bool:
+    """Whether the data of a config's `data` group are pictures to be prepared, rather than arrays in [-1, 1]."""
+    return bool(getattr(pick("data", spec["name"], SOURCES), "pictures", False))
+
+
+def beside_source(spec: Spec) -> dict[str, Any]:
+    """The keys of a config's `data` group that are not the source's own, with their defaults."""
+    return READING if gives_pictures(spec) else AUGMENTATION
 
 
 def source(spec: Spec, split: str) -> Any:
     """The data of a config's `data` group; `split` is "train", "validation" or "test"."""
-    return SOURCES[one_of("data", spec["name"], SOURCES)](split)
-
-
-def one_data(name: str) -> str:
-    """`name` when it is one of the data that there are, else a UserError."""
-    return one_of("data", name, {**SOURCES, **PAIRS})
-
-
-def pairs(spec: Spec, split: str) -> Any:
-    """The pictures and captions of a config's `data` group in a split."""
-    own = {key: value for key, value in spec.items() if key not in READING}
-    return construct("data", PAIRS, own, split=split)
+    beside = beside_source(spec)
+    return construct("data", SOURCES, {key: value for key, value in spec.items() if key not in beside}, split=split)
 
 
 def reading(spec: Spec) -> dict[str, Any]:
@@ -64,15 +71,20 @@ def reading(spec: Spec) -> dict[str, Any]:
     return made
 
 
-def source_size(spec: Spec) -> dict[str, int]:
-    """The image_size and channels of the images of a config's `data` group."""
-    height, _, channels = source(spec, "train")[0]["image"].shape
-    return {"image_size": height, "channels": channels}
+def image_sizes(shape: Sequence[int] | None) -> dict[str, int]:
+    """The image_size and channels of arrays of a shape, none without one. UserError for those that are no square pictures."""
+    if shape is None:
+        return {}
+    if len(shape) != 3 or shape[0] != shape[1]:
+        raise UserError(f"the data hold arrays {tuple(shape)}; a tower takes square pictures [size, size, channels]")
+    return {"image_size": shape[0], "channels": shape[2]}
 
 
-def _words(context_length: int) -> WordTokenizer:
-    """The word tokenizer over what the digits' captions can say."""
-    return WordTokenizer(digits.VOCABULARY, context_length)
+def _words(context_length: int, vocabulary: Sequence[str] | None) -> WordTokenizer:
+    """The word tokenizer over what the captions of a source can say, as it tells itself."""
+    if vocabulary is None:
+        raise UserError("tokenizer 'words' needs data that tell their `vocabulary`, as 'digits' do; nearest: 'bpe'")
+    return WordTokenizer(tuple(vocabulary), context_length)
 
 
 def _bpe(path: str, context_length: int) -> Tokenizer:
@@ -92,9 +104,12 @@ def _siglip(path: str, context_length: int) -> Tokenizer:
 TOKENIZERS: dict[str, Callable[..., Tokenizer]] = {"words": _words, "bpe": _bpe, "siglip": _siglip}
 
 
-def tokenizer(spec: Spec | None, context_length: int) -> Tokenizer:
-    """The tokenizer of a config's `tokenizer` group; without one, the words of the digits' captions."""
-    return construct("tokenizer", TOKENIZERS, spec or {"name": "words"}, context_length=context_length)
+def tokenizer(spec: Spec | None, context_length: int, vocabulary: Sequence[str] | None = None) -> Tokenizer:
+    """The tokenizer of a config's `tokenizer` group; without one, of the words in `vocabulary`."""
+    spec = spec or {"name": "words"}
+    given = {"context_length": context_length, "vocabulary": vocabulary}
+    make = pick("tokenizer", spec["name"], TOKENIZERS)
+    return construct("tokenizer", TOKENIZERS, spec, **wanted(make, given))
 
 
 def preprocess(spec: Spec | None, sizes: Mapping[str, Any]) -> Preprocess:

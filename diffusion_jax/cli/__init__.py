@@ -104,15 +104,15 @@ def parser() -> argparse.ArgumentParser:
         help="draw images from a run",
         formatter_class=_Help,
         description="Draw images for a prompt into a PNG grid whose metadata holds the settings, or for a file of prompts\n"
-        "(one a line) into a folder of .npz shards that can be resumed.",
+        "(one a line) into a folder of .npz shards that can be resumed. A run that draws unasked takes no prompt.",
         epilog="examples: diffusion-jax sample --run runs/digits --prompt 'a bold seven' --out seven.png\n"
         "          diffusion-jax sample --run runs/digits --prompt 'a two' --negative 'a slanted two' --out two.png\n"
         "          diffusion-jax sample --run runs/digits --prompt two --guidance apg --guidance-option eta=0.2 --out a.png\n"
         "          diffusion-jax sample --run runs/digits --prompts prompts.txt --num-images 5000 --out samples",
     )
     sample.add_argument("--run", required=True, metavar="DIR", help="the run's folder, such as runs/digits")
-    which = sample.add_mutually_exclusive_group(required=True)
-    which.add_argument("--prompt", help="what to draw")
+    which = sample.add_mutually_exclusive_group()
+    which.add_argument("--prompt", help="what to draw, of a run that is asked")
     which.add_argument("--prompts", metavar="FILE", help="a file with a prompt a line; they are taken in turn")
     sample.add_argument("--negative", metavar="PROMPT", help="what to keep away from")
     sample.add_argument("--guidance-scale", type=float, metavar="W", help="1 is no guidance (default: the config's)")
@@ -144,10 +144,10 @@ def parser() -> argparse.ArgumentParser:
     sample.add_argument("--num-images", type=int, metavar="N", default=8, help="how many images")
     sample.add_argument("--seed", type=int, default=0, help="image i is a function of the seed and of i")
     sample.add_argument("--batch-size", type=int, metavar="N", default=256, help="images at a time")
-    sample.add_argument("--shard-size", type=int, metavar="N", default=1000, help="images a file, with --prompts")
+    sample.add_argument("--shard-size", type=int, metavar="N", default=1000, help="images a file of a folder")
     sample.add_argument("--weights", choices=("ema", "params"), default="ema", help="averaged or raw weights")
     sample.add_argument("--scale", type=int, metavar="N", default=12, help="pixels of the PNG a pixel of an image")
-    sample.add_argument("--out", required=True, metavar="PATH", help="the PNG file, or the folder with --prompts")
+    sample.add_argument("--out", required=True, metavar="PATH", help="the PNG file, or the folder of shards")
     sample.add_argument("--overwrite", action="store_true", help="replace what is at --out")
 
     _distributed(sample)
@@ -187,6 +187,14 @@ def parser() -> argparse.ArgumentParser:
         "--divergence",
         default="rademacher",
         help="with --bits-per-dim: exact (64 derivatives an evaluation), gaussian or rademacher (4 probes a scan)",
+    )
+    evaluate.add_argument(
+        "--metric",
+        metavar="NAME",
+        action="append",
+        default=[],
+        help="a metric of the run's system (retrieval, samples) or of yours as module:attribute; repeat it for several "
+        "(default: what the run's data bring, or all)",
     )
     evaluate.add_argument("--zero-shot", metavar="DIR", help="of a CLIP: classify the pictures DIR/CLASS/PICTURE")
     evaluate.add_argument("--classes", metavar="FILE", help='with --zero-shot: a JSON file {"folder": "name", ...}')
@@ -317,13 +325,13 @@ def _command(argv: Sequence[str] | None) -> int:
         from diffusion_jax.parallel.hosts import join
 
         join(arguments.distributed)
-    from diffusion_jax.cli import commands
-    from diffusion_jax.systems.clip import convert
-    from diffusion_jax.systems.clip import evaluate as pictures
+    if arguments.command == "vocabulary":
+        from diffusion_jax.cli.vocabulary import vocabulary
 
-    others = {"convert": convert.convert, "vocabulary": pictures.vocabulary}
-    found = others.get(arguments.command) or getattr(commands, arguments.command)
-    return found(arguments, rest)
+        return vocabulary(arguments)
+    from diffusion_jax.cli import commands
+
+    return getattr(commands, arguments.command)(arguments, rest)
 
 
 def _given(argv: Sequence[str]) -> frozenset[str]:

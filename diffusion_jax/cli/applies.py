@@ -6,42 +6,43 @@
 from __future__ import annotations
 
 import argparse
+import os
 from collections.abc import Iterable
-from pathlib import Path
 
 from diffusion_jax.typing import UserError
 
-__all__ = ["CLIP_MEASURES", "check_applies", "is_run"]
+__all__ = ["PICTURE_MEASURES", "check_applies", "flag"]
 
-CLIP_MEASURES = ("zero_shot", "retrieval", "linear_probe", "clip_score")
+PICTURE_MEASURES = ("zero_shot", "retrieval", "linear_probe", "clip_score")
 """The options of `evaluate` that measure a CLIP on pictures of one's own."""
 
 CAPTIONED = ("retrieval", "clip_score")
 
 GOES_WITH: dict[str, dict[str, tuple[str, ...]]] = {
-    "sample": {"shard_size": ("prompts",), "scale": ("prompt",)},
     "evaluate": {
         "classes": ("zero_shot",),
         "templates": ("zero_shot",),
         "scans": ("bits_per_dim",),
         "divergence": ("bits_per_dim",),
-        "model": CLIP_MEASURES,
-        "tokenizer": CLIP_MEASURES,
-        "exif": CLIP_MEASURES,
-        "on_error": CLIP_MEASURES,
+        "model": PICTURE_MEASURES,
+        "tokenizer": PICTURE_MEASURES,
+        "exif": PICTURE_MEASURES,
+        "on_error": PICTURE_MEASURES,
         "captions": CAPTIONED,
         "image_column": CAPTIONED,
         "caption_column": CAPTIONED,
     },
 }
 APART: dict[str, dict[str, tuple[str, ...]]] = {
+    "sample": {"shard_size": ("prompt",), "scale": ("prompts",)},
     "evaluate": {
-        "samples": ("bits_per_dim", *CLIP_MEASURES),
-        "seed": CLIP_MEASURES,
-        "bits_per_dim": CLIP_MEASURES,
+        "samples": ("bits_per_dim", *PICTURE_MEASURES),
+        "seed": PICTURE_MEASURES,
+        "bits_per_dim": PICTURE_MEASURES,
+        "metric": ("bits_per_dim", *PICTURE_MEASURES),
     },
 }
-PATHS = ("run", "path", "out", "config", "prompts", *CLIP_MEASURES, "classes", "templates", "model", "tokenizer")
+PATHS = ("run", "path", "out", "config", "prompts", *PICTURE_MEASURES, "classes", "templates", "model", "tokenizer")
 OF_WEIGHTS = {"evaluate": ("run", ("model", "tokenizer")), "convert": ("path", ("model",))}
 """Options that say what published weights do not; a run of one's own says it itself."""
 OF_RUNS = {"convert": ("path", ("weights",))}
@@ -65,10 +66,12 @@ def check_applies(arguments: argparse.Namespace, given: Iterable[str]) -> None:
         plain = here & {"zero_shot", "linear_probe"}
         if plain and not here & {*CAPTIONED}:
             raise UserError(f"--split does not go with {flag(min(plain))}: all pictures of the folder are measured")
+    from diffusion_jax.runs import holds_run  # after what costs nothing: it brings JAX
+
     for table, own in ((OF_WEIGHTS, True), (OF_RUNS, False)):
         where, options = table.get(command, ("", ()))
         wrong = [option for option in options if option in here]
-        if wrong and Path(getattr(arguments, where)).exists() and is_run(getattr(arguments, where)) == own:
+        if wrong and os.path.exists(getattr(arguments, where)) and holds_run(getattr(arguments, where)) == own:
             what = "is a run, which says it itself" if own else "is no run, and has one kind of weights"
             raise UserError(f"{flag(wrong[0])} changes nothing: {getattr(arguments, where)!r} {what}")
 
@@ -76,12 +79,6 @@ def check_applies(arguments: argparse.Namespace, given: Iterable[str]) -> None:
 def flag(option: str) -> str:
     """An option as it is written."""
     return "--" + option.replace("_", "-")
-
-
-def is_run(path: str | Path) -> bool:
-    """Whether a run lies in `path` or in its subfolder `clip`, rather than published weights."""
-    places = (Path(path), Path(path) / "clip")
-    return any((place / "config.json").is_file() and (place / "checkpoints").is_dir() for place in places)
 
 
 def _or(options: Iterable[str]) -> str:

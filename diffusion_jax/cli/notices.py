@@ -4,18 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from diffusion_jax.typing import Tokenizer, UserError
+from diffusion_jax.typing import UserError
 
-__all__ = ["check_text", "notices"]
+__all__ = ["check_text", "in_short"]
 
 TOLD = 20
 
 
-def notices(tokenizer: Tokenizer, prompts: Sequence[str]) -> list[str]:
-    """The first lines of the tokenizer's explanation, and one that counts the others."""
-    lines = tokenizer.explain(prompts)
+def in_short(lines: Sequence[str]) -> list[str]:
+    """The first of some lines, and one that counts the others."""
     more = len(lines) - TOLD
-    return lines if more <= 0 else [*lines[:TOLD], f"and {more} more notices like these, of {len(prompts)} prompts"]
+    return list(lines) if more <= 0 else [*lines[:TOLD], f"and {more} more notices like these"]
 
 
 def check_text(what: str, text: str | None) -> None:

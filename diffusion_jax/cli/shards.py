@@ -1,8 +1,8 @@
 """Many images into a folder: `.npz` shards that are complete or absent, so that a stopped generation is resumed.
 
 `settings.json` says what the folder holds; a folder of other settings is refused. Shard k holds the images k *
-shard_size and on, as uint8 arrays `images` [n, height, width, channels], with `prompts` and `index`. Image i is a
-function of the seed and i alone; with several processes each writes every process_count-th shard.
+shard_size and on, as uint8 arrays `images` [n, height, width, channels], with `index` and, where there are, `prompts`.
+Image i is a function of the seed and i alone; with several processes each writes every process_count-th shard.
 """
 
 from __future__ import annotations
@@ -25,15 +25,15 @@ from diffusion_jax.config import changes
 from diffusion_jax.files import write_atomic
 from diffusion_jax.parallel.hosts import first_decides
 from diffusion_jax.report.pictures import to_uint8
-from diffusion_jax.systems.diffusion.run import DiffusionRun
+from diffusion_jax.systems.system import Drawing
 from diffusion_jax.typing import UserError
 
 __all__ = ["write_shards"]
 
 
 def write_shards(
-    run: DiffusionRun,
-    prompts: Sequence[str],
+    run: Drawing,
+    prompts: Sequence[str] | None,
     settings: dict[str, Any],
     arguments: argparse.Namespace,
     say: Callable[[str], None],
@@ -43,8 +43,8 @@ def write_shards(
     note = settings | {
         "shard_size": size,
         "weights": run.fingerprint,
-        "prompts": list(prompts),
     }
+    note |= {} if prompts is None else {"prompts": list(prompts)}
     first_decides(lambda: _claim(out, note, arguments.overwrite))
     shards = range(-(-total // size))
     mine = [k for k in shards if k % jax.process_count() == jax.process_index()]
@@ -57,15 +57,17 @@ def write_shards(
     with tqdm(total=sum(counts[k] for k in todo), unit="image", disable=not todo) as bar:
         for k in todo:
             index = np.arange(k * size, k * size + counts[k])
-            texts = [prompts[i % len(prompts)] for i in index]
+            texts = None if prompts is None else [prompts[i % len(prompts)] for i in index]
             parts = []
             for begin in range(0, len(index), arguments.batch_size):
-                chunk = texts[begin : begin + arguments.batch_size]
-                start = int(index[begin])
-                parts.append(run.generate(chunk, start=start, batch_size=arguments.batch_size, **settings))
+                chunk = index[begin : begin + arguments.batch_size]
+                wanted = None if texts is None else texts[begin : begin + arguments.batch_size]
+                how = {"count": len(chunk), "start": int(chunk[0]), "batch_size": arguments.batch_size}
+                parts.append(run.generate(wanted, **how, **settings))
                 bar.update(len(chunk))
             shard = io.BytesIO()
-            np.savez_compressed(shard, images=to_uint8(np.concatenate(parts)), prompts=np.array(texts), index=index)
+            asked: dict[str, Any] = {} if texts is None else {"prompts": np.array(texts)}
+            np.savez_compressed(shard, images=to_uint8(np.concatenate(parts)), **asked, index=index)
             write_atomic(names[k], shard.getvalue())
     count = jax.process_count()
     say(

@@ -7,6 +7,7 @@ resume, and the global batch does not depend on how many processes share it.
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable
 from typing import Any
 
@@ -14,7 +15,7 @@ import numpy as np
 
 from diffusion_jax.typing import Source, UserError
 
-__all__ = ["batches", "caption_table"]
+__all__ = ["CaptionTable", "batches", "caption_table", "columns"]
 
 Transform = Callable[[dict[str, np.ndarray], np.random.Generator], dict[str, Any]]
 
@@ -30,10 +31,10 @@ def batches(
 ) -> Callable[[int], dict[str, Any]]:
     """A function from the step (0, 1, ...) to this process's rows of its batch, as arrays by name.
 
-    A source that has `columns()` is gathered at once; others are read item by item and what is not a number is left
-    aside. `transform(batch, rng)` sees the whole global batch with a generator made from (seed, step), and the
-    process's rows are cut from its result. Raises UserError for an empty source, for a batch size that the
-    processes do not divide, and for a process that is not one of them.
+    A source that has `columns()` is gathered at once; others are read item by item and what is not a number is left aside;
+    `index` is an example's place in the source. `transform(batch, rng)` sees the whole global batch with a generator made
+    from (seed, step), and the process's rows are cut from its result. Raises UserError for an empty source, for a batch
+    size that the processes do not divide, and for a process that is not one of them.
     """
     import grain
 
@@ -45,21 +46,27 @@ def batches(
     if not 0 <= process_index < process_count:
         raise UserError(f"process_index {process_index} is not in 0 .. {process_count - 1}")
     order = grain.MapDataset.range(len(source)).seed(seed).shuffle().repeat()
-    columns = source.columns() if hasattr(source, "columns") else None
+    whole = source.columns() if hasattr(source, "columns") else None
     local = batch_size // process_count
     mine = slice(process_index * local, (process_index + 1) * local)
 
     def batch(step: int) -> dict[str, Any]:
         rows = np.array([order[step * batch_size + i] for i in range(batch_size)])
-        if columns is not None:
-            found = {name: column[rows] for name, column in columns.items()}
+        if whole is not None:
+            found = {name: column[rows] for name, column in whole.items()}
         else:
             found = _collate([source[int(row)] for row in rows])
+        found["index"] = rows
         if transform is not None:
             found = transform(found, np.random.default_rng([seed, step]))
         return _rows(found, mine)
 
     return batch
+
+
+def columns(source: Source) -> dict[str, np.ndarray]:
+    """All examples of a source at once, as arrays by name: its `columns()`, or its items, without what is not a number."""
+    return source.columns() if hasattr(source, "columns") else _collate([source[i] for i in range(len(source))])
 
 
 def _collate(items: list[Any]) -> dict[str, np.ndarray]:
@@ -73,11 +80,32 @@ def _rows(tree: Any, mine: slice) -> Any:
     return tree[mine]
 
 
-def caption_table(source: Source) -> tuple[tuple[str, ...], np.ndarray]:
-    """Every distinct caption of a source once, and for each example the rows [n, captions] of its own.
+@dataclasses.dataclass(frozen=True, eq=False)
+class CaptionTable:
+    """Every distinct caption of a source once (`unique`), and the rows [n, most] of each example's, of which it has `counts`.
 
-    A frozen text encoder embeds the first, and training gathers by the second.
+    A frozen text encoder embeds the first, and training gathers by `pick`.
     """
-    all_captions = [source[i]["captions"] for i in range(len(source))]
-    unique = {text: row for row, text in enumerate(dict.fromkeys(text for texts in all_captions for text in texts))}
-    return tuple(unique), np.array([[unique[text] for text in texts] for texts in all_captions])
+
+    unique: tuple[str, ...]
+    rows: np.ndarray
+    counts: np.ndarray
+
+    def pick(self, chosen: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+        """The row of a random caption of each of the `chosen` examples."""
+        counts = self.counts[chosen]
+        most = self.rows.shape[1]
+        drawn = rng.integers(most, size=len(chosen)) if (self.counts == most).all() else rng.integers(counts)
+        return self.rows[chosen, drawn]
+
+
+def caption_table(source: Source) -> CaptionTable:
+    """The captions of a source. UserError for one whose examples have none."""
+    items = (source[i] for i in range(len(source)))
+    captions = [list(item.get("captions") or ()) for item in items]
+    if not captions or not all(captions):
+        raise UserError(f"example {next((i for i, texts in enumerate(captions) if not texts), 0)} has no captions")
+    unique = {text: row for row, text in enumerate(dict.fromkeys(text for texts in captions for text in texts))}
+    most = max(len(texts) for texts in captions)
+    rows = np.array([[unique[text] for text in (*texts, *texts[:1] * (most - len(texts)))] for texts in captions])
+    return CaptionTable(tuple(unique), rows, np.array([len(texts) for texts in captions]))

@@ -17,6 +17,7 @@ The condition is a dict: `pooled` [batch, features], and optionally `tokens` [ba
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, ClassVar
 
 import jax
@@ -98,6 +99,24 @@ class DiT(nnx.Module):
     """
 
     reads: ClassVar[tuple[str, ...]] = ("pooled", "tokens", "length")
+
+    @staticmethod
+    def sizes(shape: tuple[int, ...], entries: Mapping[str, tuple[int, ...]]) -> dict[str, Any]:
+        """The keywords that follow from an example's `shape` and the shapes of the `entries` of its condition.
+
+        Raises UserError for examples that are no square pictures, and for tokens without their length.
+        """
+        if len(shape) != 3 or shape[0] != shape[1]:
+            raise UserError(f"a DiT draws square pictures [size, size, channels], not arrays {tuple(shape)}")
+        if ("tokens" in entries) != ("length" in entries):
+            raise UserError(f"a DiT reads 'tokens' with their 'length'; the condition has {', '.join(entries)}")
+        pooled, tokens = entries.get("pooled"), entries.get("tokens")
+        return {
+            "image_size": shape[0],
+            "channels": shape[2],
+            "pooled": None if pooled is None else pooled[-1],
+            "context": None if tokens is None else tokens[-1],
+        }
 
     def __init__(
         self,

@@ -1,6 +1,7 @@
 """Which keys of a config say what is learned, and which may change when a run is gone on with.
 
-`CHANGES` holds every key, by itself or by its group (the longest that fits counts), with the reason. FIXED keys decide
+`CHANGES` and a system's own `changes` hold every key, by itself or by its group (the longest that fits counts), with the
+reason; one that a system of one's own says nothing of is FIXED. FIXED keys decide
 the numbers of training: another value is another run. FREE ones do not, or by the rounding of float32 alone, as another
 number of devices does; a change of theirs is said. MOVED ones name files, which may lie
 elsewhere when their contents are the same.
@@ -10,20 +11,30 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 from ml_collections import ConfigDict
 
-from diffusion_jax.build.keys import REQUIRED, keys
+from diffusion_jax.build.keys import REQUIRED
 from diffusion_jax.config import changes, flatten, to_dict
 from diffusion_jax.data.sources.tar_shards import expand
+from diffusion_jax.systems.system import FIXED, FREE, MOVED
+from diffusion_jax.systems.table import keys, system_of
 from diffusion_jax.typing import UserError
 
-__all__ = ["CHANGES", "FIXED", "FREE", "MOVED", "contents_of", "differences", "kind_of", "vocabulary_files"]
-
-FIXED, FREE, MOVED = "fixed", "free", "moved"
+__all__ = [
+    "CHANGES",
+    "FIXED",
+    "FREE",
+    "MOVED",
+    "changes_of",
+    "contents_of",
+    "differences",
+    "kind_of",
+    "vocabulary_files",
+]
 
 CHANGES: dict[str, tuple[str, str]] = {
     "system": (FIXED, "another model"),
@@ -35,10 +46,6 @@ CHANGES: dict[str, tuple[str, str]] = {
     "eval_every": (FREE, "what is measured, not what is learned"),
     "checkpoint_every": (FREE, "what is kept, not what is learned"),
     "locked": (FIXED, "other parameters train"),
-    "text_encoder": (FREE, "compared by its weights, wherever it lies"),
-    "prediction": (FIXED, "the network says something else"),
-    "time": (FIXED, "the network sees another time"),
-    "sigma_data": (FIXED, "the network is scaled otherwise"),
     "data": (FIXED, "other examples, or the same ones altered otherwise"),
     "data.path": (MOVED, "the same pictures elsewhere"),
     "data.data_dir": (FREE, "the same dataset elsewhere: its name and version are in data.path"),
@@ -46,34 +53,29 @@ CHANGES: dict[str, tuple[str, str]] = {
     "data.on_error": (FREE, "only what a picture that cannot be read does"),
     "data.workers": (FREE, "how many pictures are read at once: the batches are the same"),
     "data.eval_pairs": (FREE, "what is measured, not what is learned"),
-    "tokenizer": (FIXED, "other numbers for the same words"),
-    "tokenizer.path": (MOVED, "the same vocabulary elsewhere"),
-    "preprocess": (FIXED, "other pixels"),
-    "zero_shot": (FREE, "what is measured, not what is learned"),
-    "weights": (FREE, "read at step 0 alone"),
     "model": (FIXED, "another network"),
     "model.scan": (FREE, "the same layers in a loop or one by one"),
     "model.remat": (FREE, "what is kept for the gradient and what is computed again"),
-    "model.norm": (FREE, "two ways to the same derivative"),
-    "schedule": (FIXED, "another noise"),
     "loss": (FIXED, "another loss"),
-    "loss.chunk": (FREE, "how much of the same loss stands in memory at once"),
-    "loss.micro_batches": (FREE, "the same gradient, added up from parts"),
     "optimizer": (FIXED, "other steps from the same gradient"),
     "ema": (FIXED, "another average"),
     "mesh": (FREE, "where the same numbers are computed"),
-    "sampler": (FREE, "how samples are drawn, not what is learned"),
 }
 
 
-def kind_of(key: str) -> str:
+def changes_of(config: ConfigDict) -> dict[str, tuple[str, str]]:
+    """What may change of a config of its system, and what is common to all."""
+    return CHANGES | dict(system_of(config).changes)
+
+
+def kind_of(key: str, table: Mapping[str, tuple[str, str]]) -> str:
     """FIXED, FREE or MOVED. KeyError for a key that neither stands in the table nor its group."""
-    while key not in CHANGES:
+    while key not in table:
         group, dot, _ = key.rpartition(".")
         if not dot:
             raise KeyError(key)
         key = group
-    return CHANGES[key][0]
+    return table[key][0]
 
 
 def differences(old: ConfigDict, new: ConfigDict) -> dict[str, list[str]]:
@@ -81,18 +83,19 @@ def differences(old: ConfigDict, new: ConfigDict) -> dict[str, list[str]]:
 
     A key that is absent is what it is by default, and one that nothing reads any more (of an older run) is FREE.
     """
-    read = keys(new).keys() | keys(old).keys()
+    read, table = keys(new).keys() | keys(old).keys(), changes_of(new)
+    table = {key.partition(".")[0]: (FIXED, "not said to be free") for key in read} | table
     found: dict[str, list[str]] = {FIXED: [], FREE: [], MOVED: []}
     for line in changes(_with_defaults(old), _with_defaults(new)):
         key = line.partition(": ")[0]
-        found[kind_of(key) if key in read else FREE].append(line)
+        found[kind_of(key, table) if key in read else FREE].append(line)
     return found
 
 
 def _with_defaults(config: ConfigDict) -> dict[str, Any]:
     """The keys as they are and, in the groups that there are, those that are absent; a preset says itself what a model is."""
     flat = flatten(to_dict(config))
-    groups = {key.rpartition(".")[0] for key in flat}
+    groups = {"mesh", *(key.rpartition(".")[0] for key in flat)}
     preset = bool(flat.get("model.preset"))
     for key, known in keys(config).items():
         group = key.rpartition(".")[0]

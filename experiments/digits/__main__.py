@@ -40,7 +40,8 @@ def demo(out: Path, seed: int, split: str, fresh: bool) -> int:
     """Train, train, evaluate, report."""
     from diffusion_jax.config import load_config
     from diffusion_jax.parallel.accelerator import configure
-    from diffusion_jax.systems.diffusion.run import DiffusionRun, load_run
+    from diffusion_jax.systems.diffusion.run import DiffusionRun
+    from diffusion_jax.systems.table import load_run
     from diffusion_jax.training import train_run
     from experiments.digits.measures import evaluate, load_evaluation, save_evaluation
     from experiments.digits.page import write_page
@@ -54,7 +55,7 @@ def demo(out: Path, seed: int, split: str, fresh: bool) -> int:
     clip = load_config(str(ROOT / "configs/digits_clip.py"), common | {"workdir": str(out / "clip")})
     diffusion = load_config(
         str(ROOT / "configs/digits_diffusion.py"),
-        common | {"workdir": str(out / "diffusion"), "text_encoder": str(out / "clip")},
+        common | {"workdir": str(out / "diffusion"), "condition.encoder": str(out / "clip")},
     )
     say("1/4 CLIP on captioned scans")
     with clock("clip"):

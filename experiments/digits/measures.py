@@ -33,8 +33,9 @@ from diffusion_jax.metrics import (
     topk_accuracy,
 )
 from diffusion_jax.sampling import classifier_free, initial_noise, trace
+from diffusion_jax.systems.clip.run import ClipRun
 from diffusion_jax.systems.diffusion.loss import example_keys
-from diffusion_jax.systems.diffusion.run import ClipRun, DiffusionRun
+from diffusion_jax.systems.diffusion.run import DiffusionRun
 from diffusion_jax.typing import UserError
 from experiments.digits.reader import Reader, fit_reader
 from experiments.progress import said_and_timed

@@ -12,7 +12,8 @@ import numpy as np
 
 from diffusion_jax.config import to_dict
 from diffusion_jax.report.making import Making
-from diffusion_jax.systems.diffusion.run import CONFIG, read_config, read_json, read_text_encoder
+from diffusion_jax.runs import CONFIG, read_config, read_json
+from diffusion_jax.systems.diffusion.conditions import read_text_encoder
 from diffusion_jax.train.runlog import read_metrics
 from diffusion_jax.typing import UserError
 from experiments.digits.content import (

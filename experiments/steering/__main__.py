@@ -20,7 +20,8 @@ from typing import Any
 from diffusion_jax import build
 from diffusion_jax.config import apply_overrides
 from diffusion_jax.files import write_atomic
-from diffusion_jax.systems.diffusion.run import DiffusionRun, load_run
+from diffusion_jax.systems.diffusion.run import DiffusionRun
+from diffusion_jax.systems.table import load_run
 from diffusion_jax.training import train_run
 from diffusion_jax.typing import UserError
 from experiments.arguments import one_seed
@@ -34,7 +35,7 @@ def weaker(run_folder: Path, run: DiffusionRun) -> DiffusionRun:
     folder = run_folder / "weak"
     config = apply_overrides(run.config.copy_and_resolve_references(), {"steps": "150", "workdir": str(folder)})
     with config.unlocked():
-        config.text_encoder = str(run.clip.path)
+        config.condition.encoder = str(run.clip.path)
     train_run(config, say=say)
     weak = load_run(folder)
     assert isinstance(weak, DiffusionRun)

@@ -11,8 +11,9 @@ from hypothesis import strategies as st
 from ml_collections import ConfigDict
 
 from diffusion_jax import build
-from diffusion_jax.build.keys import keys
 from diffusion_jax.config import flatten, load_config
+from diffusion_jax.systems.clip.network import clip_network
+from diffusion_jax.systems.table import keys
 from diffusion_jax.training import validate
 from diffusion_jax.typing import UserError
 
@@ -53,11 +54,11 @@ def built(config):
     if config.model.get("preset"):
         return
     if config.system == "clip":
-        digits = config.data.name in build.SOURCES
+        digits = not build.gives_pictures(config.data)
         sizes = {"image_size": 8, "channels": 1} if digits else {}
-        network = build.clip_network(config.model, vocabulary_size=20, **sizes)
+        network = clip_network(config.model, vocabulary_size=20, **sizes)
     else:
-        network = build.dit_network(config.model, image_size=8, channels=1, pooled=4, context=8)
+        network = build.diffusion_network(config.model, (8, 8, 1), {"pooled": (4,), "tokens": (5, 8), "length": ()})
     jax.eval_shape(network.init, jax.random.key(0))
 
 

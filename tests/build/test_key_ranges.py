@@ -9,12 +9,15 @@ from pathlib import Path
 import pytest
 from ml_collections import ConfigDict
 
-from diffusion_jax.build import PAIRS, SCHEDULES, TIMES, TOKENIZERS, WEIGHTS
+from diffusion_jax.build import NETWORKS, SCHEDULES, SOURCES, TIMES, TOKENIZERS, WEIGHTS
 from diffusion_jax.build.guidance import GUIDANCE
-from diffusion_jax.build.key_ranges import RANGES, row_of
-from diffusion_jax.build.keys import REQUIRED, groups, keys
+from diffusion_jax.build.key_ranges import row_of
+from diffusion_jax.build.keys import REQUIRED
 from diffusion_jax.config import flatten, load_config
 from diffusion_jax.nets.clip import TOWERS
+from diffusion_jax.systems.diffusion.conditions import CONDITIONS
+from diffusion_jax.systems.diffusion.spaces import SPACES
+from diffusion_jax.systems.table import groups, keys, ranges_of
 from diffusion_jax.training import validate
 from diffusion_jax.typing import UserError
 
@@ -35,8 +38,11 @@ def named() -> list[str]:
 
 NAMED = named()
 CHOICES = {
-    "clip": {"data.name": ["digits", *PAIRS], "tokenizer.name": list(TOKENIZERS), "model.vision.tower": list(TOWERS)},
+    "clip": {"data.name": list(SOURCES), "tokenizer.name": list(TOKENIZERS), "model.vision.tower": list(TOWERS)},
     "diffusion": {
+        "model.name": list(NETWORKS),
+        "condition.name": list(CONDITIONS),
+        "space.name": list(SPACES),
         "schedule.name": list(SCHEDULES),
         "loss.weight": list(WEIGHTS),
         "loss.times": list(TIMES),
@@ -59,22 +65,23 @@ def with_key(dotted, value, base=None):
 
 def test_every_key_that_a_constructor_takes_has_a_row_that_holds_its_default():
     """`keys` looks each up, and raises KeyError for one without a row; each row is used by some config."""
-    used = set()
+    used, every = set(), set()
     for system, choices in CHOICES.items():
         configs = [ConfigDict({"system": system})]
         configs += [with_key(key, name, {"system": system}) for key, names in choices.items() for name in names]
         for config in configs:
-            inside = groups(config)
+            inside, rows = groups(config), ranges_of(config)
+            every |= set(rows)
             for dotted, key in keys(config).items():
                 group, _, last = dotted.rpartition(".")
-                used.add(row_of(group, inside[group].name if group in inside else None, last))
+                used.add(row_of(rows, group, inside[group].name if group in inside else None, last))
                 if key.default is not REQUIRED:
                     key.range.check(dotted, key.default)
                 if key.range.kind is float and group.partition(".")[0] != "sampler":
                     assert not key.range.holds(math.inf), dotted
                 assert not key.range.holds(math.nan) and not key.range.holds(object()), dotted
                 assert isinstance(key.range.words, str) and "\n" not in key.range.words
-    assert used == set(RANGES)
+    assert used - {"system"} == every
 
 
 @pytest.mark.parametrize("spec", NAMED, ids=lambda spec: spec.rpartition("/")[2])
@@ -159,7 +166,7 @@ WRONG = [  # key, value, what is said; the first is the digits' CLIP, "d " marks
     ("mesh.data", 0, "each size is at least 1"),
     ("weights.pth", "x", "weights takes no 'pth'; did you mean 'path'?"),
     ("d sampler.num_stepz", 3, "sampler takes no 'num_stepz'; did you mean 'num_steps'?"),
-    ("d loss.drop", 1.0, "config key 'loss.drop' is 1.0; it is a share in [0, 1)"),
+    ("d condition.drop", 1.0, "config key 'condition.drop' is 1.0; it is a share in [0, 1)"),
     ("d loss.uncertainty", "yes", "it is True or False"),
     ("d model.dropout_rate", 1.0, "config key 'model.dropout_rate' is 1.0; it is a share in [0, 1); nearest: 0.999999"),
     ("d model.mlp_ratio", 0.0, "config key 'model.mlp_ratio' is 0.0; it is a number above 0 and at most 64; nearest: 4.0"),

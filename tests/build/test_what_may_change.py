@@ -5,19 +5,22 @@ import shutil
 from pathlib import Path
 
 import pytest
+from flax import nnx
 from ml_collections import ConfigDict
 
 from diffusion_jax import training
-from diffusion_jax.build.key_ranges import RANGES
-from diffusion_jax.build.keys import keys
 from diffusion_jax.config import flatten, load_config
-from diffusion_jax.systems.resume import CHANGES, FIXED, FREE, MOVED, contents_of, differences, kind_of
+from diffusion_jax.nets import Network
+from diffusion_jax.systems.resume import FIXED, FREE, MOVED, changes_of, contents_of, differences, kind_of
+from diffusion_jax.systems.system import Task
+from diffusion_jax.systems.table import keys, ranges_of
 from diffusion_jax.typing import UserError
 
 ROOT = Path(__file__).parents[2]
+TASK = Task(Network(lambda rngs: nnx.Linear(1, 1, rngs=rngs)), lambda *_: None, lambda step: {})
 CONFIGS = [load_config(str(path)) for path in sorted((ROOT / "configs").glob("*.py"))]
 MAY_CHANGE = {
-    "workdir", "steps", "log_every", "eval_every", "checkpoint_every", "text_encoder", "data.path", "data.data_dir",
+    "workdir", "steps", "log_every", "eval_every", "checkpoint_every", "condition.encoder", "data.path", "data.data_dir",
     "data.index", "data.on_error", "data.workers", "data.eval_pairs", "tokenizer.path", "model.scan", "model.remat",
     "model.norm", "loss.chunk", "loss.micro_batches",
 }  # fmt: skip
@@ -27,16 +30,18 @@ GROUPS = ("zero_shot.", "weights.", "mesh.", "sampler.")
 @pytest.mark.parametrize("config", CONFIGS, ids=lambda config: config.workdir)
 def test_every_key_is_fixed_or_may_change(config):
     for key in {*flatten(config), *keys(config)}:
-        assert (kind_of(key) != FIXED) == (key in MAY_CHANGE or key.startswith(GROUPS)), key
+        assert (kind_of(key, changes_of(config)) != FIXED) == (key in MAY_CHANGE or key.startswith(GROUPS)), key
 
 
 def test_every_row_is_a_key_or_a_group_with_a_reason():
-    known = {row.replace("[", ".").partition(".")[0] if "[" in row else row for row in RANGES}
-    known |= {row.rpartition(".")[0] for row in RANGES} | {row.partition(".")[0] for row in RANGES}
-    assert set(CHANGES) <= known
-    assert all(kind in (FIXED, FREE, MOVED) and reason for kind, reason in CHANGES.values())
-    with pytest.raises(KeyError):
-        kind_of("unheard.of")
+    for config in CONFIGS:
+        rows, changes = {"system", *ranges_of(config)}, changes_of(config)
+        known = {row.replace("[", ".").partition(".")[0] if "[" in row else row for row in rows}
+        known |= {row.rpartition(".")[0] for row in rows} | {row.partition(".")[0] for row in rows}
+        assert set(changes) <= known
+        assert all(kind in (FIXED, FREE, MOVED) and reason for kind, reason in changes.values())
+        with pytest.raises(KeyError):
+            kind_of("unheard.of", changes)
 
 
 def changed(config, **values):
@@ -74,13 +79,13 @@ def begun(tmp_path):
             (folder / name).parent.mkdir(parents=True, exist_ok=True)
             (folder / name).write_text(text)
     config = changed(CONFIGS[1], data__path=str(pictures), tokenizer__path=str(words), workdir=str(tmp_path / "run"))
-    training._prepare(tmp_path / "run", config, None, False, print)
+    training._prepare(tmp_path / "run", config, TASK, False, print)
     return tmp_path, config
 
 
 def go_on(folder, config):
     said = []
-    training._prepare(folder / "run", config, None, False, said.append)
+    training._prepare(folder / "run", config, TASK, False, said.append)
     return said
 
 

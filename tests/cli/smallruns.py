@@ -61,7 +61,7 @@ def clip_arguments(folder: Path, **options: object) -> list[str]:
 
 def diffusion_arguments(folder: Path, **options: object) -> list[str]:
     """`train` of the small diffusion run in folder / "diffusion", on folder / "clip"."""
-    chosen = SMALL_DIFFUSION | {"workdir": folder / "diffusion", "text_encoder": folder / "clip"} | options
+    chosen = SMALL_DIFFUSION | {"workdir": folder / "diffusion", "condition.encoder": folder / "clip"} | options
     return ["train", "--no-progress", "--config", DIFFUSION, *flags(chosen)]
 
 

@@ -15,8 +15,8 @@ import smallruns as tiny
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from diffusion_jax import runs
 from diffusion_jax.cli import commands, main, parser
-from diffusion_jax.systems.diffusion import run as runs
 
 NUMBERS = [
     "0",

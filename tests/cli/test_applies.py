@@ -13,11 +13,12 @@ import smallruns as tiny
 from diffusion_jax import cli
 from diffusion_jax.cli import commands
 from diffusion_jax.cli.applies import APART, GOES_WITH
-from diffusion_jax.cli.notices import notices
+from diffusion_jax.cli.notices import in_short
 from diffusion_jax.data.text.word_tokenizer import WordTokenizer
 from diffusion_jax.files import check_file, check_folder
 from diffusion_jax.parallel.memory import enough_memory
 from diffusion_jax.typing import UserError
+from experiments.digits import measures as digits_measures
 
 SAMPLE = ["sample", "--run", "x", "--prompt", "a", "--out", "a.png"]
 MANY = ["sample", "--run", "x", "--prompts", "a.txt", "--out", "many"]
@@ -86,9 +87,9 @@ def test_a_guidance_option_is_a_finite_number(value):
 
 def test_notices_of_many_prompts_are_counted():
     tokenizer = WordTokenizer(("a", "seven"))
-    lines = notices(tokenizer, [f"a seven {i:x}x" for i in range(1000)])
-    assert len(lines) == 21 and lines[-1] == "and 980 more notices like these, of 1000 prompts"
-    assert notices(tokenizer, ["a seven"]) == []
+    lines = in_short(tokenizer.explain([f"a seven {i:x}x" for i in range(1000)]))
+    assert len(lines) == 21 and lines[-1] == "and 980 more notices like these"
+    assert in_short(tokenizer.explain(["a seven"])) == []
 
 
 # What is written
@@ -167,7 +168,7 @@ def test_numbers_are_printed_where_they_cannot_be_written(run, tmp_path, monkeyp
     def full(folder, evaluation):
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(folder))
 
-    monkeypatch.setattr(commands, "save_evaluation", full)
+    monkeypatch.setattr(digits_measures, "save_evaluation", full)
     assert cli.main(["evaluate", "--run", str(run / "clip"), "--out", str(tmp_path / "a")]) == 2
     said = capsys.readouterr()
     assert 0 <= json.loads(said.out)["clip"]["zero_shot_accuracy"] <= 1
@@ -192,7 +193,7 @@ def test_what_does_not_fit_the_memory_is_one_line(run, tmp_path, monkeypatch, ca
     def generate(*_, **__):
         raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory allocating 12 bytes.\nmore")
 
-    monkeypatch.setattr("diffusion_jax.systems.diffusion.run.DiffusionRun.generate", generate)
+    monkeypatch.setattr("diffusion_jax.runs.DiffusionRun.generate", generate)
     arguments = ["sample", "--run", str(run), "--prompt", "a seven", "--out", str(tmp_path / "a.png")]
     tiny.fails(capsys, arguments, "not enough memory (Out of memory allocating 12 bytes): lower --batch-size 256")
     monkeypatch.setattr(commands, "train_run", generate)

@@ -14,7 +14,7 @@ from diffusion_jax.cli import main
 from diffusion_jax.process import from_noise_level
 from diffusion_jax.sampling import bits_per_dimension
 from diffusion_jax.systems.diffusion.likelihood import bits_per_dim
-from diffusion_jax.systems.diffusion.run import load_run
+from diffusion_jax.systems.table import load_run
 from diffusion_jax.typing import UserError
 
 
@@ -43,7 +43,11 @@ def test_what_cannot_be_scored_is_one_line(run, tmp_path, capsys):
     arguments = ["evaluate", "--run", str(run), "--bits-per-dim", "--out", str(tmp_path)]
     fails(capsys, [*arguments, "--scans", "0"], "scans 0 are not from 1 to the 360")
     fails(capsys, [*arguments, "--divergence", "rademaker"], "'rademaker'", "did you mean 'rademacher'")
-    fails(capsys, ["evaluate", "--run", str(run / "clip"), "--bits-per-dim"], "CLIP run")
+    fails(
+        capsys,
+        ["evaluate", "--run", str(run / "clip"), "--bits-per-dim"],
+        "is no diffusion run; a likelihood needs one",
+    )
     assert not list(tmp_path.iterdir())
     with pytest.raises(UserError, match="batch_size 0"):
         bits_per_dim(load_run(run), batch_size=0)

@@ -8,8 +8,8 @@ import pytest
 import smallruns as tiny
 from captioned import shards
 
-from diffusion_jax import build
 from diffusion_jax.config import load_config
+from diffusion_jax.systems.clip.network import clip_network, clip_sizes
 from diffusion_jax.training import train_run
 
 CONFIG = str(tiny.ROOT / "configs" / "clip_b16.py")
@@ -44,11 +44,11 @@ def test_the_recipe_trains_on_shards(tmp_path):
 )
 def test_its_model_has_the_published_size(variant, millions):
     config = load_config(CONFIG + variant)
-    network = build.clip_network(config.model)
+    network = clip_network(config.model)
     params = jax.eval_shape(network.init, jax.random.key(0))
     assert sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(params)) / 1e6 == pytest.approx(millions, abs=0.006)
     assert config.loss.name == ("sigmoid" if "logit_bias" in params else "infonce")
     images = jax.ShapeDtypeStruct((2, 224, 224, 3), "float32")
-    tokens = jax.ShapeDtypeStruct((2, build.clip_sizes(config.model)["text"]["context_length"]), "int32")
+    tokens = jax.ShapeDtypeStruct((2, clip_sizes(config.model)["text"]["context_length"]), "int32")
     out = jax.eval_shape(lambda p, *x: network.apply(p, *x, key=jax.random.key(0), train=True), params, images, tokens)
     assert out.image.shape == out.text.shape and out.image.shape[0] == 2

@@ -9,7 +9,7 @@ from smallruns import fails
 
 from diffusion_jax import load_run
 from diffusion_jax.cli import main
-from diffusion_jax.systems.diffusion.run import fingerprint
+from diffusion_jax.runs import fingerprint
 from diffusion_jax.typing import UserError
 
 
@@ -50,10 +50,10 @@ def test_the_text_encoder_is_not_overwritten_by_what_is_trained_on_it(own_run, c
 
 
 def test_a_moved_pair_loads_and_goes_on(own_run, capsys):
-    # own_run is a copy in another place: `text_encoder` and `workdir` differ from what its config says
+    # own_run is a copy in another place: `condition.encoder` and `workdir` differ from what its config says
     assert main(tiny.diffusion_arguments(own_run)) == 0
     said = capsys.readouterr().err
-    assert "going on with changes: text_encoder: " in said
+    assert "going on with changes: condition.encoder: " in said
     assert load_run(own_run).clip.path == own_run / "clip"
 
 

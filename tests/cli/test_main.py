@@ -29,7 +29,6 @@ def test_help_shows_examples(command, capsys):
         ([], "COMMAND"),
         (["trian"], "command 'trian' is not known; did you mean 'train'?"),
         (["sample", "--promt", "a two"], "argument '--promt' is not known; did you mean '--prompt'?"),
-        (["sample", "--run", "x", "--out", "y.png"], "--prompt --prompts"),
         (
             ["sample", "--run", "x", "--prompt", "a", "--out", "a.png", "--num-images", "two"],
             "invalid int value: 'two'",
@@ -125,7 +124,7 @@ def test_wrong_clip_config_is_one_line_and_leaves_no_folder(tmp_path, capsys, ch
         ({"loss__space": "veloc"}, "loss.space 'veloc' is not known; did you mean 'velocity'?"),
         ({"loss__weight": "simpel"}, "loss.weight 'simpel' is not known; did you mean 'simple'?"),
         ({"loss__times": "unifrom"}, "loss.times 'unifrom' is not known; did you mean 'uniform'?"),
-        ({"loss__drop": 1.5}, "config key 'loss.drop' is 1.5; it is a share in [0, 1); nearest: 0.999999"),
+        ({"condition__drop": 1.5}, "config key 'condition.drop' is 1.5; it is a share in [0, 1); nearest: 0.999999"),
         ({"schedule__name": "cosin"}, "schedule 'cosin' is not known; did you mean 'cosine'?"),
         ({"sampler__solver": "ddmp"}, "solver 'ddmp' is not known; did you mean 'ddpm'?"),
         ({"sampler__grid": "unifrom"}, "grid 'unifrom' is not known; did you mean 'uniform'?"),
@@ -138,7 +137,9 @@ def test_wrong_clip_config_is_one_line_and_leaves_no_folder(tmp_path, capsys, ch
     ],
 )
 def test_wrong_diffusion_config_is_one_line_and_leaves_no_folder(run, tmp_path, capsys, changed, said):
-    tiny.fails(capsys, tiny.diffusion_arguments(tmp_path / "run", **({"text_encoder": run / "clip"} | changed)), said)
+    tiny.fails(
+        capsys, tiny.diffusion_arguments(tmp_path / "run", **({"condition.encoder": run / "clip"} | changed)), said
+    )
     assert not (tmp_path / "run").exists()
 
 
@@ -146,11 +147,11 @@ def test_missing_files_are_named_with_the_nearest(run, tmp_path, capsys):
     spelt = tiny.CLIP.replace("digits_clip", "digit_clip")
     tiny.fails(capsys, ["train", "--config", spelt], f"{spelt!r} does not exist; did you mean {tiny.CLIP!r}?")
     tiny.fails(capsys, ["train", "--config", f"{tiny.DIFFUSION}:flows"], "did you mean 'flow'?")
-    arguments = tiny.diffusion_arguments(tmp_path / "run", text_encoder=run / "clib")
+    arguments = tiny.diffusion_arguments(tmp_path / "run", condition__encoder=run / "clib")
     tiny.fails(capsys, arguments, f"no run in '{run / 'clib'}'", f"did you mean '{run / 'clip'}'?")
     tiny.fails(
         capsys,
-        tiny.diffusion_arguments(tmp_path / "run", text_encoder=run / "diffusion"),
+        tiny.diffusion_arguments(tmp_path / "run", condition__encoder=run / "diffusion"),
         "of system 'diffusion', not 'clip'",
     )
     assert not (tmp_path / "run").exists()

@@ -35,7 +35,7 @@ def test_values_out_of_range_are_one_line(extra, said, capsys):
     [
         ({"log_every": 0}, "config key 'log_every' is 0; it is a whole number of at least 1"),
         ({"seed": 2**32}, f"config key 'seed' is {2**32}; it is a whole number from 0 to {2**32 - 1}"),
-        ({"model.name": "dit"}, "trains a model of name 'clip', not 'dit'"),
+        ({"model.name": "dit"}, "model 'dit' is not known (known: clip)"),
         ({"model.vision.heads": 3}, "width 16 is not divided by 3 heads"),
         ({"data.noise": -1}, "config key 'data.noise' is -1.0; it is a standard deviation from 0 to 10; nearest: 0.0"),
         ({"workdir": "b [1]/run"}, "no checkpoint can lie below [ ] in a path"),
@@ -61,7 +61,7 @@ def test_wrong_clip_config_is_one_line_and_leaves_no_folder(tmp_path, capsys, ch
     ids=lambda value: next(iter(value)) if isinstance(value, dict) else "",
 )
 def test_wrong_diffusion_config_is_one_line_and_leaves_no_folder(run, tmp_path, capsys, changed, said):
-    tiny.fails(capsys, tiny.diffusion_arguments(tmp_path, text_encoder=run / "clip", **changed), said)
+    tiny.fails(capsys, tiny.diffusion_arguments(tmp_path, condition__encoder=run / "clip", **changed), said)
     assert list(tmp_path.iterdir()) == []
 
 

@@ -66,7 +66,7 @@ def same_weights(a, b, step):
 
 @pytest.mark.parametrize("system", ["clip", pytest.param("diffusion", marks=pytest.mark.slow)])
 def test_killed_within_a_step_equals_uninterrupted_bit_for_bit(system, run, tmp_path):
-    options = {} if system == "clip" else {"text_encoder": run / "clip"}
+    options = {} if system == "clip" else {"condition.encoder": run / "clip"}
     make = tiny.clip_arguments if system == "clip" else tiny.diffusion_arguments
     killed, whole = tmp_path / "killed" / system, tmp_path / "whole" / system
     of_killed, of_whole = make(tmp_path / "killed", **options), make(tmp_path / "whole", **options)

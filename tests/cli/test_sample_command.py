@@ -12,7 +12,8 @@ import smallruns as tiny
 from PIL import Image
 
 from diffusion_jax import load_run
-from diffusion_jax.parallel import accelerator, main
+from diffusion_jax.cli import main
+from diffusion_jax.parallel import accelerator
 from diffusion_jax.sampling import Heun, classifier_free, initial_noise, sample, uniform
 from diffusion_jax.sampling.sample import _sample
 from diffusion_jax.typing import UserError
@@ -145,7 +146,7 @@ def test_unknown_and_too_many_words_are_said_and_sampling_goes_on(run, tmp_path,
 
 def test_a_clip_run_cannot_be_sampled_and_a_misspelt_one_is_named(run, tmp_path, capsys):
     assert draw(run / "clip", tmp_path / "x.png") == 2
-    one_line(capsys, "CLIP run")
+    one_line(capsys, "of system 'clip', which draws nothing")
     assert draw(run.parent / "tinny", tmp_path / "x.png") == 2
     one_line(capsys, f"did you mean '{run}'")
 
@@ -258,7 +259,7 @@ def test_evaluate_and_report(run, own_run, capsys):
     assert "a bold slanted seven" in again and again.count("<img") == page.count("<img")
     capsys.readouterr()
     for path, said in (
-        (own_run / "clip", "is a CLIP run, whose numbers are in"),
+        (own_run / "clip", "is a CLIP run"),
         (own_run / "nothing", "there is no run in"),
     ):
         assert main(["report", "--run", str(path)]) == 2

@@ -14,7 +14,7 @@ import pytest
 import smallruns as tiny
 
 from diffusion_jax.cli import main
-from diffusion_jax.systems.diffusion.run import load_run
+from diffusion_jax.systems.table import load_run
 from diffusion_jax.train.checkpoint import restore_params
 
 BLOCKS = {"loss.chunk": 4, "checkpoint_every": 3}

@@ -16,7 +16,7 @@ from diffusion_jax.cli import commands
 from diffusion_jax.config import load_config
 from diffusion_jax.process import Cosine
 from diffusion_jax.sampling import DDIM, classifier_free, clip_guidance, initial_noise, sample, uniform
-from diffusion_jax.systems.diffusion.run import load_run
+from diffusion_jax.systems.table import load_run
 from diffusion_jax.training import validate
 from diffusion_jax.typing import Prediction, UserError, texts_of
 

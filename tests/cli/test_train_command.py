@@ -12,7 +12,7 @@ from diffusion_jax import load_run
 from diffusion_jax.cli import main
 from diffusion_jax.config import load_config, parse_overrides
 from diffusion_jax.parallel.mesh import make_mesh
-from diffusion_jax.systems.diffusion.run import fingerprint
+from diffusion_jax.runs import fingerprint
 from diffusion_jax.train.checkpoint import restore_params
 from diffusion_jax.train.loop import fit
 from diffusion_jax.train.runlog import RunLog, read_metrics
@@ -119,7 +119,9 @@ def losses(folder, arguments, devices):
     ],
 )
 def test_one_device_and_eight_give_the_same_losses_over_20_steps(arguments, run, tmp_path):
-    options = {"steps": 20, "text_encoder": run / "clip"} if arguments is tiny.diffusion_arguments else {"steps": 20}
+    options = (
+        {"steps": 20, "condition.encoder": run / "clip"} if arguments is tiny.diffusion_arguments else {"steps": 20}
+    )
     found = [losses(tmp_path / str(n), arguments(tmp_path / str(n), **options), n) for n in (1, 8)]
     assert len(found[0]) == 20
     np.testing.assert_allclose(found[1], found[0], rtol=1e-5)
@@ -159,7 +161,7 @@ def test_importance_of_times_and_another_weighting_train_by_the_config(own_run, 
 @pytest.mark.slow
 def test_edm_preconditioning_trains_by_the_config(own_run):
     """The variant of the config: it is learned, the run knows its sigma_data, and guidance may be rescaled."""
-    arguments = tiny.diffusion_arguments(own_run, workdir=own_run / "edm", **{"text_encoder": own_run / "clip"})
+    arguments = tiny.diffusion_arguments(own_run, workdir=own_run / "edm", **{"condition.encoder": own_run / "clip"})
     arguments = [part.replace(tiny.DIFFUSION, f"{tiny.DIFFUSION}:edm") for part in arguments]
     assert main(arguments) == 0
     run = load_run(own_run / "edm")

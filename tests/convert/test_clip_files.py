@@ -16,7 +16,7 @@ from diffusion_jax.convert import load_clip, resize_image, resize_positions, res
 from diffusion_jax.convert.clip_keys import ignored
 from diffusion_jax.convert.files import staged, write_tensors
 from diffusion_jax.nets import CLIP, Network, clip_model
-from diffusion_jax.systems.diffusion.run import load_clip as load_clip_run
+from diffusion_jax.systems.clip.run import load_clip as load_clip_run
 from diffusion_jax.systems.diffusion.run import load_diffusion
 from diffusion_jax.typing import UserError
 

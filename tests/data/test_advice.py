@@ -6,12 +6,12 @@ from pathlib import Path
 import pytest
 
 import diffusion_jax
-from diffusion_jax.build.keys import keys
 from diffusion_jax.cli import parser
 from diffusion_jax.config import load_config
 from diffusion_jax.data.sources.caption_folder import CaptionFolder
 from diffusion_jax.data.sources.captioned import setting
 from diffusion_jax.data.sources.tar_shards import TarShards
+from diffusion_jax.systems.table import keys
 
 ROOT = Path(diffusion_jax.__file__).parent
 CONFIGS = ROOT.parent / "configs"

@@ -9,9 +9,9 @@ import pytest
 import snippets
 
 from diffusion_jax import build, cli, process, sampling
-from diffusion_jax.build.keys import keys
 from diffusion_jax.config import load_config, parse_overrides
 from diffusion_jax.nets import CLIP_MODELS
+from diffusion_jax.systems.table import keys
 from diffusion_jax.typing import UserError
 
 ROOT = snippets.ROOT

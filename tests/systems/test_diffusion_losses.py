@@ -131,7 +131,7 @@ def test_what_is_missing_is_named():
         )
 
 
-BASE = {"space": "v", "weight": "simple", "times": "stratified", "drop": 0.1}
+BASE = {"space": "v", "weight": "simple", "times": "stratified"}
 
 
 @pytest.mark.parametrize("weight", build.WEIGHTS)

@@ -15,7 +15,7 @@ import os
 import stat
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from diffusion_jax.data.sources.caption_tables import TABLE_ENDINGS, rows
 from diffusion_jax.data.sources.captioned import CAPTION_COLUMNS, setting, split_of, split_shares
@@ -53,6 +53,7 @@ class CaptionFolder:
     cannot be read (with its line), for empty captions, and for a split without pictures.
     """
 
+    pictures: ClassVar[bool] = True  # to be prepared, rather than arrays in [-1, 1]
     path: str | Path
     captions: str | None = None
     image_column: str | None = None

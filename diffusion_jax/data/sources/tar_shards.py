@@ -14,7 +14,7 @@ import os
 import re
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 from tqdm import tqdm
@@ -103,6 +103,7 @@ class TarShards:
     and at the item for one without a caption.
     """
 
+    pictures: ClassVar[bool] = True  # to be prepared, rather than arrays in [-1, 1]
     path: str
     index: str | None = None
     image_key: str | None = None

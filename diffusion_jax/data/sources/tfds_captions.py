@@ -10,7 +10,7 @@ import dataclasses
 import difflib
 import re
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 
@@ -32,6 +32,7 @@ class TfdsCaptions:
     Raises UserError for a dataset or version that is not prepared, an unknown split, and a feature that does not exist.
     """
 
+    pictures: ClassVar[bool] = True  # to be prepared, rather than arrays in [-1, 1]
     path: str
     data_dir: str | None = None
     split: str | None = "train"

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import argparse
 import os
-import sys
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -20,10 +20,9 @@ from diffusion_jax.data.pictures.preprocess import HALF, Preprocess
 from diffusion_jax.data.text.bpe import BpeTokenizer
 from diffusion_jax.data.text.siglip_tokenizer import SiglipTokenizer
 from diffusion_jax.files import check_file, check_folder
+from diffusion_jax.runs import holds_run
 from diffusion_jax.systems.clip.pretrained import read_weights, vocabulary_beside
-from diffusion_jax.systems.clip.run import ClipRun, clip_model_of, preprocess_group
-from diffusion_jax.systems.diffusion.run import CHECKPOINTS, CONFIG
-from diffusion_jax.systems.diffusion.run import load_clip as load_clip_run
+from diffusion_jax.systems.clip.run import ClipRun, clip_model_of, load_clip, preprocess_group
 from diffusion_jax.typing import Params, UserError, one_of
 
 __all__ = ["convert"]
@@ -42,7 +41,7 @@ CAPTIONS = ("", "a photo of a cat", "It's 10:30 -- NAÏVE cafés, Straße & <b>�
 """What a vocabulary is read back with: nothing, words, all kinds of characters, more than fits."""
 
 
-def convert(arguments: argparse.Namespace, rest: list[str]) -> int:
+def convert(arguments: argparse.Namespace, say: Callable[[str], None]) -> int:
     """Read the weights at `path` and write them to `--out`."""
     source, out = Path(arguments.path), Path(arguments.out)
     one_of("--format", arguments.format, FORMATS)
@@ -52,8 +51,8 @@ def convert(arguments: argparse.Namespace, rest: list[str]) -> int:
     check_place(out, arguments.format)
     check_file(out) if arguments.format == "openai" else check_folder(out)
     sizes = {"image_size": arguments.image_size, "context_length": arguments.context_length}
-    if any((place / CONFIG).is_file() and (place / CHECKPOINTS).is_dir() for place in (source, source / "clip")):
-        run = load_clip_run(source, which=arguments.weights)
+    if holds_run(source):
+        run = load_clip(source, which=arguments.weights)
         config, params = _of_run(run, **sizes)
         files, notes = _of_tokenizer(run)
         if run.preprocess is not None and run.preprocess.exif != Preprocess.exif:
@@ -72,9 +71,9 @@ def convert(arguments: argparse.Namespace, rest: list[str]) -> int:
     file = save_clip(out, config, params, arguments.format, dtype=arguments.dtype, beside=files)
     count = sum(leaf.size for leaf in jax.tree.leaves(params))
     words = ", its vocabulary beside it" if files else ""
-    print(f"{count / 1e6:.2f} million parameters written to {file}{words}; read back the same", file=sys.stderr)
+    say(f"{count / 1e6:.2f} million parameters written to {file}{words}; read back the same")
     for note in notes:
-        print(f"note: {note}", file=sys.stderr)
+        say(f"note: {note}")
     return 0
 
 

@@ -1,22 +1,21 @@
-"""`diffusion-jax evaluate` of a CLIP on pictures of one's own: zero-shot, retrieval, linear probe, CLIP score."""
+"""`diffusion-jax evaluate` of a CLIP: zero-shot, retrieval, linear probe and CLIP score on one's own pictures, or metrics."""
 
 from __future__ import annotations
 
 import argparse
 import json
-import os
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from diffusion_jax.cli.applies import CLIP_MEASURES, is_run
+from diffusion_jax import build, runs
+from diffusion_jax.data.pipeline import columns
 from diffusion_jax.data.sources.caption_folder import CaptionFolder
 from diffusion_jax.data.sources.class_folder import ClassFolder
 from diffusion_jax.data.sources.overlap import check_apart
-from diffusion_jax.data.text.bpe import BpeTokenizer
-from diffusion_jax.data.text.bpe_learning import check_merges, learn_vocabulary
 from diffusion_jax.files import check_folder
+from diffusion_jax.metrics import recall
+from diffusion_jax.parallel.memory import enough_memory
 from diffusion_jax.systems.clip.held_out import about, measured
 from diffusion_jax.systems.clip.measures import (
     Skipped,
@@ -30,25 +29,64 @@ from diffusion_jax.systems.clip.measures import (
     zero_shot_of,
 )
 from diffusion_jax.systems.clip.pretrained import load_pretrained
-from diffusion_jax.systems.clip.run import ClipRun
-from diffusion_jax.systems.diffusion.run import load_clip
+from diffusion_jax.systems.clip.run import ClipRun, load_clip
+from diffusion_jax.systems.measuring import measure, show
+from diffusion_jax.systems.table import config_at
 from diffusion_jax.typing import UserError
 
-__all__ = ["evaluate_pictures", "vocabulary"]
+__all__ = ["METRICS", "OPTIONS", "captioned_folder", "evaluate", "report"]
 
-VOCABULARY = ("vocab.json", "merges.txt")
+OPTIONS = ("zero_shot", "retrieval", "linear_probe", "clip_score")
+"""The options of `evaluate` that measure a CLIP on pictures of one's own."""
 
 
-def evaluate_pictures(arguments: argparse.Namespace, say: Callable[[str], None]) -> int:
+def evaluate(arguments: argparse.Namespace, say: Callable[[str], None]) -> int:
+    """On the pictures that were named, or by metrics on the run's own data."""
+    if any(getattr(arguments, name) is not None for name in OPTIONS):
+        return _on_pictures(arguments, say)
+    run = load_clip(arguments.run)
+    if build.gives_pictures(run.config.data) and not arguments.metric:
+        flags = ", ".join(f"--{name.replace('_', '-')}" for name in OPTIONS)
+        raise UserError(f"the CLIP in {arguments.run!r} is measured on pictures of yours: give one of {flags}")
+    for name in sorted({"samples", "seed"} & arguments.given) if not arguments.metric else ():
+        raise UserError(f"--{name} is of the samples of a diffusion run; the run in {arguments.run!r} is a CLIP")
+    return measure(run, METRICS, arguments, say)
+
+
+def report(arguments: argparse.Namespace, say: Callable[[str], None]) -> int:
+    """The page of an evaluated run."""
+    return show(config_at(arguments.run), arguments, say)
+
+
+def _retrieval(run: ClipRun, *, split: str) -> dict[str, Any]:
+    """Recall between the arrays of a split and their first captions, both ways; equal captions are one answer."""
+    data = build.source(run.config.data, split)
+    captions = [data[i]["captions"][0] for i in range(len(data))]
+    return recall(run.encode_image(columns(data)["image"]), run.encode_text(captions), identity=captions)
+
+
+METRICS: dict[str, Callable[..., dict[str, Any]]] = {"retrieval": _retrieval}
+
+
+def _on_pictures(arguments: argparse.Namespace, say: Callable[[str], None]) -> int:
     """Every measure that was asked for, printed and written to clip_metrics.json."""
-    folder = Path(arguments.out)
+    base = Path(arguments.run)
+    beside = base if base.is_dir() else base.parent
+    given = arguments.out is not None
+    place = arguments.out if given else beside / "report"
+    folder = check_folder(place, ("clip_metrics.json",), "--out" if given else "the folder")
+    with enough_memory("a batch of 64 pictures does not fit: use a device of more memory, or JAX_PLATFORMS=cpu"):
+        return _measured(arguments, folder, say)
+
+
+def _measured(arguments: argparse.Namespace, folder: Path, say: Callable[[str], None]) -> int:
     numbers_before(folder / "clip_metrics.json")
     on_error = arguments.on_error or "raise"
     # Folders are read before the weights: a misspelt one should not cost a minute.
     classes = arguments.zero_shot and check_classes(ClassFolder(arguments.zero_shot, arguments.classes))
     templates = read_templates(arguments.templates) if arguments.zero_shot else ()
     captioned = {
-        name: _captioned(arguments, getattr(arguments, name), "drop" if on_error == "skip" else "refuse")
+        name: captioned_folder(arguments, getattr(arguments, name), "drop" if on_error == "skip" else "refuse")
         for name in ("retrieval", "clip_score")
         if getattr(arguments, name)
     }
@@ -63,7 +101,7 @@ def evaluate_pictures(arguments: argparse.Namespace, say: Callable[[str], None])
     split = arguments.split if "split" in arguments.given else None
     captioned = {name: measured(run, source, split) for name, source in captioned.items()}
     found: dict[str, Any] = {}
-    skipped = {name: Skipped(on_error, "--on-error=skip") for name in CLIP_MEASURES}
+    skipped = {name: Skipped(on_error, "--on-error=skip") for name in OPTIONS}
     if classes:
         counts = zero_shot_of(run, classes, templates, skipped=skipped["zero_shot"], say=say)
         found["zero_shot"] = counts.summary() | {"classes": len(classes.class_names), "templates": len(templates)}
@@ -86,33 +124,15 @@ def evaluate_pictures(arguments: argparse.Namespace, say: Callable[[str], None])
     return 0
 
 
-def _captioned(arguments: argparse.Namespace, folder: str, empty: str) -> CaptionFolder:
-    columns = {name: getattr(arguments, name) for name in ("captions", "image_column", "caption_column")}
-    return CaptionFolder(folder, empty=empty, **columns)
-
-
-def vocabulary(arguments: argparse.Namespace, rest: list[str]) -> int:
-    """Learn a vocabulary from the captions of a folder."""
-    out = check_folder(arguments.out, VOCABULARY)
-    if any(os.path.exists(out / name) for name in VOCABULARY):
-        raise UserError(f"--out {str(out)!r} holds a vocabulary already; choose another folder")
-    check_merges(arguments.merges)
-    try:
-        source = _captioned(arguments, arguments.path, "drop")
-        texts = [text for texts in source.texts for text in texts]
-        learn_vocabulary(texts, arguments.merges, out)
-    except UserError:
-        # Where too little is left without the empty captions, those are what is to be mended.
-        _captioned(arguments, arguments.path, "refuse")
-        raise
-    size = BpeTokenizer.load(out).vocabulary_size
-    print(f"{size} ids learned from {len(texts)} captions of {len(source)} pictures, in {out}", file=sys.stderr)
-    return 0
+def captioned_folder(arguments: argparse.Namespace, folder: str, empty: str) -> CaptionFolder:
+    """The captioned pictures of a folder, with the columns that were given."""
+    given = {name: getattr(arguments, name) for name in ("captions", "image_column", "caption_column")}
+    return CaptionFolder(folder, empty=empty, **given)
 
 
 def _clip(arguments: argparse.Namespace) -> ClipRun:
     path = Path(arguments.run)
-    if is_run(path):
+    if runs.holds_run(path):
         if arguments.exif is not None:
             raise UserError(
                 f"--exif is for published weights; the run in {arguments.run!r} has its own preprocess.exif"

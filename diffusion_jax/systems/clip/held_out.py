@@ -73,5 +73,5 @@ def _files(run: ClipRun, split: str) -> list[Path] | None:
     """The pictures of a split of what the run was trained on; None where that is no folder, or is not there any more."""
     if run.config.data.name != "folder" or not Path(run.config.data.path).is_dir():
         return None
-    source = build.pairs(run.config.data, split)
+    source = build.source(run.config.data, split)
     return [Path(source.path) / name for name in source.names]

@@ -22,6 +22,7 @@ from diffusion_jax.convert.clip_config_open_clip import names_a_tokenizer
 from diffusion_jax.convert.files import read_json
 from diffusion_jax.data.pictures.preprocess import HALF, Preprocess
 from diffusion_jax.nets import CLIP_MODELS, clip_model
+from diffusion_jax.systems.clip.network import clip_network
 from diffusion_jax.systems.clip.run import ClipRun, check_end, preprocess_group
 from diffusion_jax.typing import Params, Tokenizer, UserError, one_of, path_of
 
@@ -95,7 +96,7 @@ def load_pretrained(
     prepared: Mapping[str, Any] = {**config.pop("preprocess"), "exif": exif}
     spec = {"name": "clip", "dtype": dtype, **config}
     settings = {"system": "clip", "model": spec, "preprocess": dict(prepared), "data": {"name": "pretrained"}}
-    network = build.clip_network(spec)
+    network = clip_network(spec)
     siglip = _siglip(config)
     if not siglip and (tokenizer is None or isinstance(tokenizer, str | Path)):
         _check_named_tokenizer(path)

@@ -14,14 +14,22 @@ import numpy as np
 from ml_collections import ConfigDict
 from PIL import Image
 
-from diffusion_jax import build
+from diffusion_jax import build, runs
 from diffusion_jax.data.pictures.preprocess import Preprocess, check_unit_range
 from diffusion_jax.nets import Network
 from diffusion_jax.parallel.mesh import batch_sharding, make_mesh, replicated
 from diffusion_jax.systems.clip.loss import in_batches, text_condition, unit
+from diffusion_jax.systems.clip.network import clip_network, clip_sizes
+from diffusion_jax.train.checkpoint import restore_params
 from diffusion_jax.typing import Params, Tokenizer, UserError, texts_of, whole_number
 
-__all__ = ["ClipRun", "check_end", "clip_model_of", "clip_parts", "preprocess_group"]
+__all__ = [
+    "VOCABULARY", "ClipRun", "check_end", "clip_model_of", "clip_parts", "example_of", "load_clip", "load_run_of",
+    "preprocess_group",
+]  # fmt: skip
+
+VOCABULARY = "vocabulary"
+"""The folder of a run that holds a copy of its vocabulary's files."""
 
 
 SAMPLED = 4.0  # how far samples that nothing clips stand outside [-1, 1]; pictures in 0 .. 255 are beyond
@@ -162,25 +170,56 @@ def preprocess_group(prepare: Preprocess) -> dict[str, Any]:
     return {**found, "size": None if crop in (None, found["size"]) else found["size"]}
 
 
-def clip_model_of(config: ConfigDict, tokenizer: Tokenizer) -> dict[str, Any]:
+def example_of(config: ConfigDict) -> dict[str, Any]:
+    """What a CLIP on arrays has to know of its data: {"image": the shape of one, "vocabulary": its words or None}."""
+    if build.gives_pictures(config.data):
+        return {}
+    data = build.source(config.data, "train")
+    words = getattr(data, "vocabulary", None)
+    return {"image": list(data[0]["image"].shape), "vocabulary": None if words is None else list(words)}
+
+
+def clip_model_of(config: ConfigDict, tokenizer: Tokenizer, example: Mapping[str, Any] | None = None) -> dict[str, Any]:
     """The model of a CLIP config, every size told, those too that its data and its tokenizer decide."""
-    given: dict[str, Any] = {"vocabulary_size": tokenizer.vocabulary_size}
-    if config.data.name in build.SOURCES:
-        given |= build.source_size(config.data)
-    return build.clip_sizes(config.model, **given)
+    sizes = build.image_sizes((example or example_of(config)).get("image"))
+    return clip_sizes(config.model, **sizes, vocabulary_size=tokenizer.vocabulary_size)
 
 
-def clip_parts(config: ConfigDict) -> tuple[Network, Tokenizer, Preprocess | None]:
-    """The network, tokenizer and preprocessing of a CLIP config.
+def clip_parts(
+    config: ConfigDict, example: Mapping[str, Any] | None = None
+) -> tuple[Network, Tokenizer, Preprocess | None]:
+    """The network, tokenizer and preprocessing of a CLIP config; `example` as `example_of` gives it, which reads the data.
 
-    The digits decide the size of their images and take no preprocessing; other data come in the size of the model's
-    vision tower, prepared as the group `preprocess` says (OpenAI's way where it is silent).
+    Arrays decide the size of their images and take no preprocessing; pictures come in the size of the model's vision tower,
+    prepared as the group `preprocess` says (OpenAI's way where it is silent).
     """
-    context = build.clip_sizes(config.model)["text"]["context_length"]
-    tokenizer = build.tokenizer(config.get("tokenizer"), context)
-    check_end(tokenizer, build.clip_sizes(config.model)["text"])
-    if config.data.name in build.SOURCES:
-        sizes = build.source_size(config.data) | {"vocabulary_size": tokenizer.vocabulary_size}
-        return build.clip_network(config.model, **sizes), tokenizer, None
-    network = build.clip_network(config.model, vocabulary_size=tokenizer.vocabulary_size)
-    return network, tokenizer, build.preprocess(config.get("preprocess"), build.clip_sizes(config.model))
+    example = example or example_of(config)
+    text = clip_sizes(config.model)["text"]
+    tokenizer = build.tokenizer(config.get("tokenizer"), text["context_length"], example.get("vocabulary"))
+    check_end(tokenizer, text)
+    sizes = build.image_sizes(example.get("image"))
+    network = clip_network(config.model, **sizes, vocabulary_size=tokenizer.vocabulary_size)
+    prepare = build.preprocess(config.get("preprocess"), clip_sizes(config.model)) if not sizes else None
+    return network, tokenizer, prepare
+
+
+def load_clip(path: str | Path, *, which: str = "ema", step: int | None = None) -> ClipRun:
+    """The CLIP run in `path`, which is the run's folder or one that holds it as `clip`. UserError where there is none."""
+    folder = runs.run_folder(path)
+    if not runs.is_run(folder) and runs.is_run(folder / "clip"):
+        folder = folder / "clip"
+    config = runs.read_config(folder)
+    if config.get("system") != "clip":
+        raise UserError(f"the run in {str(folder)!r} is of system {config.get('system')!r}, not 'clip'")
+    runs.remember_parts(folder)
+    return load_run_of(folder, config, which, step)
+
+
+def load_run_of(path: Path, config: ConfigDict, which: str, step: int | None) -> ClipRun:
+    """The CLIP run in `path`, of this config."""
+    if (path / VOCABULARY).is_dir():  # the run's own copy: it may have been moved, or be read from another folder
+        copy = path / VOCABULARY / Path(config.tokenizer.path).name
+        config.tokenizer.path = str(copy if copy.is_file() else copy.parent)
+    file = path / runs.EXAMPLE
+    network, tokenizer, prepare = clip_parts(config, runs.read_json(file) if file.is_file() else None)
+    return ClipRun(path, config, network, restore_params(path / runs.CHECKPOINTS, which, step), tokenizer, prepare)

@@ -14,22 +14,23 @@ import numpy as np
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
-from diffusion_jax import build
+from diffusion_jax import build, runs
 from diffusion_jax.contrastive import infonce, sigmoid_loss
 from diffusion_jax.data.pairs import caption_identity, check_share, pair_batches, read_picture
 from diffusion_jax.data.pictures.augmentation import add_noise, random_shift
 from diffusion_jax.data.pictures.preprocess import Preprocess
-from diffusion_jax.data.pipeline import batches
+from diffusion_jax.data.pipeline import batches, caption_table, columns
 from diffusion_jax.data.sources.class_folder import ClassFolder
-from diffusion_jax.data.sources.digits import CLASS_NAMES, TEMPLATES
 from diffusion_jax.metrics import class_embeddings, classify, topk_accuracy
 from diffusion_jax.nets import Network
 from diffusion_jax.parallel.mesh import make_mesh
 from diffusion_jax.systems.clip.loss import LOGIT_SCALE_RANGE, clip_loss
 from diffusion_jax.systems.clip.measures import Skipped, check_classes, read_templates, recall_of, zero_shot_of
+from diffusion_jax.systems.clip.network import beside_preset, clip_sizes, contrastive_loss
 from diffusion_jax.systems.clip.pretrained import initial_params
-from diffusion_jax.systems.clip.run import ClipRun, clip_model_of, clip_parts
-from diffusion_jax.systems.system import Task, captioned, process_slice
+from diffusion_jax.systems.clip.run import VOCABULARY, ClipRun, clip_model_of, clip_parts, example_of
+from diffusion_jax.systems.resume import vocabulary_files
+from diffusion_jax.systems.system import Task, process_slice
 from diffusion_jax.train.state import TrainState
 from diffusion_jax.train.step import make_eval_step
 from diffusion_jax.typing import LossFn, UserError
@@ -42,52 +43,68 @@ CLAMP = {"logit_scale$": LOGIT_SCALE_RANGE}
 
 def clip_task(config: ConfigDict, folder: Path, key: jax.Array) -> Task:
     """CLIP on captioned images: a random caption of each, zero-shot or retrieval on held-out ones."""
-    build.one_data(config.data.name)
-    return (_digits if config.data.name in build.SOURCES else _pairs)(config, folder, key)
+    return (_pictures if build.gives_pictures(config.data) else _arrays)(config, folder, key)
 
 
-def _digits(config: ConfigDict, folder: Path, key: jax.Array) -> Task:
-    """Images shifted a little, zero-shot accuracy on the validation scans."""
-    network, tokenizer, _ = clip_parts(config)
-    data = captioned(config.data.name)
-    tokens = tokenizer.encode(data.unique)["tokens"]
+def _arrays(config: ConfigDict, folder: Path, key: jax.Array) -> Task:
+    """Images shifted a little; zero-shot accuracy on the validation split where the data name their classes."""
+    example = example_of(config)
+    network, tokenizer, _ = clip_parts(config, example)
+    train, held_out = (build.source(config.data, split) for split in ("train", "validation"))
+    captions = caption_table(train)
+    tokens = tokenizer.encode(captions.unique)["tokens"]
+    shift, noise = config.data.get("shift", 0.0), config.data.get("noise", 0.0)
 
     def transform(batch: dict[str, np.ndarray], rng: np.random.Generator) -> dict[str, np.ndarray]:
-        picked = data.rows[batch["index"], rng.integers(data.rows.shape[1], size=len(batch["index"]))]
-        images = add_noise(random_shift(batch["image"], rng, config.data.shift), rng, config.data.noise)
+        picked = captions.pick(batch["index"], rng)
+        images = add_noise(random_shift(batch["image"], rng, shift), rng, noise)
         return {"image": images, "tokens": tokens[picked]}
 
-    columns = data.held_out.columns()
-    held_tokens = tokenizer.encode(data.held_captions)["tokens"]
+    known = columns(held_out)
+    held_tokens = tokenizer.encode([held_out[i]["captions"][0] for i in range(len(held_out))])["tokens"]
     eval_step = jax.jit(make_eval_step(clip_loss(network.apply, loss=_loss_options(config)["name"])))
-    held_batch = {"image": columns["image"], "tokens": held_tokens}
+    held_batch = {"image": known["image"], "tokens": held_tokens}
+    names, templates = getattr(train, "class_names", ()), getattr(train, "templates", ("{}",))
 
     def evaluate(state: TrainState, done: int) -> dict[str, float]:
         metrics = eval_step(state, held_batch, key)
         numbers = {"val_loss": float(metrics["loss"]), "val_loss_ema": float(metrics["ema_loss"])}
-        for suffix, params in (("", state.params), ("_ema", state.ema)):
-            numbers[f"val_zero_shot{suffix}"] = _zero_shot(dataclasses.replace(probe, params=params), columns)
+        for suffix, params in (("", state.params), ("_ema", state.ema)) if names else ():
+            run = dataclasses.replace(probe, params=params)
+            classes = class_embeddings(run.encode_text, names, templates)
+            found = topk_accuracy(classify(run.encode_image(known["image"]), classes), known["label"])
+            numbers[f"val_zero_shot{suffix}"] = found
         return numbers
 
     probe = ClipRun(folder, config, network, {}, tokenizer)
-    stream = batches(data.train, config.batch_size, config.seed, transform, **process_slice())
-    initial = initial_params(config.get("weights"), clip_model_of(config, tokenizer), tokenizer, None)
-    loss_fn = recipe_loss(config, network)
-    return Task(network, loss_fn, stream, evaluate, clamp=CLAMP, initial=initial, counts=data.counts)
+    stream = batches(train, config.batch_size, config.seed, transform, **process_slice())
+    initial = initial_params(config.get("weights"), clip_model_of(config, tokenizer, example), tokenizer, None)
+    return Task(
+        network,
+        recipe_loss(config, network),
+        stream,
+        evaluate,
+        clamp=CLAMP,
+        initial=initial,
+        counts=f"{len(train)} examples to train on, {len(held_out)} held out",
+        notes={runs.EXAMPLE: example},
+        copies=_vocabulary(config),
+    )
 
 
-def _zero_shot(run: ClipRun, columns: Mapping[str, np.ndarray]) -> float:
-    classes = class_embeddings(run.encode_text, CLASS_NAMES, TEMPLATES)
-    return topk_accuracy(classify(run.encode_image(columns["image"]), classes), columns["label"])
+def _vocabulary(config: ConfigDict) -> dict[str, Path]:
+    """The files of the config's vocabulary by where a run keeps them: it can then be used wherever it lies."""
+    path = (config.get("tokenizer") or {}).get("path")
+    return {f"{VOCABULARY}/{file.name}": file for file in vocabulary_files(path)} if path else {}
 
 
-def _pairs(config: ConfigDict, folder: Path, key: jax.Array) -> Task:
+def _pictures(config: ConfigDict, folder: Path, key: jax.Array) -> Task:
     """Pictures and captions of one's own: retrieval on held-out pairs, and zero-shot where a folder of classes is given."""
     network, tokenizer, prepare = clip_parts(config)
     if prepare is None:
         raise UserError(f"data {config.data.name!r} holds photographs, which need a preprocess")
     options = build.reading(config.data)
-    train, held_out = (build.pairs(config.data, split) for split in ("train", "validation"))
+    train, held_out = (build.source(config.data, split) for split in ("train", "validation"))
 
     def image(raw: Any, rng: np.random.Generator) -> np.ndarray:
         if options["crop"] == "center":
@@ -112,11 +129,12 @@ def _pairs(config: ConfigDict, folder: Path, key: jax.Array) -> Task:
     counts += f", of which {measured} are measured" if measured < len(held_out) else ""
     if config.batch_size > len(train):
         counts += f"; a batch of {config.batch_size} holds some more than once"
-    if told := build.beside_preset(config.model):
+    if told := beside_preset(config.model):
         counts += f"; {told}"
     initial = initial_params(config.get("weights"), clip_model_of(config, tokenizer), tokenizer, prepare)
     loss_fn = recipe_loss(config, network, prepare)
-    return Task(network, loss_fn, stream, evaluate, clamp=CLAMP, initial=initial, counts=counts)
+    copies = _vocabulary(config)
+    return Task(network, loss_fn, stream, evaluate, clamp=CLAMP, initial=initial, counts=counts, copies=copies)
 
 
 def _held_out(held_out: Any, prepare: Preprocess, most: int, on_error: str) -> tuple[list[dict[str, Any]], np.ndarray]:
@@ -191,7 +209,7 @@ def _classes(spec: build.Spec) -> tuple[ClassFolder | None, tuple[str, ...]]:
 
 
 def _loss_options(config: ConfigDict) -> dict[str, Any]:
-    return build.contrastive_loss(config.get("loss"), logit_bias=build.clip_sizes(config.model)["logit_bias"])
+    return contrastive_loss(config.get("loss"), logit_bias=clip_sizes(config.model)["logit_bias"])
 
 
 def recipe_loss(

@@ -42,7 +42,8 @@ def bits_per_dim(
     batch_size: int = 90,
     say: Callable[[str], None] = lambda text: None,
 ) -> dict[str, Any]:
-    """{"captioned", "null"}: {"ode", "vlb", "levels", each with "_error", one standard error over scans; "nfe"}, and settings.
+    """{"captioned" (where it has a condition), "null"}: {"ode", "vlb", "levels", each with "_error", one standard error;
+    "nfe"}, and settings.
 
     The first `scans` of the split, all by default; `divergence` and `num_probes` as in `sampling.log_likelihood`. Raises
     UserError for data whose source does not say its grey levels, and for settings out of range.
@@ -60,7 +61,9 @@ def bits_per_dim(
     if batch_size < 1:
         raise UserError(f"batch_size {batch_size} is not at least 1")
     images = data.columns()["image"][:total]
-    captions = [data[i]["captions"][0] for i in range(total)]
+    examples = [data[i] for i in range(total)]
+    told = {"captioned": run.condition.held_out(examples)} if run.condition.entries else {}
+    told["null"] = jax.tree.map(lambda leaf: np.repeat(leaf, total, axis=0), run.null)
     cell = 2.0 / (levels - 1)
     schedule = from_noise_level(run.schedule, cell / math.sqrt(12.0))
     found: dict[str, Any] = {
@@ -68,13 +71,13 @@ def bits_per_dim(
         "divergence": divergence, "num_probes": num_probes, "seed": seed,
     }  # fmt: skip
     size, offset = min(batch_size, total), -math.log2(cell)
-    for name, texts in (("captioned", captions), ("null", [""] * total)):
+    for name, given in told.items():
         columns: dict[str, list[np.ndarray]] = {key: [] for key in ("ode", "vlb", "levels", "nfe")}
         for start in range(0, total, size):
             # The last batch goes on from the beginning, so that all have one shape.
             rows = (start + np.arange(size)) % total
             count = min(size, total - start)
-            cond = run.encode_text([texts[row] for row in rows])
+            cond = jax.tree.map(lambda leaf: leaf[rows], given)  # noqa: B023
             keys = jax.vmap(lambda i: jax.random.fold_in(jax.random.key(seed), i))(jnp.asarray(rows))
             exact = jnp.asarray(images[rows])
             x = dequantise(exact, keys, levels)

@@ -1,0 +1,105 @@
+"""Which groups a diffusion config may have, and what is wrong with their values together."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from ml_collections import ConfigDict
+
+from diffusion_jax.build import guidance as guidances
+from diffusion_jax.build.constructors import parameters
+from diffusion_jax.build.keys import REQUIRED, Group, chosen, group_of, named_group, spec_at
+from diffusion_jax.build.networks import GIVEN as NETWORK_GIVEN
+from diffusion_jax.build.networks import NETWORKS
+from diffusion_jax.build.noising import SCHEDULES, TIMES, WEIGHTS, loss, loss_options, schedule
+from diffusion_jax.build.own import pick
+from diffusion_jax.build.samplers import grid, solver
+from diffusion_jax.build.sources import AUGMENTATION, SOURCES, gives_pictures
+from diffusion_jax.systems.diffusion.conditions import CONDITIONS
+from diffusion_jax.systems.diffusion.spaces import SPACES
+from diffusion_jax.typing import Prediction, UserError
+
+__all__ = ["KEYS", "OPTIONAL", "check", "groups"]
+
+KEYS: dict[str, Any] = {"prediction": REQUIRED, "time": REQUIRED, "sigma_data": 0.5}
+"""The keys that stand in no group."""
+OPTIONAL = ("condition", "space")
+"""Groups that a diffusion config may be without."""
+
+
+def groups(config: ConfigDict) -> dict[str, Group]:
+    """Every group that this config may have, by its dotted name."""
+    said, sampler = spec_at(config, "loss"), spec_at(config, "sampler")
+    found = {
+        "data": _data(config),
+        "condition": named_group("condition", CONDITIONS, config, ("run",), first="none"),
+        "space": named_group("space", SPACES, config, ("image",), first="pixels"),
+        "model": named_group("model", NETWORKS, config, NETWORK_GIVEN),
+        "schedule": named_group("schedule", SCHEDULES, config),
+        "loss": Group("loss", None, parameters(loss_options)),
+    }
+    if "base" in found["schedule"].defaults and found["schedule"].name in (None, "shifted"):
+        within = spec_at(config, "schedule").get("base")
+        name = chosen(within.get("name") if isinstance(within, ConfigDict) else within, SCHEDULES)
+        plain = {key: make for key, make in SCHEDULES.items() if key != "shifted"}
+        found["schedule.base"] = group_of(f"schedule.base {name!r}", "schedule.base", name, plain).beside(name=REQUIRED)
+    for key, table in (("weight", WEIGHTS), ("times", TIMES)):
+        name = chosen(said.get(key), table)
+        found[f"loss.{key}_options"] = group_of(
+            f"loss.{key} {name!r}", f"loss.{key}", name, table, ("key", "n", "schedule")
+        )
+    keys = ("solver", "num_steps", "guidance_scale")
+    found["sampler"] = Group("sampler", None, dict.fromkeys(keys, REQUIRED) | {"grid": "natural", "guidance": None})
+    named = sampler.get("guidance")
+    named = named.get("name", "classifier_free") if isinstance(named, ConfigDict) else named
+    named = "classifier_free" if named is None else named
+    guidances.check_named(named)
+    name = chosen(named, guidances.GUIDANCE)
+    rule = group_of(f"guidance {name!r}", "guidance", name, guidances.GUIDANCE, guidances.GIVEN)
+    found["sampler.guidance"] = rule.beside(**dict.fromkeys(guidances.LIMITS), name="classifier_free")
+    return found
+
+
+def _data(config: ConfigDict) -> Group:
+    """UserError for data that are pictures to be prepared: diffusion reads arrays."""
+    name = chosen(spec_at(config, "data").get("name"), SOURCES)
+    if name is not None and gives_pictures({"name": name}):
+        arrays = ", ".join(repr(key) for key, make in SOURCES.items() if not getattr(make, "pictures", False))
+        raise UserError(
+            f"config key 'data.name' is {name!r}: diffusion trains on arrays ({arrays}, or a source of yours as "
+            "'module:attribute'), and CLIP on pictures too"
+        )
+    return named_group("data", SOURCES, config, ("split",)).beside(**AUGMENTATION)
+
+
+def check(config: ConfigDict) -> None:
+    """UserError for values that are right alone and wrong together, as the constructors find them."""
+    model, sampler = config.model, config.sampler
+    ratio, width = model.get("mlp_ratio"), model.get("width", 1)
+    if ratio is not None and round(width * ratio) < 1:
+        raise UserError(f"config key 'model.mlp_ratio' is {ratio}: {width} times it is below 1; usual: 4.0")
+    made = schedule(config.schedule)
+    loss(config.loss)
+    solver(sampler.solver)
+    grid(sampler.get("grid", "natural"), sampler.num_steps, made)
+    guidance = sampler.get("guidance")
+    if guidance is not None:
+        guidances.check(guidance)
+        guidances.check_solver(guidance, sampler.solver)
+    if pick("condition", (config.get("condition") or {"name": "none"})["name"], CONDITIONS) is CONDITIONS["none"]:
+        if guidance is not None or sampler.guidance_scale != 1:
+            raise UserError(
+                f"config key 'sampler.guidance_scale' is {sampler.guidance_scale}: without a condition there is nothing to "
+                "guide by; nearest: 1.0, without a guidance"
+            )
+        return
+    kind = "x0" if config.prediction == "edm" else config.prediction
+    # A rule whose scale or option is out of its range says so when it is made, which would be after the first steps.
+    null = {"pooled": np.zeros((1, 1), np.float32)}
+    guidances.guided(guidance, _no_network, null, sampler.guidance_scale, schedule=made, prediction=kind)
+
+
+def _no_network(xt: Any, t: Any, cond: Any = None) -> Prediction:
+    """Stands where a denoiser will: rules are made round it, and never called."""
+    raise AssertionError("a rehearsal draws nothing")

@@ -1,0 +1,53 @@
+"""The diffusion system, as the table of systems has it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from ml_collections import ConfigDict
+
+from diffusion_jax.systems.diffusion import keys
+from diffusion_jax.systems.diffusion.measures import METRICS, OPTIONS, evaluate, report
+from diffusion_jax.systems.diffusion.ranges import RANGES
+from diffusion_jax.systems.diffusion.run import load_diffusion
+from diffusion_jax.systems.diffusion.task import diffusion_task
+from diffusion_jax.systems.system import FIXED, FREE, System
+
+__all__ = ["DIFFUSION", "upgrade"]
+
+
+def upgrade(config: ConfigDict, version: int) -> ConfigDict:
+    """The config of an older run as one of today: format 1 had `text_encoder`, and `drop` in the group `loss`."""
+    if version == 1 and "text_encoder" in config:
+        found: dict[str, Any] = config.to_dict()
+        drop = found["loss"].pop("drop", 0.1)
+        found["condition"] = {"name": "text", "encoder": found.pop("text_encoder"), "drop": drop}
+        return ConfigDict(found)
+    return config
+
+
+DIFFUSION = System(
+    task=diffusion_task,
+    load=load_diffusion,
+    keys=keys.KEYS,
+    groups=keys.groups,
+    optional=keys.OPTIONAL,
+    ranges=RANGES,
+    changes={
+        "prediction": (FIXED, "the network says something else"),
+        "time": (FIXED, "the network sees another time"),
+        "sigma_data": (FIXED, "the network is scaled otherwise"),
+        "schedule": (FIXED, "another noise"),
+        "condition": (FIXED, "told something else"),
+        "condition.encoder": (FREE, "compared by its weights, wherever it lies"),
+        "space": (FIXED, "another x0"),
+        "model.norm": (FREE, "two ways to the same derivative"),
+        "sampler": (FREE, "how samples are drawn, not what is learned"),
+    },
+    check=keys.check,
+    upgrade=upgrade,
+    options=OPTIONS,
+    evaluate=evaluate,
+    report=report,
+    metrics=METRICS,
+)

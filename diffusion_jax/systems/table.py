@@ -1,0 +1,118 @@
+"""The one table of systems, what a config of one may hold, and the runs that they load."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from ml_collections import ConfigDict
+
+from diffusion_jax import runs
+from diffusion_jax.build.key_ranges import RANGES, range_of
+from diffusion_jax.build.keys import COMMON, REQUIRED, Group, Key, common_groups
+from diffusion_jax.build.own import is_own, pick
+from diffusion_jax.build.ranges import Range, named
+from diffusion_jax.systems.system import System
+from diffusion_jax.typing import UserError
+
+__all__ = ["SYSTEMS", "config_at", "groups", "keys", "load_run", "ranges_of", "system_at", "system_named", "system_of"]
+
+SYSTEMS: dict[str, str] = {
+    "diffusion": "diffusion_jax.systems.diffusion.system:DIFFUSION",
+    "clip": "diffusion_jax.systems.clip.system:CLIP",
+}
+"""Each by its name, imported when it is asked for. A folder that holds runs of several stands for the first of them."""
+
+NAME_OR_GROUP = ("sampler.guidance", "schedule.base")
+"""What may be a name alone, or a group with a name and its options."""
+
+
+def system_named(name: Any) -> System:
+    """The system of a name, or of one's own. UserError where there is none."""
+    found = pick("system", name, {key: key for key in SYSTEMS})
+    found = pick("system", SYSTEMS[found], {}) if isinstance(found, str) else found
+    if not isinstance(found, System):
+        raise UserError(f"system {name!r} is a {type(found).__name__}, not a diffusion_jax.systems.system.System")
+    return found
+
+
+def system_of(config: ConfigDict) -> System:
+    """The system that a config's `system` picks. UserError where it picks none."""
+    named("system", SYSTEMS).check("system", config.get("system"))
+    return system_named(config.system)
+
+
+def _candidates(config: ConfigDict) -> list[System]:
+    """The system of a config, or all of the table for one that is wrong."""
+    name = config.get("system")
+    if isinstance(name, str) and (name in SYSTEMS or is_own(name)):
+        return [system_named(name)]
+    return [system_named(name) for name in SYSTEMS]
+
+
+def ranges_of(config: ConfigDict) -> dict[str, Range]:
+    """The rows of every key that a config of its system may have, by `build.key_ranges.row_of`."""
+    found = dict(RANGES)
+    for system in _candidates(config):
+        found |= system.ranges
+    return found
+
+
+def groups(config: ConfigDict) -> dict[str, Group]:
+    """Every group that this config may have, by its dotted name."""
+    found = common_groups(config)
+    for system in _candidates(config):
+        found |= system.groups(config)
+    return found
+
+
+def keys(config: ConfigDict) -> dict[str, Key]:
+    """Every dotted key that this config may have, with what it may be and what it is when nothing is said.
+
+    A key of a file that is not among them is read by nothing and refused; one that the file lacks but that is among them may be
+    set from the command line.
+    """
+    rows, inside = ranges_of(config), groups(config)
+    own: dict[str, Any] = {key: value for system in _candidates(config) for key, value in system.keys.items()}
+    found = {"system": Key(named("system", SYSTEMS), REQUIRED)}
+    for key, default in (dict.fromkeys(COMMON, REQUIRED) | {"locked": ()} | own).items():
+        found[key] = Key(range_of(rows, "", None, key), default)
+    for group, known in inside.items():
+        for key, default in known.defaults.items():
+            dotted = f"{group}.{key}"
+            if dotted not in inside or dotted in NAME_OR_GROUP:
+                what = known.ranges.get(key) or range_of(rows, group, known.name, key)
+                found[dotted] = Key(what, default)
+    return found
+
+
+def system_at(path: str | Path) -> tuple[System, Path]:
+    """(the system, the folder) of the run at `path`, which is its folder or one that holds it under its system's name."""
+    path = runs.run_folder(path)
+    for folder in (path, *(path / name for name in SYSTEMS)):
+        if runs.is_run(folder):
+            return system_of(runs.read_run(folder)[0]), folder
+    raise UserError(f"there is no run in {runs.place(path)}{runs.nearest(path)}")
+
+
+def config_at(path: str | Path) -> ConfigDict:
+    """The config of the run at `path`, as of today. UserError as `system_at`."""
+    system, folder = system_at(path)
+    return system.upgrade(*runs.read_run(folder))
+
+
+def load_run(path: str | Path, *, which: str = "ema", step: int | None = None) -> Any:
+    """The run in the folder `path`, or of a folder that holds runs (`runs/digits` with `clip` and `diffusion`) the main one.
+
+    `which` weights: "ema" (averaged) or "params" (raw); `step` None is the last checkpoint. What it gives is its system's:
+    a `ClipRun`, a `DiffusionRun`. Raises UserError where there is no run or it cannot be read.
+    """
+    system, folder = system_at(path)
+    return load_from(system, folder, which, step)
+
+
+def load_from(system: System, folder: Path, which: str = "ema", step: int | None = None) -> Any:
+    """The run of a system in its own folder."""
+    config, version = runs.read_run(folder)
+    runs.remember_parts(folder)
+    return system.load(folder, system.upgrade(config, version), which, step)

@@ -1,0 +1,252 @@
+"""Systems, networks, sources, solvers, conditions and all else of one's own, by "module:attribute" through the commands."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+import textwrap
+from pathlib import Path
+
+import numpy as np
+import pytest
+import smallruns as tiny
+from PIL import Image
+
+from diffusion_jax import load_config, load_run
+from diffusion_jax.build import own
+from diffusion_jax.cli import main
+from diffusion_jax.systems.table import keys
+from diffusion_jax.typing import UserError
+
+HERE = Path(__file__).parent
+BASE = {"batch_size": 16, "steps": 4, "log_every": 2, "eval_every": 4, "checkpoint_every": 2}
+OWN = BASE | {
+    "data.name": "own_parts:Rings",
+    "data.width": 0.5,
+    "model": "{}",
+    "model.name": "own_parts:Net",
+    "model.width": 8,
+    "condition": "{}",
+    "condition.name": "own_parts:Label",
+    "condition.drop": 0.25,
+    "space.name": "own_parts:Doubled",
+    "space.factor": 2.0,
+    "schedule.name": "own_parts:Slanted",
+    "schedule.t_max": 0.99,
+    "loss.weight": "own_parts:flat",
+    "loss.weight_options.strength": 2.0,
+    "loss.times": "own_parts:middle",
+    "optimizer": "{}",
+    "optimizer.name": "own_parts:sgd",
+    "optimizer.learning_rate": 0.01,
+    "sampler.solver": "own_parts:Half",
+    "sampler.grid": "own_parts:descending",
+    "sampler.guidance.name": "own_parts:plain",
+    "sampler.guidance.more": 0.5,
+    "sampler.num_steps": 3,
+}
+"""Every table of a diffusion config, with a part of one's own."""
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """A working folder with the module in it."""
+    made = tmp_path_factory.mktemp("own")
+    shutil.copy(HERE / "own_parts.py", made)
+    return made
+
+
+@pytest.fixture(autouse=True)
+def _within(folder, monkeypatch):
+    monkeypatch.chdir(folder)
+
+
+def train(config, **options):
+    return ["train", "--no-progress", "--config", config, *tiny.flags(options)]
+
+
+@pytest.fixture(scope="module")
+def whole(folder):
+    """The run of OWN."""
+    before = Path.cwd()
+    os.chdir(folder)
+    try:
+        assert main(train(tiny.DIFFUSION, **OWN, workdir="whole")) == 0
+    finally:
+        os.chdir(before)
+    return folder / "whole"
+
+
+def test_every_table_takes_a_part_of_ones_own(whole):
+    run = load_run(whole)
+    assert [type(part).__name__ for part in (run.condition, run.space, run.schedule)] == ["Label", "Doubled", "Slanted"]
+    assert run.condition.drop == 0.25 and run.schedule.t_max == 0.99 and set(run.params) >= {"inner", "outer", "label"}
+    rows = [json.loads(line) for line in (whole / "metrics.jsonl").read_text().splitlines()]
+    assert all(np.isfinite(row["loss"]) for row in rows if "loss" in row)
+    images = run.generate(["0", "1", "1"], seed=1)
+    assert images.shape == (3, 8, 8, 1) and np.isfinite(images).all()
+    assert (whole / "samples" / "step_000004.png").is_file()
+    np.testing.assert_array_equal(run.generate(["1"], seed=1, start=1), images[1:2])
+
+
+def test_it_is_sampled_and_measured_by_the_commands(whole, capsys):
+    assert main(["sample", "--run", "whole", "--prompt", "1", "--num-images", "2", "--out", "one.png"]) == 0
+    assert Image.open("one.png").text["prompt"] == "1"
+    other = ["--solver", "own_parts:Half", "--grid", "own_parts:descending", "--guidance", "own_parts:plain"]
+    more = ["--guidance-option", "more=1", "--overwrite"]
+    assert (
+        main(["sample", "--run", "whole", "--prompt", "1", "--num-images", "2", "--out", "one.png", *other, *more]) == 0
+    )
+    capsys.readouterr()
+    assert main(["evaluate", "--run", "whole", "--metric", "own_parts:brightness", "--samples", "4"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found["own_parts:brightness"]["split"] == "test"
+    assert json.loads((whole / "report" / "measures.json").read_text()) == found
+    assert main(["evaluate", "--run", "whole", "--samples", "8"]) == 0
+    kept = json.loads((whole / "report" / "measures.json").read_text())
+    assert {"frechet", "diversity"} <= kept["samples"].keys() and "own_parts:brightness" in kept
+
+
+def test_a_run_goes_on_and_refuses_other_parts(whole, folder, capsys):
+    copy = folder / "again"
+    shutil.copytree(whole, copy)
+    assert main(train(tiny.DIFFUSION, **OWN | {"steps": 6, "workdir": copy})) == 0
+    assert "resumed at step 4 of 6" in capsys.readouterr().err
+    tiny.fails(capsys, train(tiny.DIFFUSION, **OWN | {"model.width": 4, "workdir": copy}), "model.width: 8 -> 4")
+    other = OWN | {"loss.weight_options.strength": 1.0, "workdir": copy}
+    tiny.fails(capsys, train(tiny.DIFFUSION, **other), "loss.weight_options.strength: 2.0 -> 1.0")
+
+
+def test_a_system_of_ones_own(folder, capsys):
+    config = folder / "mean.py"
+    config.write_text(
+        textwrap.dedent("""
+        from ml_collections import ConfigDict
+
+        def get_config():
+            return ConfigDict({
+                "system": "own_parts:SYSTEM", "workdir": "mean", "seed": 0, "steps": 2, "batch_size": 16,
+                "log_every": 1, "eval_every": 2, "checkpoint_every": 1, "ema": {"decay": 0.5},
+                "optimizer": {"name": "own_parts:sgd", "learning_rate": 1.0},
+            })
+        """)
+    )
+    assert main(train(str(config))) == 0
+    assert main(train(str(config), steps=4)) == 0
+    assert "resumed at step 2 of 4" in capsys.readouterr().err
+    assert type(load_run("mean")).__name__ == "MeanRun"
+    assert main(["sample", "--run", "mean", "--num-images", "3", "--out", "mean.png"]) == 0
+    assert main(["sample", "--run", "mean", "--num-images", "5", "--shard-size", "3", "--out", "shards"]) == 0
+    with np.load("shards/images-000001.npz") as shard:
+        assert shard["images"].shape == (2, 8, 8, 1) and "prompts" not in shard
+    tiny.fails(capsys, ["sample", "--run", "mean", "--prompt", "a", "--out", "b.png"], "draws unasked: --prompt")
+    tiny.fails(capsys, ["evaluate", "--run", "mean"], "measures nothing itself: give --metric")
+    tiny.fails(capsys, ["report", "--run", "mean"], "no page is made of the run in 'mean'")
+    tiny.fails(capsys, train(str(config), tokenizer__name="bpe"), "config key 'tokenizer.name' does not exist")
+
+
+def test_without_a_condition(folder, capsys):
+    options = OWN | {"condition.name": "none", "sampler.guidance_scale": 1.0, "workdir": "told_nothing"}
+    options = {key: value for key, value in options.items() if key not in ("condition.drop",)}
+    options = {key: value for key, value in options.items() if not key.startswith("sampler.guidance.")}
+    tiny.fails(capsys, train(tiny.DIFFUSION, **options | {"sampler.guidance_scale": 3.0}), "nothing to guide by")
+    assert main(train(tiny.DIFFUSION, **options)) == 0
+    run = load_run("told_nothing")
+    assert run.null is None and run.asks == "" and run.generate(count=3, seed=0).shape == (3, 8, 8, 1)
+    for wrong, said in (
+        ({"prompts": "a"}, "draws unasked"),
+        ({"count": 2, "guidance_scale": 2.0}, "nothing to guide by"),
+    ):
+        with pytest.raises(UserError, match=said):
+            run.generate(**wrong)
+    with pytest.raises(UserError, match="not conditioned on texts"):
+        run.clip  # noqa: B018
+    assert main(["sample", "--run", "told_nothing", "--num-images", "2", "--out", "two.png"]) == 0
+    assert "prompt" not in Image.open("two.png").text
+    tiny.fails(
+        capsys, ["sample", "--run", "told_nothing", "--prompt", "a", "--out", "c.png"], "draws unasked: --prompt"
+    )
+
+
+WRONG = [
+    ({"model.name": "own_parts:Nett"}, "model 'own_parts:Nett': ", "has no 'Nett'; did you mean 'Net'?"),
+    ({"model.name": "own_part:Net"}, "there is no module 'own_part' in ", "did you mean 'own_parts:Net'?"),
+    ({"model.name": "broken:Net"}, "broken.py, line 2 cannot be imported: ZeroDivisionError"),
+    ({"model.name": "own_parts:NOT_A_SYSTEM"}, "is no class or function"),
+    ({"model.name": "own_parts:Deaf"}, "cannot read the condition's entry 'label' (it reads none)"),
+    ({"model.widht": 3}, "did you mean 'model.width'?"),
+    ({"model.width": "wide"}, "takes a value of type int"),
+    ({"model.name": "dit", "model.dtype": "auto"}, "model 'dit' cannot read the condition's entry 'label'"),
+    (
+        {"condition.name": "none", "model.name": "own_parts:Needy"},
+        "needs a condition with 'label'; the config's gives nothing",
+    ),
+    ({"system": "own_parts:NOT_A_SYSTEM"}, "is a int, not a diffusion_jax.systems.system.System"),
+    ({"system": "nowhere:SYSTEM"}, "system 'nowhere:SYSTEM': there is no module 'nowhere'"),
+    ({"sampler.solver": "own_parts:Haf"}, "solver 'own_parts:Haf'", "did you mean 'Half'?"),
+]
+
+
+@pytest.mark.parametrize(
+    ("changed", "said"), [(row[0], row[1:]) for row in WRONG], ids=[str(row[0])[:50] for row in WRONG]
+)
+def test_what_is_wrong_is_one_line_and_leaves_no_folder(changed, said, folder, capsys):
+    (folder / "broken.py").write_text("x = 1\ny = x / 0\n")
+    if changed.get("model.name", "").endswith(("Deaf", "Needy", "dit")) or changed.get("condition.name") == "none":
+        options = {key: value for key, value in OWN.items() if key not in ("model.width",)}
+    else:
+        options = dict(OWN)
+    if changed.get("condition.name") == "none":
+        options = {key: value for key, value in options.items() if key != "condition.drop"}
+        options = {key: value for key, value in options.items() if not key.startswith("sampler.guidance")}
+        options["sampler.guidance_scale"] = 1.0
+    tiny.fails(capsys, train(tiny.DIFFUSION, **options | {"workdir": "wrong"} | changed), *said)
+    assert not (folder / "wrong").exists()
+
+
+def test_keys_are_what_the_annotations_say(folder):
+    config = load_config(tiny.DIFFUSION, {key: str(value) for key, value in OWN.items()}, keys)
+    found = keys(config)
+    assert found["model.width"].default == 16 and found["model.width"].range.kind is int
+    assert found["data.width"].range.kind is float and "model.shape" not in found and "condition.run" not in found
+
+
+def test_a_run_finds_its_parts_wherever_it_is_loaded(whole, tmp_path, monkeypatch):
+    """From another folder by the note, moved without its module by its own copy; a module that has changed is said."""
+    note = json.loads((whole / "own.json").read_text())
+    assert note["own_parts"]["folder"] == str(whole.parent) and (whole / "own" / "own_parts.py").is_file()
+    moved = tmp_path / "moved"
+    shutil.copytree(whole, moved)
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    code = "from diffusion_jax import load_run; import sys; print(load_run(sys.argv[1]).generate(['1'], num_steps=2).shape)"
+
+    def load(run, cwd):
+        command = [sys.executable, "-c", code, str(run)]
+        return subprocess.run(command, cwd=cwd, capture_output=True, text=True, check=False)
+
+    here = load(whole, elsewhere)
+    assert here.stdout == "(1, 8, 8, 1)\n" and "changed" not in here.stderr, here.stderr
+    note["own_parts"]["folder"] = str(tmp_path / "gone")
+    (moved / "own.json").write_text(json.dumps(note))
+    assert load(moved, elsewhere).stdout == "(1, 8, 8, 1)\n"
+    text = (whole.parent / "own_parts.py").read_text()
+    (elsewhere / "own_parts.py").write_text(text + "\nCHANGED = True\n")
+    said = load(moved, elsewhere)
+    assert said.stdout == "(1, 8, 8, 1)\n" and "own_parts.py has changed since the run was trained" in said.stderr
+
+
+def test_two_modules_of_one_name_are_two(tmp_path, monkeypatch):
+    for number in (1, 2):
+        place = tmp_path / str(number)
+        place.mkdir()
+        (place / "twice.py").write_text(f"NUMBER = {number}\n")
+        monkeypatch.chdir(place)
+        assert own.own("part", "twice:NUMBER") == number
+    inside = tmp_path / "1" / "package"
+    inside.mkdir()
+    (inside / "nets.py").write_text("NUMBER = 3\n")
+    monkeypatch.chdir(tmp_path / "1")
+    assert own.own("part", "package.nets:NUMBER") == 3
+    assert own.record(["package.nets:NUMBER"])["package.nets"]["folder"] == str(tmp_path / "1")
