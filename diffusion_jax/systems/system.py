@@ -109,7 +109,7 @@ class System:
 
     `options` are the options of `diffusion-jax evaluate` that are this system's, whatever the run is of. `evaluate`, `report`
     and `convert` are those commands, None where there is none. `metrics` are measures by name: metric(run, split=..., seed=...,
-    say=...) -> numbers. `published(path)` tells weights of others that it reads without a config. `lighter(config)` says what
+    say=...) -> numbers. `lighter(config)` says what
     makes a training step smaller.
     """
 
@@ -127,7 +127,6 @@ class System:
     report: Callable[[argparse.Namespace, Say], int] | None = None
     convert: Callable[[argparse.Namespace, Say], int] | None = None
     metrics: Mapping[str, Callable[..., Mapping[str, Any]]] = dataclasses.field(default_factory=dict)
-    published: Callable[[Path], bool] = lambda path: False
     lighter: Callable[[ConfigDict], str] = lambda config: (
         f"lower --config.batch_size={config.get('batch_size')} or the size of the model"
     )

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 from ml_collections import ConfigDict
 
 from diffusion_jax.systems.clip import keys
@@ -21,11 +19,6 @@ def _lighter(config: ConfigDict) -> str:
     """What makes a training step smaller."""
     size = f"lower --config.batch_size={config.get('batch_size')} or the size of the model"
     return f"{size}, or raise --config.loss.micro_batches"
-
-
-def _published(path: Path) -> bool:
-    """Whether something lies there that may be weights: their own reader says what is wrong with it."""
-    return path.exists()
 
 
 CLIP = System(
@@ -50,6 +43,5 @@ CLIP = System(
     report=report,
     convert=convert,
     metrics=METRICS,
-    published=_published,
     lighter=_lighter,
 )
