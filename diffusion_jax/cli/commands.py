@@ -23,7 +23,7 @@ from diffusion_jax.parallel.accelerator import configure
 from diffusion_jax.parallel.memory import enough_memory
 from diffusion_jax.report.pictures import save_grid
 from diffusion_jax.runs import holds_run
-from diffusion_jax.systems.measuring import check_metrics
+from diffusion_jax.systems.measuring import WRITTEN, check_metrics, folder_of, measure
 from diffusion_jax.systems.system import System
 from diffusion_jax.systems.table import SYSTEMS, keys, load_run, system_at, system_named, system_of
 from diffusion_jax.training import train_run
@@ -199,14 +199,15 @@ def evaluate(arguments: argparse.Namespace, rest: list[str]) -> int:
         raise UserError(f"--samples {arguments.samples} is not at least 2")
     if not 0 <= arguments.seed < 2**32:
         raise UserError(f"--seed {arguments.seed} is not from 0 to {2**32 - 1}")
+    if arguments.out is not None:
+        check_folder(arguments.out)
     system = _measured_by(arguments)
     if system.evaluate is None and not arguments.metric:
         raise UserError(f"the system of the run in {arguments.run!r} measures nothing itself: give --metric")
     check_metrics(arguments.metric, system.metrics)
     configure(say)
     if system.evaluate is None:
-        from diffusion_jax.systems.measuring import measure
-
+        folder_of(arguments, WRITTEN)
         return measure(load_run(arguments.run), system.metrics, arguments, say)
     return system.evaluate(arguments, say)
 

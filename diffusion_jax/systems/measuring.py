@@ -22,9 +22,10 @@ from diffusion_jax.parallel.memory import enough_memory
 from diffusion_jax.runs import read_json
 from diffusion_jax.typing import UserError
 
-__all__ = ["check_metrics", "folder_of", "measure", "measure_by", "show"]
+__all__ = ["WRITTEN", "check_metrics", "folder_of", "measure", "measure_by", "show"]
 
 NUMBERS = "measures.json"
+WRITTEN = (NUMBERS, "metrics.json", "evaluation.npz")
 Say = Callable[[str], None]
 Metrics = Mapping[str, Callable[..., Mapping[str, Any]]]
 
@@ -60,7 +61,7 @@ def measure(run: Any, table: Metrics, arguments: argparse.Namespace, say: Say) -
         )
     with enough_memory(f"lower --samples {arguments.samples}"):
         if theirs is not None:
-            folder = folder_of(arguments, ("metrics.json", "evaluation.npz"))
+            folder = folder_of(arguments, WRITTEN)
             theirs(run, folder, arguments.split, samples=arguments.samples, seed=arguments.seed, say=say)
             say(f"written to {folder / 'metrics.json'}")
             return 0

@@ -17,6 +17,8 @@ from diffusion_jax.cli.notices import in_short
 from diffusion_jax.data.text.word_tokenizer import WordTokenizer
 from diffusion_jax.files import check_file, check_folder
 from diffusion_jax.parallel.memory import enough_memory
+from diffusion_jax.systems.clip import evaluate as clip_evaluate
+from diffusion_jax.systems.diffusion import measures as diffusion_measures
 from diffusion_jax.typing import UserError
 from experiments.digits import measures as digits_measures
 
@@ -28,9 +30,9 @@ EVALUATE = ["evaluate", "--run", "x"]
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        ([*SAMPLE, "--shard-size", "1000"], "--shard-size needs --prompts"),  # the default, but written
-        ([*SAMPLE, "--shard", "10"], "--shard-size needs --prompts"),  # options may be abbreviated
-        ([*MANY, "--scale", "3"], "--scale needs --prompt"),
+        ([*SAMPLE, "--shard-size", "1000"], "--shard-size does not go with --prompt"),  # the default, but written
+        ([*SAMPLE, "--shard", "10"], "--shard-size does not go with --prompt"),  # options may be abbreviated
+        ([*MANY, "--scale", "3"], "--scale does not go with --prompts"),
         ([*EVALUATE, "--classes", "c.json"], "--classes needs --zero-shot"),
         ([*EVALUATE, "--retrieval", "d", "--templates=seven"], "--templates needs --zero-shot"),
         ([*EVALUATE, "--scans", "3"], "--scans needs --bits-per-dim"),
@@ -120,8 +122,13 @@ def test_out_is_checked_before_any_work(tmp_path, monkeypatch, capsys):
     def work(*_, **__):
         raise AssertionError("work began")
 
-    for name in ("load_run", "evaluate_pictures"):
-        monkeypatch.setattr(commands, name, work)
+    for module, name in (
+        (commands, "load_run"),
+        (diffusion_measures, "load_run"),
+        (clip_evaluate, "load_clip"),
+        (clip_evaluate, "_measured"),
+    ):
+        monkeypatch.setattr(module, name, work)
     file, long = tmp_path / "file", "x" * 300
     file.touch()
     (tmp_path / "taken" / "clip_metrics.json").mkdir(parents=True)
@@ -147,6 +154,7 @@ def test_out_is_checked_before_any_work(tmp_path, monkeypatch, capsys):
     )
     (tmp_path / "run").mkdir()
     (tmp_path / "run" / "report").touch()
+    (tmp_path / "run" / "config.json").write_text('{"system": "clip"}')
     tiny.fails(capsys, ["evaluate", "--run", str(tmp_path / "run")], "is a file; give a folder")
     picture = tmp_path / "folder.png"
     picture.mkdir()
@@ -193,7 +201,7 @@ def test_what_does_not_fit_the_memory_is_one_line(run, tmp_path, monkeypatch, ca
     def generate(*_, **__):
         raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory allocating 12 bytes.\nmore")
 
-    monkeypatch.setattr("diffusion_jax.runs.DiffusionRun.generate", generate)
+    monkeypatch.setattr("diffusion_jax.systems.diffusion.run.DiffusionRun.generate", generate)
     arguments = ["sample", "--run", str(run), "--prompt", "a seven", "--out", str(tmp_path / "a.png")]
     tiny.fails(capsys, arguments, "not enough memory (Out of memory allocating 12 bytes): lower --batch-size 256")
     monkeypatch.setattr(commands, "train_run", generate)

@@ -30,7 +30,7 @@ from diffusion_jax.systems.clip.measures import (
 )
 from diffusion_jax.systems.clip.pretrained import load_pretrained
 from diffusion_jax.systems.clip.run import ClipRun, load_clip
-from diffusion_jax.systems.measuring import measure, show
+from diffusion_jax.systems.measuring import WRITTEN, folder_of, measure, show
 from diffusion_jax.systems.table import config_at
 from diffusion_jax.typing import UserError
 
@@ -44,6 +44,7 @@ def evaluate(arguments: argparse.Namespace, say: Callable[[str], None]) -> int:
     """On the pictures that were named, or by metrics on the run's own data."""
     if any(getattr(arguments, name) is not None for name in OPTIONS):
         return _on_pictures(arguments, say)
+    folder_of(arguments, WRITTEN)
     run = load_clip(arguments.run)
     if build.gives_pictures(run.config.data) and not arguments.metric:
         flags = ", ".join(f"--{name.replace('_', '-')}" for name in OPTIONS)

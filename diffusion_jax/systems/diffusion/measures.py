@@ -16,7 +16,7 @@ from diffusion_jax.metrics import frechet_distance, mean_pairwise_distance, near
 from diffusion_jax.parallel.memory import enough_memory
 from diffusion_jax.systems.diffusion.likelihood import bits_per_dim
 from diffusion_jax.systems.diffusion.run import DiffusionRun
-from diffusion_jax.systems.measuring import folder_of, measure, show
+from diffusion_jax.systems.measuring import WRITTEN, folder_of, measure, show
 from diffusion_jax.systems.table import config_at, load_run
 from diffusion_jax.typing import UserError
 
@@ -30,6 +30,7 @@ Say = Callable[[str], None]
 
 def evaluate(arguments: argparse.Namespace, say: Say) -> int:
     """The likelihood where it was asked for, or the metrics."""
+    folder_of(arguments, ("bits_per_dim.json",) if arguments.bits_per_dim else WRITTEN)
     run = load_run(arguments.run)
     if not isinstance(run, DiffusionRun):
         raise UserError(f"the run in {arguments.run!r} is no diffusion run; a likelihood needs one")
