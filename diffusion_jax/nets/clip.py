@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import jax.numpy as jnp
 from flax import nnx
@@ -45,6 +45,8 @@ class CLIP(nnx.Module):
 
     `vision` may have "tower": "vit" (the default) or "resnet". `logit_bias=True` is SigLIP's pair of temperature and bias.
     """
+
+    reads: ClassVar[tuple[str, ...]] = ()
 
     def __init__(
         self,

@@ -25,7 +25,7 @@ __all__ = ["MLP"]
 
 
 class MLP(nnx.Module):
-    """(x [batch, dim], time [batch], cond [batch, classes] or None) -> [batch, dim], with GELU between the layers.
+    """(x [batch, dim], time [batch], cond [batch, classes] or None) -> [batch, dim] in float32, with GELU between the layers.
 
     `features` > 0 puts that many random frequencies of standard deviation `std` beside x. `cond` is a row of
     numbers an example, such as a one-hot class; zeros are no condition. The last layer begins at 0. Raises UserError for a
@@ -82,4 +82,4 @@ class MLP(nnx.Module):
         hidden = jnp.concatenate(inputs, axis=-1)
         for layer in self.hidden:
             hidden = gelu(layer(hidden))
-        return self.output(hidden)
+        return self.output(hidden).astype(jnp.float32)

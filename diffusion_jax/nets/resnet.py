@@ -13,7 +13,7 @@ the attention pool N(0, 1/features) matrices.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -158,6 +158,8 @@ class ModifiedResNet(nnx.Module):
     [batch, (image_size / 16)^2, 16 width] that of the stage before. Raises UserError for an image_size that 32 does not
     divide and for images of another shape.
     """
+
+    reads: ClassVar[tuple[str, ...]] = ()
 
     def __init__(
         self,

@@ -18,7 +18,7 @@ positions N(0, .02^2), Glorot-uniform matrices.
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -40,6 +40,8 @@ class TextTransformer(nnx.Module):
     `causal` and `proj_bias` are those of the family that `pool` stands for when None. Raises UserError for names that are not
     known and for a tower without a projection whose width is not `embed`.
     """
+
+    reads: ClassVar[tuple[str, ...]] = ()
 
     def __init__(
         self,

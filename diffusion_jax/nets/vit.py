@@ -19,7 +19,7 @@ its own key, so that the masks depend neither on the batch size nor on micro-bat
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -124,6 +124,8 @@ class VisionTransformer(nnx.Module):
     `trim` lets the right and lower edges go that no whole patch covers (SigLIP's 384 pixels with patches of 14). Raises
     UserError for sizes that do not fit and for images of another shape.
     """
+
+    reads: ClassVar[tuple[str, ...]] = ()
 
     def __init__(
         self,

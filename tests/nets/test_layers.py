@@ -104,21 +104,6 @@ def test_stacked_layers_start_different_and_by_their_index(key):
     assert np.abs(np.asarray(three[0] - three[1])).max() > 1e-2
 
 
-def test_parameters_are_plain_dicts_with_string_keys(key):
-    params = Network(lambda rngs: Stack(Affine, 2, rngs)).init(key)
-
-    def check(tree):
-        if isinstance(tree, dict):
-            assert all(isinstance(name, str) for name in tree)
-            for value in tree.values():
-                check(value)
-        else:
-            assert isinstance(tree, jax.Array)
-            assert tree.dtype == jnp.float32
-
-    check(params)
-
-
 def test_patchify_is_a_strided_convolution_and_unpatchify_inverts_the_cut(key):
     images = jax.random.normal(key, (2, 8, 8, 3))
     network = Network(lambda rngs: Wrapped(Patchify(4, 3, 5, rngs)))

@@ -20,11 +20,6 @@ def stirred(params, key=3):
     return tree.unflatten([p + 0.1 * jax.random.normal(k, p.shape) for k, p in zip(keys, leaves, strict=True)])
 
 
-def test_it_begins_at_zero():
-    network = Network(lambda rngs: MLP(rngs, widths=(8, 8), features=4))
-    np.testing.assert_array_equal(network.apply(network.init(jax.random.key(0)), X, TIME, None), jnp.zeros((2, 2)))
-
-
 @pytest.mark.parametrize("features", [0, 5])
 def test_it_is_its_layers_on_x_the_waves_and_the_phase_of_the_noise_level(features):
     """One hidden layer, written out: gelu([x, sin xB, cos xB, sin(t / 4), cos(t / 4), cond] W + b) V + c."""
@@ -49,10 +44,8 @@ def test_the_frequencies_are_drawn_by_std_and_stay():
     params = stirred(network.init(jax.random.key(0)))
     drawn = network.init(jax.random.key(0))["frequencies"]
     assert float(drawn.std()) == pytest.approx(6.0, rel=0.05) and abs(float(drawn.mean())) < 0.4
-    grads = jax.grad(lambda p: network.apply(p, X, TIME, None).sum())(params)
-    assert float(jnp.abs(grads["frequencies"]).max()) == 0 and float(jnp.abs(grads["output"]["kernel"]).max()) > 0
     tx = adamw(1.0, 0, 10, weight_decay=0.5)
-    updates, _ = tx.update(jax.tree.map(jnp.zeros_like, grads), tx.init(params), params)
+    updates, _ = tx.update(jax.tree.map(jnp.zeros_like, params), tx.init(params), params)
     assert float(jnp.abs(updates["frequencies"]).max()) == 0
     assert float(jnp.abs(updates["output"]["kernel"]).max()) > 0
 

@@ -79,26 +79,6 @@ def test_towers_answer_with_tokens_pooled_penultimate_and_embedding(kind, key):
     np.testing.assert_allclose(text.pooled, jnp.stack([text.tokens[i, e] for i, e in enumerate(end)]), atol=1e-6)
 
 
-@pytest.mark.parametrize(
-    "options", [{"scan": True}, {"scan": True, "remat": "nothing_saveable"}, {"remat": "dots_saveable"}]
-)
-def test_scanned_and_rematerialised_layers_give_the_same(options, key):
-    plain, other = clip(), clip(**options)
-    params = plain.init(key)
-
-    def score(network):
-        def loss(params):
-            out = network.method("encode_image")(params, pictures("vit"))
-            return jnp.sum(jnp.tanh(out.embedding)) + jnp.sum(jnp.tanh(out.penultimate))
-
-        return jax.value_and_grad(loss)(params)
-
-    (a, da), (b, db) = score(plain), score(other)
-    np.testing.assert_allclose(a, b, rtol=1e-5)
-    for x, y in zip(jax.tree.leaves(da), jax.tree.leaves(db)):
-        np.testing.assert_allclose(x, y, atol=2e-5)
-
-
 def test_dropped_patches_are_a_subset_in_order_and_an_examples_own(key):
     x = jnp.arange(5 * 16.0).reshape(5, 16, 1)
     kept = np.asarray(drop_patches(x, 0.5, key))[:, :, 0]
@@ -133,30 +113,19 @@ def test_patch_dropout_acts_in_training_alone(key):
         clip(patch_dropout=1.0)
 
 
-def test_resnet_norms_are_frozen_and_use_their_statistics(key):
+def test_resnet_norms_use_their_statistics(key):
     network = clip("resnet")
     params = network.init(key)
     assert not np.asarray(params["visual"]["layer1"]["first"]["bn3"]["scale"]).any()
     params = jax.tree.map(lambda p: p + 0.1 * jax.random.normal(key, p.shape), params)
     params["visual"]["layer1"]["rest"]["layers"]["bn1"]["var"] = jnp.full((1, 8), 0.25)
     encode = jax.jit(network.method("encode_image"))
-
-    @jax.jit
-    def loss(params):
-        return jnp.sum(jnp.tanh(encode(params, pictures("resnet")).embedding))
-
-    grads = jax.grad(loss)(params)["visual"]
-    bn = grads["layer1"]["rest"]["layers"]["bn1"]
-    assert not np.asarray(bn["mean"]).any() and not np.asarray(bn["var"]).any()
-    assert np.asarray(bn["scale"]).any() and np.asarray(bn["bias"]).any()
-    # An example does not depend on its batch.
-    one, all_three = encode(params, pictures("resnet")[:1]), encode(params, pictures("resnet"))
-    np.testing.assert_allclose(one.embedding[0], all_three.embedding[0], atol=1e-5)
+    plain = encode(params, pictures("resnet")).embedding
     # Statistics and gains say the same thing twice: a larger variance is a smaller gain.
     other = jax.tree.map(lambda p: p, params)
     norm = other["visual"]["bn1"]
     norm["scale"], norm["var"] = norm["scale"] * 2, 4 * (norm["var"] + 1e-5) - 1e-5
-    np.testing.assert_allclose(encode(other, pictures("resnet")).embedding, all_three.embedding, atol=1e-4)
+    np.testing.assert_allclose(encode(other, pictures("resnet")).embedding, plain, atol=1e-4)
 
 
 def test_attention_pooling_of_equal_tokens_is_their_value(key):

@@ -1,0 +1,331 @@
+"""What every network keeps: one row a network, one test a property.
+
+A row says how the network is made, what goes in and which part of the answer counts. Each property is tried on all rows; a
+class of `diffusion_jax.nets` without a row is a failure.
+"""
+
+import dataclasses
+import functools
+import re
+from collections.abc import Callable
+from typing import Any, ClassVar
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+
+from diffusion_jax import nets
+from diffusion_jax.nets import CLIP, MLP, DiT, ModifiedResNet, Network, Stack, TextTransformer, VisionTransformer
+from diffusion_jax.nets.layers import LayerNorm, Linear
+from diffusion_jax.parallel.mesh import make_mesh, put_batch, replicated
+from diffusion_jax.parallel.rules import path_of, shardings, split_over_fsdp
+
+BATCH = 8
+TOWER = {"width": 16, "layers": 2, "heads": 2}
+VISION = {**TOWER, "image_size": 8, "channels": 1, "patch": 4}
+TEXT = {**TOWER, "vocabulary_size": 20, "context_length": 6}
+SIGLIP = {"init": "glorot", "eps": 1e-6, "activation": "gelu_tanh"}
+HOW = ("scan", "remat", "norm", "dtype")
+
+
+class Own(nnx.Module):
+    """A network as a researcher would bring it: points moved by layers that hear the time and a row of numbers."""
+
+    reads: ClassVar = ("shift",)
+
+    def __init__(self, rngs, *, scan=False, remat=None, norm="saved", dtype=jnp.float32):
+        self.enter, self.leave = Linear(6, 8, rngs, dtype=dtype), Linear(8, 3, rngs, dtype=dtype)
+        self.layers = Stack(lambda rngs: OwnLayer(rngs, norm, dtype), 3, rngs, scan=scan, remat=remat)
+
+    def __call__(self, x, time, cond, *, key=None, train=False):
+        heard = jnp.concatenate([x, time[:, None], cond["shift"]], axis=1)
+        return self.leave(self.layers(self.enter(heard), key=key, train=train)).astype(jnp.float32)
+
+
+class OwnLayer(nnx.Module):
+    def __init__(self, rngs, norm, dtype):
+        self.norm, self.linear = LayerNorm(8, norm=norm, dtype=dtype), Linear(8, 8, rngs, dtype=dtype)
+
+    def __call__(self, x, *, key=None, train=False):
+        return x + jnp.tanh(self.linear(self.norm(x)))
+
+
+def normal(seed, *shape):
+    return jnp.asarray(np.random.default_rng(seed).normal(size=(BATCH, *shape)), jnp.float32)
+
+
+def words(seed):
+    """Token rows of several lengths that end in the largest id."""
+    rows = np.random.default_rng(seed).integers(1, 19, (BATCH, 6))
+    rows[np.arange(BATCH), 2 + np.arange(BATCH) % 4] = 19
+    return jnp.asarray(rows)
+
+
+def towers(cls, **given):
+    """CLIP, which says to its towers, and not itself, how they are computed."""
+    return lambda rngs, **how: cls(rngs, **{**given, **{part: {**given[part], **how} for part in ("vision", "text")}})
+
+
+def embedding(out):
+    return out.embedding
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Row:
+    """A network: `make(rngs, **how)`, what goes in by a seed, and the arrays of the answer that count.
+
+    `frozen` is a pattern of parameters that no gradient reaches; `step` that of finite differences; `how` the ways of
+    computing that it can be told; `unconditional` one of a class that could read more, and
+    `zero` one that begins with the answer 0.
+    """
+
+    cls: type
+    options: dict[str, Any]
+    inputs: Callable[[int], tuple[Any, ...]]
+    answer: Callable[[Any], Any] = lambda out: out
+    frozen: str = "^$"
+    step: float = 0.05
+    how: tuple[str, ...] = HOW
+    unconditional: bool = False
+    zero: bool = False
+
+    def network(self, **how):
+        make = towers(self.cls, **self.options) if self.cls is CLIP else functools.partial(self.cls, **self.options)
+        return Network(lambda rngs: make(rngs, **how))
+
+
+ROWS = {
+    "DiT": Row(
+        DiT,
+        VISION | {"pooled": 6, "context": 5},
+        lambda seed: (
+            normal(seed, 8, 8, 1),
+            500 + 200 * normal(seed + 1),
+            {
+                "pooled": normal(seed + 2, 6),
+                "tokens": normal(seed + 3, 4, 5),
+                "length": 1 + (seed + jnp.arange(BATCH)) % 4,
+            },
+        ),
+        zero=True,
+    ),
+    "DiT without a condition": Row(
+        DiT,
+        VISION,
+        lambda seed: (normal(seed, 8, 8, 1), 500 + 200 * normal(seed + 1), None),
+        unconditional=True,
+        zero=True,
+    ),
+    "MLP": Row(
+        MLP,
+        {"widths": (16, 16), "classes": 3, "features": 4, "std": 1.0},
+        lambda seed: (normal(seed, 2), normal(seed + 1), normal(seed + 2, 3)),
+        frozen="^frequencies$",
+        how=("dtype",),
+        zero=True,
+    ),
+    "CLIP": Row(
+        CLIP,
+        {"embed": 12, "vision": VISION, "text": TEXT},
+        lambda seed: (normal(seed, 8, 8, 1), words(seed)),
+        answer=lambda out: (out.image, out.text),
+    ),
+    "SigLIP's vision tower": Row(
+        VisionTransformer,
+        VISION | SIGLIP | {"pool": "map", "embed": 12},
+        lambda seed: (normal(seed, 8, 8, 1),),
+        answer=embedding,
+    ),
+    "SigLIP's text tower": Row(
+        TextTransformer, TEXT | SIGLIP | {"pool": "last", "embed": 12}, lambda seed: (words(seed),), answer=embedding
+    ),
+    "ResNet": Row(
+        ModifiedResNet,
+        {"image_size": 32, "channels": 1, "width": 8, "layers": (3, 1, 1, 1), "embed": 12},
+        lambda seed: (normal(seed, 32, 32, 1),),
+        answer=embedding,
+        frozen="(mean|var)$",
+        step=1e-3,
+        how=("scan", "remat", "dtype"),
+    ),
+    "a network of one's own": Row(
+        Own, {}, lambda seed: (normal(seed, 3), normal(seed + 1), {"shift": normal(seed + 2, 2)})
+    ),
+}
+
+
+@pytest.fixture(scope="module", params=ROWS)
+def row(request):
+    return ROWS[request.param]
+
+
+@functools.cache
+def fresh(row):
+    """The parameters that a network begins with."""
+    return jax.jit(row.network().init)(jax.random.key(0))
+
+
+@functools.cache
+def stirred(row):
+    """The parameters away from their start, where whole layers are 0."""
+    leaves, tree = jax.tree.flatten(fresh(row))
+    rng = np.random.default_rng(1)
+    return tree.unflatten([leaf + 0.1 * rng.normal(size=leaf.shape).astype(np.float32) for leaf in leaves])
+
+
+def split(inputs):
+    """What goes in: the numbers, by path, which may be moved a little; and a function that puts all together again."""
+    flat, tree = jax.tree_util.tree_flatten_with_path(inputs)
+    names = [path_of(path) for path, _ in flat]
+    floats = {name: leaf for name, (_, leaf) in zip(names, flat) if np.issubdtype(leaf.dtype, np.floating)}
+    return floats, lambda floats: tree.unflatten([floats.get(name, leaf) for name, (_, leaf) in zip(names, flat)])
+
+
+@functools.cache
+def total(row, **how):
+    """One number of everything in the answer, as a function of the parameters and the numbers that go in."""
+    network, (_, whole) = row.network(**how), split(row.inputs(0))
+
+    def value(params, floats):
+        return sum(
+            jnp.tanh(leaf.astype(jnp.float32)).mean() for leaf in jax.tree.leaves(network.apply(params, *whole(floats)))
+        )
+
+    return value
+
+
+@functools.cache
+def derived(row, **how):
+    """(total, its gradients) as one compiled function."""
+    return jax.jit(jax.value_and_grad(total(row, **how), argnums=(0, 1)))
+
+
+@functools.cache
+def at_start(row, **how):
+    return derived(row, **how)(stirred(row), split(row.inputs(0))[0])
+
+
+@functools.cache
+def answers(row, **how):
+    """The answer as arrays with a leading batch axis."""
+    network = row.network(**how)
+    return jax.jit(lambda params, *inputs: jax.tree.leaves(row.answer(network.apply(params, *inputs))))
+
+
+def close(a, b, **tolerance):
+    jax.tree.map(functools.partial(np.testing.assert_allclose, **tolerance), a, b)
+
+
+def test_every_network_of_the_package_has_a_row():
+    classes = {
+        value
+        for value in map(nets.__dict__.get, nets.__all__)
+        if isinstance(value, type) and issubclass(value, nnx.Module)
+    }
+    assert classes - {Stack} == {row.cls for row in ROWS.values()} - {Own}
+
+
+def test_parameters_are_float32_in_plain_dicts_with_string_keys_whatever_computes_them(row):
+    def check(tree):
+        if isinstance(tree, dict):
+            assert tree and all(isinstance(name, str) for name in tree)
+            return [leaf for value in tree.values() for leaf in check(value)]
+        assert isinstance(tree, jax.Array) and tree.dtype == jnp.float32
+        return [tree]
+
+    assert check(fresh(row))
+    for other in ({"dtype": jnp.bfloat16}, *({"scan": True, "remat": "dots_saveable"},) * ("scan" in row.how)):
+        made = jax.eval_shape(row.network(**other).init, jax.random.key(0))
+        assert made == jax.eval_shape(lambda: fresh(row))
+
+
+def test_what_a_network_reads_is_what_its_condition_holds(row):
+    inputs = row.inputs(0)
+    cond = next((part for part in inputs if isinstance(part, dict)), {})
+    assert set(cond) == set(() if row.unconditional else row.cls.reads)
+    for name in cond:
+        lacking = [{k: v for k, v in part.items() if k != name} if part is cond else part for part in inputs]
+        with pytest.raises((KeyError, ValueError), match=name):
+            jax.eval_shape(row.network().apply, fresh(row), *lacking)
+
+
+def test_an_answer_belongs_to_its_example_alone(row):
+    """Whatever else is in the batch, and however many there are."""
+    params, inputs, others = stirred(row), row.inputs(0), row.inputs(50)
+    whole = answers(row)(params, *inputs)
+    for leaf in whole:
+        assert leaf.shape[0] == BATCH and np.abs(np.diff(leaf.reshape(BATCH, -1), axis=0)).max(axis=1).min() > 1e-4
+    mixed = jax.tree.map(lambda a, b: jnp.concatenate([b[:5], a[5:6], b[6:]]), inputs, others)
+    alone = jax.tree.map(lambda a: a[5:6], inputs)
+    close([leaf[5:6] for leaf in answers(row)(params, *mixed)], [leaf[5:6] for leaf in whole], atol=2e-6)
+    close(answers(row)(params, *alone), [leaf[5:6] for leaf in whole], atol=1e-5)
+
+
+def test_it_begins_with_the_answer_zero_or_not(row):
+    for leaf in answers(row)(fresh(row), *row.inputs(0)):
+        assert (np.abs(leaf).reshape(BATCH, -1).max(axis=1) == 0).tolist() == [row.zero] * BATCH
+
+
+def test_every_input_is_used_by_every_example(row):
+    for name, gradient in at_start(row)[1][1].items():
+        assert np.abs(gradient).reshape(BATCH, -1).max(axis=1).min() > 0, name
+
+
+def test_no_gradient_reaches_what_is_frozen_and_one_reaches_all_else(row):
+    for path, gradient in jax.tree_util.tree_leaves_with_path(at_start(row)[1][0]):
+        assert np.any(gradient) != bool(re.search(row.frozen, path_of(path))), path_of(path)
+
+
+def test_derivatives_are_those_of_differences(row):
+    """Forward mode equals reverse mode, and both the slope of the total along one direction of everything that moves."""
+    params, (floats, _) = stirred(row), split(row.inputs(0))
+    rng = np.random.default_rng(2)
+
+    def direction(path, leaf):
+        moved = not re.search(row.frozen, path_of(path[1:]))
+        return moved * 0.1 * rng.normal(size=leaf.shape).astype(np.float32)
+
+    point = (params, floats)
+    along = jax.tree_util.tree_map_with_path(direction, point)
+    _, slope = jax.jit(functools.partial(jax.jvp, total(row)))(point, along)
+    gradients = at_start(row)[1]
+    backward = sum(np.vdot(a, b) for a, b in zip(jax.tree.leaves(gradients), jax.tree.leaves(along)))
+    assert float(slope) == pytest.approx(float(backward), rel=1e-4)
+
+    def difference(h):
+        ahead, behind = (derived(row)(*jax.tree.map(lambda p, d: p + s * h * d, point, along))[0] for s in (1, -1))  # noqa: B023
+        return (float(ahead) - float(behind)) / (2 * h)
+
+    h = row.step
+    assert float(slope) == pytest.approx((4 * difference(h / 2) - difference(h)) / 3, rel=3e-3)
+
+
+@pytest.mark.parametrize(
+    "how",
+    [{"scan": True}, {"scan": True, "remat": "nothing_saveable"}, {"remat": "dots_saveable"}, {"norm": "plain"}],
+    ids=lambda how: "-".join(how),
+)
+def test_however_it_is_computed_value_and_gradient_are_the_same(row, how):
+    if set(how) - set(row.how):
+        pytest.skip("not a way of this network")
+    close(at_start(row, **how), at_start(row), rtol=1e-4, atol=1e-6)
+
+
+def test_bfloat16_computes_from_float32_parameters_what_float32_does(row):
+    inputs = row.inputs(0)
+    for exact, rough in zip(
+        answers(row)(stirred(row), *inputs), answers(row, dtype=jnp.bfloat16)(stirred(row), *inputs)
+    ):
+        assert exact.dtype == rough.dtype == jnp.float32
+        assert 1e-6 < np.abs(exact - rough).max() / np.abs(exact).max() < 0.05
+
+
+def test_eight_devices_give_what_one_gives(row):
+    """The batch over all of them, and parameters split over two."""
+    mesh, (floats, _) = make_mesh(4, 2), split(row.inputs(0))
+    params = stirred(row)
+    placed = jax.device_put(params, shardings(params, split_over_fsdp(params, mesh, least=32), mesh))
+    assert not all(leaf.sharding == replicated(mesh) for leaf in jax.tree.leaves(placed))
+    close(derived(row)(placed, put_batch(floats, mesh)), at_start(row), rtol=1e-4, atol=1e-6)
