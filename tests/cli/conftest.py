@@ -11,9 +11,9 @@ import smallruns as tiny
 
 
 @pytest.fixture(scope="session")
-def run(tmp_path_factory):
+def run(once):
     """A trained pair of runs that tests read and do not change."""
-    return tiny.make(tmp_path_factory.mktemp("runs") / "tiny")
+    return once("tiny", tiny.make)
 
 
 @pytest.fixture

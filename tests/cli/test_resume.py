@@ -9,6 +9,7 @@ import jax
 import numpy as np
 import pytest
 import smallruns as tiny
+from processes import environment
 
 from diffusion_jax.cli import main
 from diffusion_jax.systems.clip import task as clip_task
@@ -34,27 +35,6 @@ def batches(*given, **options):
 training.batches = clip_task.batches = batches
 main(sys.argv[2:])
 """
-IN_TURN = """
-import sys
-from diffusion_jax.cli import main
-both = sys.argv[1:]
-half = len(both) // 2
-sys.exit(main(both[:half]) or main(both[half:]))
-"""
-
-
-def process(code, *arguments):
-    """A process of its own on one device."""
-    environment = os.environ | {
-        "JAX_PLATFORMS": "cpu",
-        "XLA_FLAGS": "",
-        "JAX_COMPILATION_CACHE_DIR": str(tiny.ROOT / ".cache" / "jax"),
-        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
-    }
-    command = [sys.executable, "-c", code, *map(str, arguments)]
-    return subprocess.run(
-        command, env=environment, cwd=tiny.ROOT, capture_output=True, text=True, timeout=240, check=False
-    )
 
 
 def same_weights(a, b, step):
@@ -65,18 +45,20 @@ def same_weights(a, b, step):
 
 
 @pytest.mark.parametrize("system", ["clip", pytest.param("diffusion", marks=pytest.mark.slow)])
-def test_killed_within_a_step_equals_uninterrupted_bit_for_bit(system, run, tmp_path):
+def test_killed_within_a_step_equals_uninterrupted_bit_for_bit(system, run, tmp_path, capsys):
+    """A process of its own on as many devices as the run that was not killed had."""
     options = {} if system == "clip" else {"condition.encoder": run / "clip"}
-    make = tiny.clip_arguments if system == "clip" else tiny.diffusion_arguments
-    killed, whole = tmp_path / "killed" / system, tmp_path / "whole" / system
-    of_killed, of_whole = make(tmp_path / "killed", **options), make(tmp_path / "whole", **options)
-    done = process(KILLED, killed / "checkpoints" / "2", *of_killed)
+    arguments = (tiny.clip_arguments if system == "clip" else tiny.diffusion_arguments)(tmp_path, **options)
+    checkpoints = tmp_path / system / "checkpoints"
+    command = [sys.executable, "-c", KILLED, str(checkpoints / "2"), *arguments]
+    done = subprocess.run(
+        command, env=environment(devices=8), cwd=tiny.ROOT, capture_output=True, text=True, timeout=240, check=False
+    )
     assert done.returncode == -signal.SIGKILL, done.stderr
-    assert not (killed / "checkpoints" / "6").exists()
-    done = process(IN_TURN, *of_killed, *of_whole)
-    assert done.returncode == 0, done.stderr
-    assert f"{system}: resumed at step " in done.stderr
-    same_weights(killed, whole, 6)
+    assert not (checkpoints / "6").exists()
+    assert main(arguments) == 0
+    assert f"{system}: resumed at step " in capsys.readouterr().err
+    same_weights(tmp_path / system, run / system, 6)
 
 
 def test_ctrl_c_saves_is_130_and_goes_on_to_the_same_weights(run, tmp_path, monkeypatch, capsys):

@@ -1,9 +1,7 @@
 """`--distributed`: a run trained by two processes of two devices each is the run that one process trains."""
 
 import json
-import os
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -12,6 +10,7 @@ import jax
 import numpy as np
 import pytest
 import smallruns as tiny
+from processes import environment, free_address
 
 from diffusion_jax.cli import main
 from diffusion_jax.systems.table import load_run
@@ -27,11 +26,7 @@ def pictures(tmp_path_factory):
 
 def start(command, devices=2):
     """The command in two processes of `devices` simulated devices each."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        address = f"127.0.0.1:{probe.getsockname()[1]}"
-    flags = f"--xla_force_host_platform_device_count={devices} --xla_backend_optimization_level=0"
-    env = os.environ | {"JAX_PLATFORMS": "cpu", "XLA_FLAGS": flags}
+    address, env = free_address(), environment(devices)
     parts = [[sys.executable, "-m", "diffusion_jax.cli", *command, "--distributed", f"{address},2,{i}"] for i in (0, 1)]
     return [subprocess.Popen(part, cwd=tiny.ROOT, env=env, stderr=subprocess.PIPE, text=True) for part in parts]
 

@@ -1,8 +1,6 @@
 """The losses over two processes, each with its own rows, against one process with all."""
 
 import json
-import os
-import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -11,6 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from processes import environment, free_address
 
 from diffusion_jax.contrastive import found, infonce, sigmoid_loss
 
@@ -20,8 +19,8 @@ BATCH, EMBED = 20, 5
 WORKER = """
 import json, sys
 import jax, jax.numpy as jnp, numpy as np
-port, rank, folder = sys.argv[1], int(sys.argv[2]), sys.argv[3]
-jax.distributed.initialize(f"127.0.0.1:{port}", 2, rank)
+address, rank, folder = sys.argv[1], int(sys.argv[2]), sys.argv[3]
+jax.distributed.initialize(address, 2, rank)
 from jax.experimental import multihost_utils
 from diffusion_jax.contrastive import found, infonce, sigmoid_loss
 from diffusion_jax.parallel.mesh import make_mesh, put_batch
@@ -58,15 +57,8 @@ def batch_of_pairs():
 @pytest.mark.timeout(120)
 def test_two_processes_see_one_batch(tmp_path):
     np.savez(tmp_path / "batch.npz", **batch_of_pairs())
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = str(probe.getsockname()[1])
-    env = os.environ | {
-        "JAX_PLATFORMS": "cpu",
-        "XLA_FLAGS": "--xla_force_host_platform_device_count=2 --xla_backend_optimization_level=0",
-        "JAX_CPU_COLLECTIVES_IMPLEMENTATION": "gloo",
-    }
-    command = [sys.executable, "-c", WORKER, port]
+    env = environment(devices=2, JAX_CPU_COLLECTIVES_IMPLEMENTATION="gloo")
+    command = [sys.executable, "-c", WORKER, free_address()]
     with (
         subprocess.Popen([*command, "0", str(tmp_path)], cwd=ROOT, env=env, stderr=subprocess.PIPE, text=True) as one,
         subprocess.Popen([*command, "1", str(tmp_path)], cwd=ROOT, env=env, stderr=subprocess.PIPE, text=True) as two,

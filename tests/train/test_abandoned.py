@@ -1,7 +1,6 @@
 """A full disk and a damaged checkpoint as a process shows them: one line, and nothing of the threads that were under way."""
 
 import logging
-import os
 import subprocess
 import sys
 import threading
@@ -11,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from processes import environment
 
 from diffusion_jax.train import abandoned
 from diffusion_jax.train.checkpoint import Checkpointer
@@ -47,9 +47,9 @@ sys.exit(guarded((lambda: save(folder, map(int, steps))) if action == "save" els
 
 
 def run(*words):
-    environment = os.environ | {"JAX_PLATFORMS": "cpu", "XLA_FLAGS": "", "PYTHONWARNINGS": "default"}
     command = [sys.executable, "-c", SCRIPT, *map(str, words)]
-    return subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
+    own = environment(PYTHONWARNINGS="default")
+    return subprocess.run(command, capture_output=True, text=True, env=own, check=False)
 
 
 def alone(process, *said):

@@ -1,5 +1,4 @@
 import json
-import os
 import signal
 import subprocess
 import sys
@@ -12,6 +11,7 @@ import numpy as np
 import pytest
 import small
 from jax.sharding import PartitionSpec as P
+from processes import environment
 
 from diffusion_jax.train.checkpoint import Checkpointer, restore_params
 from diffusion_jax.train.runlog import RunLog, read_metrics
@@ -38,7 +38,7 @@ def test_one_device_equals_eight(tmp_path):
 
 
 def run_small(tmp_path, *args):
-    env = os.environ | {"PYTHONPATH": str(Path(small.__file__).parents[2]), "XLA_FLAGS": "", "JAX_PLATFORMS": "cpu"}
+    env = environment(PYTHONPATH=str(Path(small.__file__).parents[2]))
     command = [sys.executable, "-W", "error", small.__file__, str(tmp_path), *map(str, args)]
     return subprocess.run(command, env=env, capture_output=True, text=True, timeout=120)
 
