@@ -86,12 +86,17 @@ def make(folder: Path) -> Path:
     return folder
 
 
-def fails(capsys: Any, arguments: list[str], *said: str) -> None:
-    """The command ends with 2 and one error line that holds what is `said`, and no traceback."""
-    assert main(arguments) == 2
+def one_line(capsys: Any, *said: str) -> None:
+    """What was written to stderr ends with its one error line, which holds what is `said`."""
     err = capsys.readouterr().err
     lines = [line for line in err.splitlines() if line.startswith("error: ")]
     assert len(lines) == 1, err
     assert err.splitlines()[-1] == lines[0]
     for text in said:
         assert text in lines[0], lines[0]
+
+
+def fails(capsys: Any, arguments: list[str], *said: str) -> None:
+    """The command ends with 2 and one error line that holds what is `said`, and no traceback."""
+    assert main(arguments) == 2
+    one_line(capsys, *said)

@@ -13,17 +13,9 @@ from PIL import Image
 
 from diffusion_jax import load_run
 from diffusion_jax.cli import main
-from diffusion_jax.parallel import accelerator
 from diffusion_jax.sampling import Heun, classifier_free, initial_noise, sample, uniform
 from diffusion_jax.sampling.sample import _sample
 from diffusion_jax.typing import UserError
-
-
-def one_line(capsys, *words):
-    lines = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error:")]
-    assert len(lines) == 1, lines
-    for word in words:
-        assert word in lines[0], lines[0]
 
 
 def draw(run, out, *extra):
@@ -100,7 +92,7 @@ def test_every_solver_draws(run, tmp_path, extra):
 )
 def test_bad_options_are_one_line(run, tmp_path, capsys, extra, words):
     assert draw(run, tmp_path / "x.png", *extra) == 2
-    one_line(capsys, *words)
+    tiny.one_line(capsys, *words)
     assert not (tmp_path / "x.png").exists()
 
 
@@ -126,12 +118,12 @@ def test_nothing_is_replaced_unasked_and_only_png_is_written(run, tmp_path, caps
     out = tmp_path / "x.png"
     out.write_text("mine")
     assert draw(run, out) == 2
-    one_line(capsys, "exists", "--overwrite")
+    tiny.one_line(capsys, "exists", "--overwrite")
     assert out.read_text() == "mine"
     assert draw(run, out, "--overwrite") == 0
     capsys.readouterr()
     assert draw(run, tmp_path / "x.jpg") == 2
-    one_line(capsys, "x.jpg", "'x.png'")
+    tiny.one_line(capsys, "x.jpg", "'x.png'")
 
 
 def test_unknown_and_too_many_words_are_said_and_sampling_goes_on(run, tmp_path, capsys):
@@ -146,16 +138,16 @@ def test_unknown_and_too_many_words_are_said_and_sampling_goes_on(run, tmp_path,
 
 def test_a_clip_run_cannot_be_sampled_and_a_misspelt_one_is_named(run, tmp_path, capsys):
     assert draw(run / "clip", tmp_path / "x.png") == 2
-    one_line(capsys, "of system 'clip', which draws nothing")
+    tiny.one_line(capsys, "of system 'clip', which draws nothing")
     assert draw(run.parent / "tinny", tmp_path / "x.png") == 2
-    one_line(capsys, f"did you mean '{run}'")
+    tiny.one_line(capsys, f"did you mean '{run}'")
 
 
 def test_a_text_encoder_that_was_trained_again_is_noticed(own_run, tmp_path, capsys):
     assert main([*tiny.clip_arguments(own_run, seed=5), "--overwrite"]) == 0
     capsys.readouterr()
     assert draw(own_run, tmp_path / "x.png") == 2
-    one_line(capsys, "text encoder", "trained again")
+    tiny.one_line(capsys, "text encoder", "trained again")
 
 
 def shards(run, prompts, out, count, *extra):
@@ -185,7 +177,7 @@ def test_many_images_are_sharded_resumable_and_refuse_other_settings(run, tmp_pa
     assert [len(np.load(f)["images"]) for f in files] == [10, 10, 10]
     capsys.readouterr()
     assert shards(run, prompts, out, 30, "--seed", "9") == 2
-    one_line(capsys, "seed: 0 -> 9")
+    tiny.one_line(capsys, "seed: 0 -> 9")
     # image i is the same in one batch, in other shards and from Python
     direct = load_run(run).generate(["a thin two"], seed=0, start=10)
     assert np.abs(np.round((np.clip(direct[0], -1, 1) + 1) * 127.5) - kept[0].astype(float)).max() <= 1
@@ -193,10 +185,10 @@ def test_many_images_are_sharded_resumable_and_refuse_other_settings(run, tmp_pa
 
 def test_a_prompt_file_must_be_there_and_hold_prompts(run, tmp_path, capsys):
     assert shards(run, tmp_path / "none.txt", tmp_path / "out", 3) == 2
-    one_line(capsys, "none.txt", "does not exist")
+    tiny.one_line(capsys, "none.txt", "does not exist")
     (tmp_path / "empty.txt").write_text("\n \n")
     assert shards(run, tmp_path / "empty.txt", tmp_path / "out", 3) == 2
-    one_line(capsys, "holds no prompt")
+    tiny.one_line(capsys, "holds no prompt")
 
 
 def test_a_run_from_python_samples_without_recompiling(run):
@@ -233,7 +225,7 @@ def test_generate_refuses_nothing_to_draw(run):
 
 def test_evaluate_and_report(run, own_run, capsys):
     assert main(["report", "--run", str(own_run)]) == 2
-    one_line(capsys, "diffusion-jax evaluate --run")
+    tiny.one_line(capsys, "diffusion-jax evaluate --run")
     assert main(["evaluate", "--run", str(own_run), "--split", "validation", "--samples", "40"]) == 0
     printed = json.loads(capsys.readouterr().out)
     metrics = json.loads((own_run / "report" / "metrics.json").read_text())
@@ -263,23 +255,10 @@ def test_evaluate_and_report(run, own_run, capsys):
         (own_run / "nothing", "there is no run in"),
     ):
         assert main(["report", "--run", str(path)]) == 2
-        one_line(capsys, said)
+        tiny.one_line(capsys, said)
     for name in ("report/metrics.json", "report/evaluation.npz", "environment.json"):
         (alone / name).write_bytes((alone / name).read_bytes()[:40])
         assert main(["report", "--run", str(alone)]) == 2
-        one_line(capsys, Path(name).name)
+        tiny.one_line(capsys, Path(name).name)
         if name.startswith("report"):
             shutil.copy(own_run / name, alone / name)
-
-
-def test_an_idle_accelerator_is_said(monkeypatch):
-    monkeypatch.delenv("JAX_PLATFORMS", raising=False)
-    monkeypatch.delenv("TPU_NAME", raising=False)
-    monkeypatch.setattr(accelerator.Path, "exists", lambda self: str(self) == "/dev/nvidia0")
-    assert ".[cuda]" in accelerator.idle_accelerator()
-    monkeypatch.setattr(accelerator.Path, "exists", lambda self: False)
-    assert accelerator.idle_accelerator() is None
-    monkeypatch.setenv("TPU_NAME", "v5e")
-    assert ".[tpu]" in accelerator.idle_accelerator()
-    monkeypatch.setenv("JAX_PLATFORMS", "cpu")
-    assert accelerator.idle_accelerator() is None

@@ -20,15 +20,6 @@ from diffusion_jax.train.state import init_state
 from diffusion_jax.training import TASKS
 
 
-def one_line(capsys, *words):
-    """What was said on stderr is one error line that holds the words."""
-    lines = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error:")]
-    assert len(lines) == 1, lines
-    for word in words:
-        assert word in lines[0], lines[0]
-    return lines[0]
-
-
 def test_a_run_leaves_what_describes_it(run):
     for folder in (run / "clip", run / "diffusion"):
         config = json.loads((folder / "config.json").read_text())
@@ -72,7 +63,7 @@ def test_more_steps_go_on_and_other_models_are_refused(own_run, capsys):
     assert "resumed at step 6 of 8" in said
     kept = fingerprint(restore_params(own_run / "clip" / "checkpoints"))
     assert main(tiny.clip_arguments(own_run, steps=8, **{"model.vision.width": 32})) == 2
-    one_line(capsys, "model.vision.width: 16 -> 32", "--overwrite")
+    tiny.one_line(capsys, "model.vision.width: 16 -> 32", "--overwrite")
     assert fingerprint(restore_params(own_run / "clip" / "checkpoints")) == kept
     assert main([*tiny.clip_arguments(own_run, **{"model.vision.width": 32}), "--overwrite"]) == 0
     assert restore_params(own_run / "clip" / "checkpoints")["visual"]["class_embedding"].shape == (32,)
@@ -88,7 +79,7 @@ def test_nan_stops_names_the_step_and_keeps_the_last_checkpoint(tmp_path, capsys
     with jax.debug_nans(False):
         code = main(tiny.clip_arguments(tmp_path, steps=12, **{"optimizer.learning_rate": 1e38}))
     assert code == 2
-    one_line(capsys, "step 7", "last good checkpoint is step 6")
+    tiny.one_line(capsys, "step 7", "last good checkpoint is step 6")
     assert fingerprint(restore_params(tmp_path / "clip" / "checkpoints")) == kept
 
 
@@ -134,10 +125,10 @@ def test_a_truncated_checkpoint_is_one_line(own_run, capsys):
         if file.is_file() and file.stat().st_size > 2000:
             file.write_bytes(file.read_bytes()[: file.stat().st_size // 2])
     assert main(tiny.clip_arguments(own_run, steps=8)) == 2
-    one_line(capsys, "step 6", "damaged", "step 4 is whole")
+    tiny.one_line(capsys, "step 6", "damaged", "step 4 is whole")
     shutil.rmtree(own_run / "diffusion" / "checkpoints")
     assert main(["sample", "--run", str(own_run), "--prompt", "a two", "--out", str(own_run / "x.png")]) == 2
-    one_line(capsys, "checkpoint")
+    tiny.one_line(capsys, "checkpoint")
     assert not (own_run / "x.png").exists()
 
 
