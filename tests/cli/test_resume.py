@@ -17,10 +17,10 @@ from diffusion_jax.train.checkpoint import restore_params
 
 KILLED = """
 import os, signal, sys, time
-from diffusion_jax import training
 from diffusion_jax.systems.clip import task as clip_task
+from diffusion_jax.systems.diffusion import task as diffusion_task
 from diffusion_jax.cli import main
-make = training.batches
+make = clip_task.batches
 
 def batches(*given, **options):
     batch = make(*given, **options)
@@ -32,7 +32,7 @@ def batches(*given, **options):
         return batch(step)
     return dying
 
-training.batches = clip_task.batches = batches
+clip_task.batches = diffusion_task.batches = batches
 main(sys.argv[2:])
 """
 

@@ -13,11 +13,11 @@ from diffusion_jax.cli import main
 from diffusion_jax.config import load_config, parse_overrides
 from diffusion_jax.parallel.mesh import make_mesh
 from diffusion_jax.runs import fingerprint
+from diffusion_jax.systems.table import system_of
 from diffusion_jax.train.checkpoint import restore_params
 from diffusion_jax.train.loop import fit
 from diffusion_jax.train.runlog import RunLog, read_metrics
 from diffusion_jax.train.state import init_state
-from diffusion_jax.training import TASKS
 
 
 def test_a_run_leaves_what_describes_it(run):
@@ -51,7 +51,7 @@ def test_progress_is_said_or_not(own_run, capsys, monkeypatch):
     assert main([word for word in quiet if word != "--no-progress"] + ["--overwrite"]) == 0
     lines = capsys.readouterr().err.splitlines()
     assert lines[0].startswith("JAX ") and lines[-1] == f"run in {own_run / 'new'}"
-    assert "clip: 1257 scans to train on, 180 held out" in lines
+    assert "clip: 1257 examples to train on, 180 held out" in lines
     assert any(line.startswith("clip: step 4/4, loss ") for line in lines)
 
 
@@ -87,7 +87,7 @@ def losses(folder, arguments, devices):
     """The loss of every step of a run on the first `devices` devices, through the task and the loop."""
     overrides = parse_overrides(arguments[4:])
     config = load_config(arguments[3], overrides)
-    task = TASKS[config.system](config, folder, jax.random.key(7))
+    task = system_of(config).task(config, folder, jax.random.key(7))
     from diffusion_jax import build
 
     tx, ema = build.optimizer(config.optimizer, config.steps, clamp=task.clamp), build.ema(config.ema)
