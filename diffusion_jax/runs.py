@@ -100,11 +100,12 @@ def keep_parts(path: Path, config: ConfigDict) -> None:
     write_json(path / OWN, noted)
 
 
-def remember_parts(path: Path) -> None:
+def remember_parts(path: Path, *, warn: bool = True) -> None:
     """Makes the parts of one's own that a run names findable; warns where one has changed since."""
     if (path / OWN).is_file():
         for line in own.remember(read_json(path / OWN), path.resolve() / "own"):
-            warnings.warn(line)  # noqa: B028 - of the run, wherever it is loaded
+            if warn:
+                warnings.warn(line)  # noqa: B028 - of the run, wherever it is loaded
 
 
 def run_folder(path: Any) -> Path:

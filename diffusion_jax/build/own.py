@@ -7,6 +7,7 @@ that is free, so that a module that a script has imported itself is the same one
 
 from __future__ import annotations
 
+import ast
 import difflib
 import functools
 import hashlib
@@ -136,19 +137,31 @@ def _told(file: str | None, error: BaseException) -> str:
 
 
 def own_files(names: Iterable[Any]) -> dict[str, Path]:
-    """{module: its file} of the names that are of one's own and lie in no installed package."""
+    """{module: its file} of the names that are of one's own, and of what these import from beside them.
+
+    Those that lie in an installed package are left out.
+    """
     found: dict[str, Path] = {}
-    for name in names:
-        if is_own(name):
-            module = name.partition(":")[0]
-            file = getattr(_module("part", name, module), "__file__", None)
-            if file is not None and "site-packages" not in Path(file).parts:
-                found[module] = Path(file)
+    modules = [name.partition(":")[0] for name in names if is_own(name)]
+    for module in modules:
+        file = getattr(_module("part", module, module), "__file__", None)
+        if module not in found and file is not None and "site-packages" not in Path(file).parts:
+            found[module] = Path(file)
+            beside = _root(module, Path(file))
+            modules += [name for name in _imports(Path(file)) if _find(name, beside) is not None]
     return found
 
 
+def _imports(file: Path) -> list[str]:
+    """The modules that a file imports by their whole names, but for those of this package."""
+    nodes = list(ast.walk(ast.parse(file.read_bytes())))
+    found = [alias.name for node in nodes if isinstance(node, ast.Import) for alias in node.names]
+    found += [node.module for node in nodes if isinstance(node, ast.ImportFrom) and node.module and not node.level]
+    return [name for name in found if name.partition(".")[0] != __name__.partition(".")[0]]
+
+
 def record(names: Iterable[Any]) -> dict[str, dict[str, str]]:
-    """{module: {"folder", "sha256"}} of the parts of one's own among `names`: what a run notes of them."""
+    """{module: {"folder", "sha256"}} of the files of `own_files`: what a run notes of them."""
     return {
         module: {"folder": str(_root(module, file)), "sha256": hashlib.sha256(file.read_bytes()).hexdigest()}
         for module, file in own_files(names).items()
@@ -172,5 +185,8 @@ def remember(noted: Mapping[str, Mapping[str, str]], copies: Path) -> list[str]:
         if spec is None or spec.origin is None or not os.path.isfile(spec.origin):
             continue
         if hashlib.sha256(Path(spec.origin).read_bytes()).hexdigest() != note["sha256"]:
-            told.append(f"{spec.origin} has changed since the run was trained; as it was then it lies in {copies}")
+            told.append(
+                f"{spec.origin} has changed since the run was trained, and is used as it is now; as it was then it lies in "
+                f"{copies}"
+            )
     return told

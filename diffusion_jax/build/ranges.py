@@ -193,7 +193,7 @@ def declared(annotation: Any) -> Range:
     said = annotation if isinstance(annotation, str) else getattr(annotation, "__name__", str(annotation))
     kinds = {kind.strip() for kind in said.split("|")}
     known: dict[str, Range] = {
-        "int": whole(-(2**31), of="a whole number"),
+        "int": dataclasses.replace(whole(-(2**31)), words="a whole number"),
         "float": number(),
         "bool": flag(),
         "str": text(empty=True),

@@ -202,7 +202,7 @@ def evaluate(arguments: argparse.Namespace, rest: list[str]) -> int:
     if arguments.out is not None:
         check_folder(arguments.out)
     system = _measured_by(arguments)
-    if system.evaluate is None and not arguments.metric:
+    if system.evaluate is None and not (arguments.metric or system.metrics):
         raise UserError(f"the system of the run in {arguments.run!r} measures nothing itself: give --metric")
     check_metrics(arguments.metric, system.metrics)
     configure(say)

@@ -45,7 +45,7 @@ def check_metrics(names: Sequence[str], table: Metrics) -> None:
 
 def brought(config: Any, what: str) -> Any:
     """What the data of a config bring, their `measures` or `page`; None where they bring none."""
-    if build.gives_pictures(config.data):
+    if "data" not in config or build.gives_pictures(config.data):
         return None
     name = getattr(build.source(config.data, "train"), what, None)
     return None if name is None else own(what, name)

@@ -11,7 +11,7 @@ from diffusion_jax import runs
 from diffusion_jax.build.key_ranges import RANGES, range_of
 from diffusion_jax.build.keys import COMMON, REQUIRED, Group, Key, common_groups
 from diffusion_jax.build.own import is_own, pick
-from diffusion_jax.build.ranges import Range, named
+from diffusion_jax.build.ranges import Range, declared, named
 from diffusion_jax.systems.system import System
 from diffusion_jax.typing import UserError
 
@@ -76,14 +76,24 @@ def keys(config: ConfigDict) -> dict[str, Key]:
     own: dict[str, Any] = {key: value for system in _candidates(config) for key, value in system.keys.items()}
     found = {"system": Key(named("system", SYSTEMS), REQUIRED)}
     for key, default in (dict.fromkeys(COMMON, REQUIRED) | {"locked": ()} | own).items():
-        found[key] = Key(range_of(rows, "", None, key), default)
+        found[key] = Key(_range(rows, "", None, key, default, config), default)
     for group, known in inside.items():
         for key, default in known.defaults.items():
             dotted = f"{group}.{key}"
             if dotted not in inside or dotted in NAME_OR_GROUP:
-                what = known.ranges.get(key) or range_of(rows, group, known.name, key)
+                what = known.ranges.get(key) or _range(rows, group, known.name, key, default, config)
                 found[dotted] = Key(what, default)
     return found
+
+
+def _range(rows: dict[str, Range], group: str, name: str | None, key: str, default: Any, config: ConfigDict) -> Range:
+    """The row of a key; where a system of one's own has none for it, what the type of its default says."""
+    try:
+        return range_of(rows, group, name, key)
+    except KeyError:
+        if not is_own(config.get("system")):
+            raise
+        return declared(type(default))
 
 
 def system_at(path: str | Path) -> tuple[System, Path]:
@@ -91,6 +101,7 @@ def system_at(path: str | Path) -> tuple[System, Path]:
     path = runs.run_folder(path)
     for folder in (path, *(path / name for name in SYSTEMS)):
         if runs.is_run(folder):
+            runs.remember_parts(folder, warn=False)  # the system may be one of them
             return system_of(runs.read_run(folder)[0]), folder
     raise UserError(f"there is no run in {runs.place(path)}{runs.nearest(path)}")
 

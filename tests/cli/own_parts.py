@@ -228,3 +228,13 @@ def mean_load(path, config, which, step) -> MeanRun:
 
 
 SYSTEM = System(task=mean_task, load=mean_load)
+
+
+def level(run, *, split):
+    """A metric of a system: its array's mean."""
+    return {"mean": jnp.mean(run.params["mean"]), "split": split}
+
+
+MEASURED = System(
+    task=mean_task, load=mean_load, keys={"bins": 8, "slope": 0.5, "told": None}, metrics={"level": level}
+)

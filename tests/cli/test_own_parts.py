@@ -118,9 +118,9 @@ def test_a_run_goes_on_and_refuses_other_parts(whole, folder, capsys):
     tiny.fails(capsys, train(tiny.DIFFUSION, **other), "loss.weight_options.strength: 2.0 -> 1.0")
 
 
-def test_a_system_of_ones_own(folder, capsys):
-    config = folder / "mean.py"
-    config.write_text(
+def mean_config(file: Path) -> Path:
+    """The config of a system of one's own."""
+    file.write_text(
         textwrap.dedent("""
         from ml_collections import ConfigDict
 
@@ -132,6 +132,11 @@ def test_a_system_of_ones_own(folder, capsys):
             })
         """)
     )
+    return file
+
+
+def test_a_system_of_ones_own(folder, capsys):
+    config = mean_config(folder / "mean.py")
     assert main(train(str(config))) == 0
     assert main(train(str(config), steps=4)) == 0
     assert "resumed at step 2 of 4" in capsys.readouterr().err
@@ -144,6 +149,25 @@ def test_a_system_of_ones_own(folder, capsys):
     tiny.fails(capsys, ["evaluate", "--run", "mean"], "measures nothing itself: give --metric")
     tiny.fails(capsys, ["report", "--run", "mean"], "no page is made of the run in 'mean'")
     tiny.fails(capsys, train(str(config), tokenizer__name="bpe"), "config key 'tokenizer.name' does not exist")
+
+
+def test_a_system_with_keys_and_metrics_is_used_from_elsewhere(folder, capsys, tmp_path):
+    """Its keys are of the types of their defaults; what its module imports from beside it is kept with the run."""
+    text = (folder / "own_parts.py").read_text()
+    (folder / "beside.py").write_text("ONE = 1\n")
+    (folder / "leaning.py").write_text(f"from beside import ONE\n{text.partition('import annotations')[2]}")
+    config = str(mean_config(folder / "measured.py"))
+    options = {"system": "leaning:MEASURED", "workdir": "measured"}
+    tiny.fails(capsys, train(config, **options, bins="many"), "config key 'bins' is 'many'; it is a whole number")
+    assert main(train(config, **options, bins=3, slope=0.25)) == 0
+    assert load_run("measured").config.bins == 3 and load_run("measured").config.slope == 0.25
+    shutil.move(folder / "measured", tmp_path / "measured")
+    for name in ("leaning", "beside"):
+        (folder / f"{name}.py").unlink()
+        assert (tmp_path / "measured" / "own" / f"{name}.py").is_file()
+    command = [sys.executable, "-m", "diffusion_jax", "evaluate", "--run", "measured"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert json.loads(done.stdout)["level"]["split"] == "test", done.stderr
 
 
 def test_without_a_condition(folder, capsys):
