@@ -7,8 +7,6 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 SPIRAL ?= $(if $(filter 0,$(SEED)),runs/spiral,runs/spiral-seed$(SEED))
 
-AS_USERS := --xla_backend_optimization_level=3 --xla_cpu_use_fusion_emitters=true --xla_cpu_parallel_codegen_split_count=32
-
 .PHONY: demo spiral test test-all test-parity test-gpu lint types format clean
 
 demo: $(VENV)/.installed
@@ -21,7 +19,7 @@ test: $(VENV)/.dev
 	$(BIN)/python -m pytest -n 2 --dist worksteal
 
 test-all: $(VENV)/.dev
-	XLA_FLAGS="$(AS_USERS)" $(BIN)/python -m pytest -n 2 --dist worksteal -m "slow or not slow" --timeout 1800
+	XLA_FLAGS=--xla_backend_optimization_level=3 $(BIN)/python -m pytest -n 2 --dist worksteal -m "slow or not slow" --timeout 1800
 
 test-parity: $(VENV)/.parity
 	$(BIN)/python -m pytest -m parity

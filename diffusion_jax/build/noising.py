@@ -71,7 +71,8 @@ def schedule(spec: Spec) -> Schedule:
     pytree (`typing.pytree_dataclass`), which one with arrays has to be.
     """
     made = construct("schedule", SCHEDULES, spec)
-    if jax.tree.leaves(made) == [made]:
+    leaves = jax.tree.leaves(made)
+    if len(leaves) == 1 and leaves[0] is made:
         try:
             hash(made)
         except TypeError as error:

@@ -15,8 +15,11 @@ import smallruns as tiny
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from diffusion_jax import runs
 from diffusion_jax.cli import commands, main, parser
+from diffusion_jax.systems import table
+from diffusion_jax.systems.clip import evaluate as clip_evaluate
+from diffusion_jax.systems.diffusion import measures as diffusion_measures
+from diffusion_jax.systems.diffusion.run import DiffusionRun
 
 NUMBERS = [
     "0",
@@ -153,10 +156,12 @@ def check(place, command, data):
 @pytest.fixture
 def no_work(monkeypatch, tmp_path, run):
     """What costs time is stood in for; weights are read once."""
-    load = functools.cache(runs.load_run)
+    load = functools.cache(table.load_run)
     monkeypatch.setattr(commands, "load_run", lambda path, **options: load(str(path), **options))
-    monkeypatch.setattr(runs.DiffusionRun, "generate", lambda self, prompts, **_: np.zeros((len(prompts), 8, 8, 1)))
-    monkeypatch.setattr(commands, "measure", lambda *_, **__: commands.Evaluation())
+    monkeypatch.setattr(DiffusionRun, "generate", lambda self, prompts, **_: np.zeros((len(prompts), 8, 8, 1)))
+    monkeypatch.setattr("experiments.digits.measures.measure", lambda *_, **__: None)
+    for module in (diffusion_measures, clip_evaluate):
+        monkeypatch.setattr(module, "measure", lambda *_, **__: 0)
     monkeypatch.setattr(commands, "train_run", lambda config, **_: Path("trained"))
     monkeypatch.setattr("diffusion_jax.systems.diffusion.likelihood.bits_per_dim", lambda *_, **__: stand_in())
     monkeypatch.chdir(tmp_path)
