@@ -39,6 +39,19 @@ class Rings:
         return {"image": (2 * ring - 1).astype(np.float32)[..., None], "label": int(self.labels[index])}
 
 
+class Told(Rings):
+    """The rings with captions, of a vocabulary that it tells, and of a different number each."""
+
+    vocabulary = ("a", "small", "large", "ring")
+    class_names = ("small", "large")
+    templates = ("a {} ring",)
+
+    def __getitem__(self, index: int) -> dict:
+        item = super().__getitem__(index)
+        name = self.class_names[item["label"]]
+        return item | {"captions": [f"a {name} ring", f"{name} ring"][: 1 + index % 2]}
+
+
 class Net(nnx.Module):
     """A network that reads `label`."""
 

@@ -170,6 +170,27 @@ def test_a_system_with_keys_and_metrics_is_used_from_elsewhere(folder, capsys, t
     assert json.loads(done.stdout)["level"]["split"] == "test", done.stderr
 
 
+def test_clip_and_diffusion_on_captions_of_ones_own(folder, capsys):
+    data = {"data.name": "own_parts:Told", "workdir": "pair/clip"}
+    assert main(tiny.clip_arguments(folder / "pair", **data)) == 0
+    rows = [json.loads(line) for line in (folder / "pair" / "clip" / "metrics.jsonl").read_text().splitlines()]
+    assert {"val_loss", "val_zero_shot"} <= {key for row in rows for key in row}
+    clip = load_run("pair")
+    assert clip.tokenizer.vocabulary == ("a", "small", "large", "ring") and clip.encode_text("a large ring").shape == (
+        1,
+        8,
+    )
+    told = {"data.name": "own_parts:Told", "workdir": "pair/diffusion", "condition.encoder": "pair/clip"}
+    assert main(tiny.diffusion_arguments(folder / "pair", **told)) == 0
+    assert load_run("pair").generate("a large ring").shape == (1, 8, 8, 1)
+    png = Image.open("pair/diffusion/samples/step_000006.png")
+    assert png.text["prompts"].split("; ") == ["a small ring", "a large ring"]
+    capsys.readouterr()
+    assert main(["evaluate", "--run", "pair/clip", "--metric", "retrieval"]) == 0
+    assert "image_to_text" in json.loads(capsys.readouterr().out)["retrieval"]
+    tiny.fails(capsys, ["report", "--run", "pair"], "no page is made of runs on the data 'own_parts:Told'")
+
+
 def test_without_a_condition(folder, capsys):
     options = OWN | {"condition.name": "none", "sampler.guidance_scale": 1.0, "workdir": "told_nothing"}
     options = {key: value for key, value in options.items() if key not in ("condition.drop",)}

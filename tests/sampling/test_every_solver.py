@@ -21,6 +21,7 @@ from members import (
 )
 
 from diffusion_jax import build
+from diffusion_jax.parallel.mesh import batch_sharding, make_mesh
 from diffusion_jax.process import EDM, VE, Cosine, Discrete, RectifiedFlow, SubVP, VPLinear, denoiser, exact
 from diffusion_jax.process.prediction import KINDS, from_pair
 from diffusion_jax.sampling import (
@@ -158,11 +159,16 @@ def test_every_solver_under_every_schedule(solver, name):
 
 
 @pytest.mark.parametrize("solver", by_default(SOLVERS, 2, 0), ids=repr)
-def test_samples_do_not_depend_on_the_size_of_the_batch(solver):
+def test_samples_depend_neither_on_the_batch_nor_on_the_devices(solver):
+    """Sixteen of the examples, spread over eight devices."""
     model, schedule, x1, ts = setting(solver, COVER[solver])
     keys = jax.random.split(jax.random.key(4), len(x1))
-    part = sample(model, schedule, solver, x1[100:102], ts, keys[100:102])
-    np.testing.assert_allclose(part, reached(solver, COVER[solver]).x0[100:102], rtol=1e-4, atol=1e-5)
+    spread = batch_sharding(make_mesh())
+    part = sample(
+        model, schedule, solver, *jax.device_put((x1[96:112],), spread), ts, jax.device_put(keys[96:112], spread)
+    )
+    assert len(part.sharding.device_set) == 8
+    np.testing.assert_allclose(part, reached(solver, COVER[solver]).x0[96:112], rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize("solver", by_default(SOLVERS, 2, 1), ids=repr)
