@@ -26,8 +26,8 @@ from diffusion_jax.files import write_atomic
 from diffusion_jax.typing import PyTree, UserError, path_of
 
 __all__ = [
-    "CHECKPOINTS", "CONFIG", "EXAMPLE", "FORMAT", "fingerprint", "holds_run", "is_run", "keep_parts", "nearest", "place",
-    "read_config", "read_json", "read_run", "remember_parts", "run_folder", "write_json", "written",
+    "CHECKPOINTS", "CONFIG", "EXAMPLE", "FORMAT", "changed_parts", "fingerprint", "holds_run", "is_run", "keep_parts", "nearest",
+    "place", "read_config", "read_json", "read_run", "remember_parts", "run_folder", "write_json", "written",
 ]  # fmt: skip
 
 CONFIG, CHECKPOINTS, OWN, EXAMPLE = "config.json", "checkpoints", "own.json", "example.json"
@@ -88,9 +88,16 @@ def write_json(file: Path, value: Mapping[str, Any]) -> None:
     write_atomic(file, (json.dumps(value, indent=2) + "\n").encode())
 
 
+def changed_parts(path: Path, config: ConfigDict) -> list[str]:
+    """The parts of one's own that a config names whose files are others than those that the run in `path` noted."""
+    noted = read_json(path / OWN) if (path / OWN).is_file() else {}
+    now = own.record(flatten(config).values())
+    return [module for module, note in now.items() if noted.get(module, note)["sha256"] != note["sha256"]]
+
+
 def keep_parts(path: Path, config: ConfigDict) -> None:
     """Notes the parts of one's own that a config names, and keeps a copy of their files in the run."""
-    names = [value for value in flatten(config).values() if own.is_own(value)]
+    names = list(flatten(config).values())
     if not (noted := own.record(names)):
         return
     for module, file in own.own_files(names).items():

@@ -167,6 +167,7 @@ def _check_same(folder: Path, config: ConfigDict, say: Any) -> None:
     for key in (key for key in now if key not in moved and before.get(key, now[key]) != now[key]):
         # A picture that was mended or taken away is no reason to begin anew; a word of another number is.
         (free if key == "data.path" else fixed).append(f"{key}: {_WHAT[key]} are others than before")
+    free += [f"{module}: its file is another than before" for module in runs.changed_parts(folder, config)]
     if fixed:
         raise UserError(
             f"{folder} holds a run of another config ({'; '.join(fixed)}): choose --config.workdir=..., or "

@@ -161,6 +161,9 @@ def test_a_system_with_keys_and_metrics_is_used_from_elsewhere(folder, capsys, t
     tiny.fails(capsys, train(config, **options, bins="many"), "config key 'bins' is 'many'; it is a whole number")
     assert main(train(config, **options, bins=3, slope=0.25)) == 0
     assert load_run("measured").config.bins == 3 and load_run("measured").config.slope == 0.25
+    (folder / "beside.py").write_text("ONE = 2\n")
+    assert main(train(config, **options, bins=3, slope=0.25)) == 0
+    assert "going on with changes: beside: its file is another than before" in capsys.readouterr().err
     shutil.move(folder / "measured", tmp_path / "measured")
     for name in ("leaning", "beside"):
         (folder / f"{name}.py").unlink()
