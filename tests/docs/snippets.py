@@ -8,7 +8,8 @@ on a line of a statement and before the comment's first semicolon:
     # about .57, 1.2              the numbers that the statement printed, or the value of what was assigned
     # mean about 2, std about 1   the same of its mean and its standard deviation
 
-and a block without a language after one of code is what it prints, word for word but for its numbers.
+and a block without a language after one of code is what it prints, word for word but for its numbers. A block of code with a
+title, ```python title="mine.py", is that file: it is written, not run.
 """
 
 from __future__ import annotations
@@ -33,12 +34,13 @@ MEASURES: dict[str, Callable[[Any], Any]] = {"mean ": np.mean, "std ": np.std, "
 
 @dataclasses.dataclass(frozen=True)
 class Block:
-    """A fenced block of a page: its language ("" for none), its text, the line it begins at."""
+    """A fenced block of a page: its language ("" for none), its text, the line it begins at, the file that it is."""
 
     page: Path
     language: str
     text: str
     line: int
+    title: str = ""
 
     def __str__(self) -> str:
         """As an editor finds it."""
@@ -49,15 +51,27 @@ def blocks(page: Path, language: str | None = None) -> list[Block]:
     """The fenced blocks of a page in order, of one language where one is given."""
     found: list[Block] = []
     text = page.read_text()
-    for match in re.finditer(r"^```(\w*)\n(.*?)^```$", text, re.MULTILINE | re.DOTALL):
-        line = text.count("\n", 0, match.start(2)) + 1
-        found.append(Block(page, match[1], match[2], line))
+    for match in re.finditer(r'^```(\w*)(?: title="([^"]*)")?\n(.*?)^```$', text, re.MULTILINE | re.DOTALL):
+        line = text.count("\n", 0, match.start(3)) + 1
+        found.append(Block(page, match[1], match[3], line, match[2] or ""))
     return [block for block in found if language is None or block.language == language]
 
 
+def write_files(page: Path, folder: Path) -> list[Path]:
+    """The files that a page shows, written into a folder as a reader would."""
+    found = [block for block in blocks(page) if block.title]
+    for block in found:
+        (folder / block.title).write_text(block.text)
+    return [folder / block.title for block in found]
+
+
 def commands(page: Path) -> list[str]:
-    """Every `diffusion-jax`, `python` and `make` line of the blocks without a language, whole and without its comment."""
+    """Every `diffusion-jax`, `python` and `make` line of the blocks without a language, whole and without its comment.
+
+    Those that show an error are left out.
+    """
     text = "".join(block.text for block in blocks(page, "")).replace("\\\n", " ")
+    text = re.sub(r"^.*\n(?=error: )", "", text, flags=re.MULTILINE)
     lines = (re.sub(r"\s+(#|\().*", "", line.strip()) for line in text.splitlines())
     return [line for line in lines if line.startswith(("diffusion-jax ", "python ", "make "))]
 
@@ -91,7 +105,7 @@ def run(
     done = []
     every = blocks(page)
     for block, after in zip(every, [*every[1:], Block(page, "none", "", 0)]):
-        if block.language != "python" or not chosen(block):
+        if block.language != "python" or block.title or not chosen(block):
             continue
         out = "".join(_statement(node, block, space, slack) for node in ast.parse(block.text).body)
         # Nothing but the fence stands between code and its output.

@@ -19,6 +19,7 @@ PAGES = [*snippets.PAGES, ROOT / "CONTRIBUTING.md"]
 CONFIGS = sorted((ROOT / "configs").glob("*.py"))
 TARGETS = re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE)
 PLANNED_NAMES = {"VAE", "U-Net"}
+MAKES_CONFIG = "def get_config("
 each_page = pytest.mark.parametrize("page", PAGES, ids=[page.name for page in PAGES])
 
 
@@ -38,9 +39,16 @@ def options() -> set[str]:
     return found | {"--xla_force_host_platform_device_count"}
 
 
+@pytest.fixture
+def configs(page, tmp_path, monkeypatch):
+    """The configs that a page speaks of: those of the clone, where the reader stands, or its own in a folder of theirs."""
+    files = snippets.write_files(page, tmp_path)
+    monkeypatch.chdir(tmp_path if files else ROOT)
+    return [*CONFIGS, *(file for file in files if MAKES_CONFIG in file.read_text())]
+
+
 @each_page
-def test_commands_are_read_by_the_real_parser(page, monkeypatch):
-    monkeypatch.chdir(ROOT)
+def test_commands_are_read_by_the_real_parser(page, configs):
     for line in snippets.commands(page):
         program, *rest = shlex.split(line)
         if program == "make":
@@ -58,12 +66,11 @@ def test_commands_are_read_by_the_real_parser(page, monkeypatch):
 
 
 @each_page
-def test_options_and_config_keys_in_the_text_exist(page, monkeypatch):
-    monkeypatch.chdir(ROOT)
+def test_options_and_config_keys_in_the_text_exist(page, configs):
     known = options()
     for text in in_backticks(page):
         for key, value in re.findall(r"--config\.([\w.]+)=([^\s`]+)", text):
-            assert any(_takes(config, key, value.strip('"')) for config in CONFIGS), f"{page.name}: {text}"
+            assert any(_takes(config, key, value.strip('"')) for config in configs), f"{page.name}: {text}"
         for option in re.findall(r"(?<![\w-])--[a-z][\w-]*", re.sub(r"--config\.\S+", "", text)):
             assert option in known, f"{page.name}: {text}"
 

@@ -44,8 +44,12 @@ def test_a_wrong_number_is_found(code, right, wrong, tmp_path):
         snippets.run(page)
 
 
-def test_everything_that_is_imported_is_there():
+def test_everything_that_is_imported_is_there(tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(str(tmp_path))
     for page in snippets.PAGES:
+        for file in snippets.write_files(page, tmp_path):
+            monkeypatch.setitem(sys.modules, file.stem, None)  # what is there of this name comes back
+            del sys.modules[file.stem]
         for block in snippets.blocks(page, "python"):
             nodes = [node for node in ast.parse(block.text).body if isinstance(node, ast.Import | ast.ImportFrom)]
             exec(compile(ast.Module(nodes, []), str(block), "exec"), {})
