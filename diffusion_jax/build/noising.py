@@ -84,7 +84,7 @@ def schedule(spec: Spec) -> Schedule:
 
 
 def loss(spec: Spec) -> dict[str, Any]:
-    """The `space`, `weight` and `sample_t` of a config's `loss` group, for `systems.diffusion_loss`.
+    """The `space`, `weight` and `sample_t` of a config's `loss` group, for `systems.diffusion.loss.diffusion_loss`.
 
     The optional groups `weight_options` and `times_options` hold the keyword arguments of the weighting and the times.
     """

@@ -1,7 +1,7 @@
 """What a key of a config may be: ranges with words, so that what is refused is told with the nearest valid value.
 
 A range knows three things: its `words`, whether it `holds` a value, and the `near` value to one that it does not hold.
-The table of them is `build.keys.RANGES`.
+The table of them is `build.key_ranges.RANGES`.
 """
 
 from __future__ import annotations

@@ -98,13 +98,13 @@ def _as_it_is(config: ConfigDict, version: int) -> ConfigDict:
 
 @dataclasses.dataclass(frozen=True)
 class System:
-    """All that is a system's own. Equal by identity of its parts; the table of them is `systems.SYSTEMS`.
+    """All that is a system's own. Equal by identity of its parts; the table of them is `systems.table.SYSTEMS`.
 
     task(config, folder, key) -> Task, for the loop; load(path, config, which, step) -> Run.
 
     A config may hold the keys of every system (`build.keys.COMMON` and its groups), the top-level `keys` with their defaults
     (`build.keys.REQUIRED` for those it must hold), and `groups(config)`, of which those in `optional` may be absent or None.
-    `ranges` says what each key may be, `changes` which may change when a run is gone on with (`build.resume`), `check` what is
+    `ranges` says what each key may be (of one's own, what is missing is told by the type of its default), `changes` which may change when a run is gone on with (`systems.resume`), `check` what is
     wrong with values that are right alone. `upgrade(config, version)` makes the config of an older run one of today.
 
     `options` are the options of `diffusion-jax evaluate` that are this system's, whatever the run is of. `evaluate`, `report`

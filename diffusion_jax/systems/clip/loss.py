@@ -36,7 +36,7 @@ def clip_loss(
     axes: tuple[str, ...] = ("data", "fsdp"),
     chunk: int | None = None,
 ) -> LossFn:
-    """The loss of a batch {"image": [batch, ...], "tokens": [batch, context]}, for `train.fit`.
+    """The loss of a batch {"image": [batch, ...], "tokens": [batch, context]}, for `train.loop.fit`.
 
     `loss` is "infonce" (CLIP) or "sigmoid" (SigLIP; the network has a `logit_bias`). With "identity" [batch] in the batch,
     integers, pairs of equal identity are one another's positives. `mesh`, `axes` and `chunk` are those of

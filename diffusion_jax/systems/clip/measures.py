@@ -67,7 +67,7 @@ class Skipped:
 
 
 def read_templates(name: str) -> tuple[str, ...]:
-    """The templates of a name of `data.prompts`, or of a text file with a template a line.
+    """The templates of a name of `data.text.prompts`, or of a text file with a template a line.
 
     Raises UserError for an unknown name, and for a file that is no UTF-8 or has a line without one place {}.
     """

@@ -53,7 +53,7 @@ def diffusion_loss(
     uncertainty: bool = False,
     sigma_data: float = 0.5,
 ) -> LossFn:
-    """The denoising loss of a batch {"image": [batch, ...], "cond": pytree or absent}, for `train.fit`.
+    """The denoising loss of a batch {"image": [batch, ...], "cond": pytree or absent}, for `train.loop.fit`.
 
     With `drop` > 0 the null condition is read from `ctx.frozen["null"]` (leading axis 1). `prediction`,
     `time` and `sigma_data` as in `denoiser`; `space` is where the error is measured, `weight` a Weighting or a function

@@ -150,9 +150,9 @@ class DiffusionRun:
         guidance: Mapping[str, Any] | str | None = None,
         denoise: DenoiseFn | None = None,
     ) -> DenoiseFn:
-        """The denoiser under guidance, for `sample`, `sampling.edit` and the like; what is None is the config's.
+        """The denoiser under guidance, for `sample`, `sampling.img2img` and the like; what is None is the config's.
 
-        `guidance` is a name or a group of `steering`: {"name": "apg", "eta": 0.2, "interval": (0.3, 5)}. Scale and
+        `guidance` is a name or a group of `build.guidance`: {"name": "apg", "eta": 0.2, "interval": (0.3, 5)}. Scale and
         negative prompt are one, or one an image of the batch. Raises UserError for an unknown name or option, for a
         negative scale without a negative prompt, and for a negative prompt that is not text.
         """
