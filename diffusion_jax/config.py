@@ -2,8 +2,8 @@
 
 A config file defines `get_config() -> ConfigDict` and may define `VARIANTS`, a dict of named overrides: an
 ablation is `--config file.py:name`. Overrides are dotted: `--config.optimizer.learning_rate=3e-4`. What may be set are the
-keys of the file and those that `keys` knows (`systems.table.keys`: what the constructors take that the config names). Anything else,
-or a value of another type, is a `UserError` that names it and the nearest valid one.
+keys of the file and those that `keys` knows (`systems.table.keys`: what the constructors take that the config names). Anything
+else, or a value of another type, is a `UserError` that names it and the nearest valid one.
 
 A relative path in a config is meant from the working folder. Where nothing is there, it is meant from the config's project:
 the nearest folder above the config file that holds pyproject.toml, .git or configs, or else the file's own.

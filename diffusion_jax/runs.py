@@ -26,8 +26,8 @@ from diffusion_jax.files import write_atomic
 from diffusion_jax.typing import PyTree, UserError, path_of
 
 __all__ = [
-    "CHECKPOINTS", "CONFIG", "EXAMPLE", "FORMAT", "changed_parts", "fingerprint", "holds_run", "is_run", "keep_parts", "nearest",
-    "place", "read_config", "read_json", "read_run", "remember_parts", "run_folder", "write_json", "written",
+    "CHECKPOINTS", "CONFIG", "EXAMPLE", "FORMAT", "changed_parts", "fingerprint", "holds_run", "is_run", "keep_parts",
+    "nearest", "place", "read_config", "read_json", "read_run", "remember_parts", "run_folder", "write_json", "written",
 ]  # fmt: skip
 
 CONFIG, CHECKPOINTS, OWN, EXAMPLE = "config.json", "checkpoints", "own.json", "example.json"

@@ -1,4 +1,4 @@
-"""How a checkpoint says images are prepared, as keyword arguments of `data.pictures.preprocess.Preprocess`; a row for every field.
+"""How a checkpoint says images are prepared, as keyword arguments of `data.pictures.preprocess.Preprocess`; a row a field.
 
 **Hugging Face** (`preprocessor_config.json`): RGB first, resize, centre crop (an odd border is halved downwards), times
 `rescale_factor`, minus mean, over std. As values here are level / 255, a factor f gives mean / (255 f) and std / (255 f), and
