@@ -12,7 +12,7 @@ from ml_collections import ConfigDict
 from diffusion_jax.build.own import is_own, pick
 from diffusion_jax.typing import UserError
 
-__all__ = ["Spec", "accepts", "as_declared", "construct", "parameters", "signature_of", "wanted"]
+__all__ = ["Spec", "accepts", "as_declared", "complete", "construct", "parameters", "signature_of", "wanted"]
 
 Spec: TypeAlias = Mapping[str, Any] | ConfigDict
 """A config group; ml_collections does not call its own a Mapping."""
@@ -74,3 +74,12 @@ def wanted(make: Any, given: Mapping[str, Any]) -> dict[str, Any]:
     """Those of `given` for which a constructor has a keyword."""
     known = signature_of(make).parameters
     return {name: value for name, value in given.items() if name in known}
+
+
+def complete(what: str, name: Any, made: Any, protocol: type) -> None:
+    """UserError where a part of one's own lacks what the protocol of such parts has."""
+    if is_own(name):
+        has = [key for key in (*vars(protocol), *protocol.__annotations__) if not key.startswith("_")]
+        lacks = [key for key in has if not hasattr(made, key)]
+        if lacks:
+            raise UserError(f"{what} {name!r} lacks {', '.join(lacks)}")

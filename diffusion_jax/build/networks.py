@@ -7,11 +7,13 @@ an example and from the entries' shapes. Without it a constructor is given `shap
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+from flax import nnx
 
 from diffusion_jax.build.constructors import Spec, accepts, as_declared, signature_of, wanted
 from diffusion_jax.build.own import pick
@@ -41,6 +43,8 @@ def diffusion_network(spec: Spec, shape: tuple[int, ...], entries: Mapping[str, 
     """
     name = spec["name"]
     make = pick("model", name, NETWORKS)
+    if inspect.isclass(make) and not issubclass(make, nnx.Module):
+        raise UserError(f"model {name!r} is a class, but no flax.nnx.Module")
     check_reads(name, make, entries)
     sizes = getattr(make, "sizes", None)
     given = wanted(make, {"shape": shape, "entries": dict(entries)}) if sizes is None else sizes(shape, entries)

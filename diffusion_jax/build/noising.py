@@ -11,7 +11,7 @@ import jax
 from ml_collections import ConfigDict
 
 from diffusion_jax import process
-from diffusion_jax.build.constructors import Spec, accepts, as_declared, construct
+from diffusion_jax.build.constructors import Spec, accepts, as_declared, complete, construct
 from diffusion_jax.build.own import pick
 from diffusion_jax.process import weighting
 from diffusion_jax.process.importance import Importance
@@ -71,6 +71,7 @@ def schedule(spec: Spec) -> Schedule:
     pytree (`typing.pytree_dataclass`), which one with arrays has to be.
     """
     made = construct("schedule", SCHEDULES, spec)
+    complete("schedule", spec["name"], made, Schedule)
     leaves = jax.tree.leaves(made)
     if len(leaves) == 1 and leaves[0] is made:
         try:

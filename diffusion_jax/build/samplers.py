@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from diffusion_jax import sampling
-from diffusion_jax.build.constructors import construct
+from diffusion_jax.build.constructors import complete, construct
 from diffusion_jax.build.own import pick
 from diffusion_jax.sampling import optional
 from diffusion_jax.sampling.natural import natural_name
@@ -50,7 +50,9 @@ GRIDS: dict[str, Callable[..., np.ndarray]] = {
 
 def solver(name: str, **options: Any) -> Solver:
     """A solver by its name, e.g. solver("ddim", eta=0.5)."""
-    return construct("solver", SOLVERS, {"name": name, **options})
+    made = construct("solver", SOLVERS, {"name": name, **options})
+    complete("solver", name, made, Solver)
+    return made
 
 
 def from_pair() -> list[str]:

@@ -6,14 +6,14 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from diffusion_jax.build.constructors import Spec, accepts, construct, wanted
-from diffusion_jax.build.own import pick
+from diffusion_jax.build.own import is_own, pick
 from diffusion_jax.data.pictures.preprocess import HALF, Preprocess
 from diffusion_jax.data.sources.caption_folder import CaptionFolder
 from diffusion_jax.data.sources.digits import load_digits
 from diffusion_jax.data.sources.tar_shards import TarShards
 from diffusion_jax.data.sources.tfds_captions import TfdsCaptions
 from diffusion_jax.data.text.word_tokenizer import WordTokenizer
-from diffusion_jax.typing import Tokenizer, UserError, one_of
+from diffusion_jax.typing import Source, Tokenizer, UserError, one_of
 
 __all__ = [
     "AUGMENTATION",
@@ -57,7 +57,10 @@ def beside_source(spec: Spec) -> dict[str, Any]:
 def source(spec: Spec, split: str) -> Any:
     """The data of a config's `data` group; `split` is "train", "validation" or "test"."""
     beside = beside_source(spec)
-    return construct("data", SOURCES, {key: value for key, value in spec.items() if key not in beside}, split=split)
+    made = construct("data", SOURCES, {key: value for key, value in spec.items() if key not in beside}, split=split)
+    if is_own(spec["name"]) and not (isinstance(made, Source) and len(made)):
+        raise UserError(f"data {spec['name']!r} is no source: it has a length above 0, and examples by number")
+    return made
 
 
 def reading(spec: Spec) -> dict[str, Any]:

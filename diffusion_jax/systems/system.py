@@ -104,8 +104,9 @@ class System:
 
     A config may hold the keys of every system (`build.keys.COMMON` and its groups), the top-level `keys` with their defaults
     (`build.keys.REQUIRED` for those it must hold), and `groups(config)`, of which those in `optional` may be absent or None.
-    `ranges` says what each key may be (of one's own, where it says nothing, what the type of its default is), `changes` which may
-    change when a run is gone on with (`systems.resume`), `check` what is wrong with values that are right alone. `upgrade(config, version)` makes the config of an older run one of today.
+    `ranges` says what each key may be (of a system of one's own, where it says nothing, what the type of its default is),
+    `changes` which may change when a run is gone on with (`systems.resume`), `check` what is wrong with values that are right
+    alone. `upgrade(config, version)` makes the config of an older run one of today.
 
     `options` are the options of `diffusion-jax evaluate` that are this system's, whatever the run is of. `evaluate`, `report`
     and `convert` are those commands, None where there is none. `metrics` are measures by name: metric(run, split=..., seed=...,

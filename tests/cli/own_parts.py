@@ -186,6 +186,33 @@ def brightness(run, *, split, samples, say):
     return {"mean": run.generate(**asked, seed=0, guidance_scale=1.0).mean(), "split": split}
 
 
+class NoModule:
+    """No network."""
+
+    reads = ("label",)
+
+    def __init__(self, rngs, width: int = 8) -> None: ...
+
+
+class Empty:
+    """Neither a schedule nor a solver."""
+
+    def __init__(self, t_max: float = 1.0) -> None: ...
+
+
+class Unnamed(Rings):
+    """A source of examples without an image."""
+
+    def __getitem__(self, index: int) -> dict:
+        return {"picture": super().__getitem__(index)["image"]}
+
+
+class Rowless(Label):
+    """A condition whose null has no leading axis."""
+
+    null: ClassVar[dict] = {"label": np.int32(2)}
+
+
 NOT_A_SYSTEM = 3
 
 

@@ -233,6 +233,17 @@ WRONG = [
     ({"system": "own_parts:NOT_A_SYSTEM"}, "is a int, not a diffusion_jax.systems.system.System"),
     ({"system": "nowhere:SYSTEM"}, "system 'nowhere:SYSTEM': there is no module 'nowhere'"),
     ({"sampler.solver": "own_parts:Haf"}, "solver 'own_parts:Haf'", "did you mean 'Half'?"),
+    (
+        {"model": "{}", "model.name": "own_parts:NoModule"},
+        "model 'own_parts:NoModule' is a class, but no flax.nnx.Module",
+    ),
+    ({"sampler.solver": "own_parts:Empty"}, "solver 'own_parts:Empty' lacks init, step"),
+    (
+        {"schedule.name": "own_parts:Empty"},
+        "schedule 'own_parts:Empty' lacks t_min",
+    ),
+    ({"data.name": "own_parts:Unnamed"}, "data 'own_parts:Unnamed': example 0 has no array 'image'"),
+    ({"condition.name": "own_parts:Rowless"}, "null of shapes {'label': ()}; its entries make it {'label': (1,)}"),
 ]
 
 

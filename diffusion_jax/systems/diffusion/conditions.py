@@ -33,8 +33,8 @@ import jax
 import numpy as np
 
 from diffusion_jax import runs
-from diffusion_jax.build.constructors import Spec, construct, wanted
-from diffusion_jax.build.own import pick
+from diffusion_jax.build.constructors import Spec, complete, construct, wanted
+from diffusion_jax.build.own import is_own, pick
 from diffusion_jax.data.pipeline import caption_table
 from diffusion_jax.systems.clip.run import ClipRun, load_clip
 from diffusion_jax.typing import PyTree, Source, UserError, texts_of
@@ -235,4 +235,11 @@ def condition(spec: Spec | None, run: Path | None = None) -> Condition:
     """The condition of a config's `condition` group, nothing where there is none; of the run in `run` where it is loaded."""
     spec = spec or {"name": "none"}
     make = pick("condition", spec["name"], CONDITIONS)
-    return construct("condition", CONDITIONS, spec, **wanted(make, {"run": run}))
+    made = construct("condition", CONDITIONS, spec, **wanted(make, {"run": run}))
+    complete("condition", spec["name"], made, Condition)
+    if is_own(spec["name"]):
+        null = {entry: np.shape(leaf) for entry, leaf in (made.null or {}).items()}
+        should = {entry: (1, *shape) for entry, shape in made.entries.items()}
+        if null != should:
+            raise UserError(f"condition {spec['name']!r} has a null of shapes {null}; its entries make it {should}")
+    return made

@@ -12,7 +12,7 @@ import dataclasses
 from collections.abc import Callable
 from typing import Any, Protocol, runtime_checkable
 
-from diffusion_jax.build.constructors import Spec, construct
+from diffusion_jax.build.constructors import Spec, complete, construct
 from diffusion_jax.typing import Array, Batch, PyTree
 
 __all__ = ["SPACES", "Pixels", "Space", "space"]
@@ -60,4 +60,7 @@ SPACES: dict[str, Callable[..., Any]] = {"pixels": Pixels}
 
 def space(spec: Spec | None, image: tuple[int, ...]) -> Space:
     """The space of a config's `space` group, pixels where there is none, for images of this shape."""
-    return construct("space", SPACES, spec or {"name": "pixels"}, image=tuple(image))
+    spec = spec or {"name": "pixels"}
+    made = construct("space", SPACES, spec, image=tuple(image))
+    complete("space", spec["name"], made, Space)
+    return made

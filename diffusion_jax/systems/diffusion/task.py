@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +25,7 @@ from diffusion_jax.systems.diffusion.run import DiffusionRun, unloaded
 from diffusion_jax.systems.system import Task, process_slice
 from diffusion_jax.train.state import TrainState
 from diffusion_jax.train.step import make_eval_step
-from diffusion_jax.typing import Array, Batch, Context, LossFn, Params, Source, one_of
+from diffusion_jax.typing import Array, Batch, Context, LossFn, Params, Source, UserError, one_of
 
 __all__ = ["diffusion_task"]
 
@@ -35,7 +36,10 @@ HELD_OUT = 512
 def diffusion_task(config: ConfigDict, folder: Path, key: jax.Array) -> Task:
     """The denoising loss in the config's space, given its condition; what is frozen is made once, or handed to the step."""
     train, held_out = (build.source(config.data, split) for split in ("train", "validation"))
-    image = train[0]["image"].shape
+    example = train[0]
+    if not isinstance(example, Mapping) or np.ndim(example.get("image")) == 0:
+        raise UserError(f"data {config.data.name!r}: example 0 has no array 'image'")
+    image = np.shape(example["image"])
     told = condition(config.get("condition"))
     run = unloaded(config, folder, image, told)
     terms = build.loss(config.loss)
