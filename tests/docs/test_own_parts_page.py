@@ -77,18 +77,7 @@ def test_the_page_from_top_to_bottom(folder, monkeypatch):
     moved = Path(shutil.move(folder / "runs" / "told", folder / "elsewhere" / "told"))
     for file in folder.glob("*.py"):
         file.unlink()
-    drawing = [
-        "diffusion-jax",
-        "sample",
-        "--run",
-        moved.name,
-        "--prompt",
-        "disc",
-        "--num-images",
-        "2",
-        "--out",
-        "a.png",
-    ]
+    drawing = f"diffusion-jax sample --run {moved.name} --prompt disc --num-images 2 --out a.png".split()
     subprocess.run(drawing, cwd=moved.parent, check=True)
 
 

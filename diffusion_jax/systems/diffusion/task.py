@@ -37,7 +37,7 @@ def diffusion_task(config: ConfigDict, folder: Path, key: jax.Array) -> Task:
     """The denoising loss in the config's space, given its condition; what is frozen is made once, or handed to the step."""
     train, held_out = (build.source(config.data, split) for split in ("train", "validation"))
     example = train[0]
-    if not isinstance(example, Mapping) or np.ndim(example.get("image")) == 0:
+    if not isinstance(example, Mapping) or np.shape(example.get("image", 0)) == ():
         raise UserError(f"data {config.data.name!r}: example 0 has no array 'image'")
     image = np.shape(example["image"])
     told = condition(config.get("condition"))
