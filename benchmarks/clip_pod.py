@@ -57,7 +57,7 @@ OUT = Path(__file__).parent / "results" / "clip_pod_tpu_compiled.json"
 def planned(variant: str, overrides: dict[str, str], devices: Any) -> dict[str, Any]:
     """Bytes of one chip for a training step: what it is given (state, batch), and what it makes on the way."""
     config = load_config(CONFIG + variant, {"model.dtype": "bfloat16", **overrides})
-    mesh = make_mesh(**config.mesh, devices=devices)
+    mesh = make_mesh(**dict(config.get("mesh") or {}), devices=devices)
     network: Network = clip_network(config.model)
     sizes = clip_sizes(config.model)
     loss_fn = recipe_loss(config, network, build.preprocess(config.preprocess, sizes), mesh=mesh)

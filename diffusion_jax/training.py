@@ -21,7 +21,7 @@ from diffusion_jax import build, runs
 from diffusion_jax.build.own import fits
 from diffusion_jax.files import write_atomic
 from diffusion_jax.parallel.hosts import first_decides
-from diffusion_jax.parallel.mesh import check_batch, make_mesh
+from diffusion_jax.parallel.mesh import check_batch
 from diffusion_jax.parallel.rules import split_over_fsdp
 from diffusion_jax.runs import CHECKPOINTS, CONFIG
 from diffusion_jax.systems import resume
@@ -44,11 +44,7 @@ INPUTS = "inputs.json"
 def validate(config: ConfigDict) -> None:
     """UserError for what is wrong with a config: keys, values, a batch that the devices do not divide."""
     check(config)
-    check_batch(config.batch_size, make_mesh(**_mesh(config)))
-
-
-def _mesh(config: ConfigDict) -> dict[str, Any]:
-    return dict(config.get("mesh") or {})
+    check_batch(config.batch_size, build.mesh(config.get("mesh")))
 
 
 def train_run(config: ConfigDict, *, overwrite: bool = False, progress: bool = True, say: Any = print) -> Path:
@@ -75,7 +71,7 @@ def train_run(config: ConfigDict, *, overwrite: bool = False, progress: bool = T
     locks = tuple(config.get("locked", ()))
     loss_fn = locked_loss(task.loss_fn, locks)
     tx = locked_optimizer(build.optimizer(config.optimizer, config.steps, clamp=task.clamp), locks)
-    ema, mesh = build.ema(config.ema), make_mesh(**_mesh(config))
+    ema, mesh = build.ema(config.ema), build.mesh(config.get("mesh"))
     params = (task.initial or task.network.init(init_key)) | task.beside
     rules = split_over_fsdp(params, mesh)
     state = init_state(params, tx, ema, frozen=task.frozen, aux=task.aux, mesh=mesh, rules=rules)

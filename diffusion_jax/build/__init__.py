@@ -7,7 +7,7 @@ or a key that does not exist is a `UserError` with the nearest one, before anyth
 from __future__ import annotations
 
 from diffusion_jax.build.constructors import Spec, accepts, construct
-from diffusion_jax.build.learning import OPTIMIZERS, ema, optimizer
+from diffusion_jax.build.learning import OPTIMIZERS, ema, mesh, optimizer
 from diffusion_jax.build.networks import NETWORKS, compute_dtype, diffusion_network
 from diffusion_jax.build.noising import PREDICTIONS, SCHEDULES, TIMES, WEIGHTS, loss, schedule
 from diffusion_jax.build.samplers import GRIDS, SOLVERS, grid, grid_name, solver
@@ -46,6 +46,7 @@ __all__ = [
     "grid_name",
     "image_sizes",
     "loss",
+    "mesh",
     "optimizer",
     "preprocess",
     "reading",

@@ -1,4 +1,4 @@
-"""The groups `optimizer` and `ema`."""
+"""The groups `optimizer`, `ema` and `mesh`."""
 
 from __future__ import annotations
 
@@ -6,13 +6,15 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import optax
+from jax.sharding import Mesh
 
 from diffusion_jax.build.constructors import Spec, construct, signature_of
 from diffusion_jax.build.own import pick
+from diffusion_jax.parallel.mesh import make_mesh
 from diffusion_jax.train.ema import Ema
 from diffusion_jax.train.optim import adamw, clamp_params
 
-__all__ = ["OPTIMIZERS", "ema", "optimizer"]
+__all__ = ["OPTIMIZERS", "ema", "mesh", "optimizer"]
 
 OPTIMIZERS: dict[str, Callable[..., Any]] = {"adamw": adamw}
 
@@ -27,6 +29,11 @@ def optimizer(spec: Spec, total_steps: int, clamp: Mapping[str, tuple[float, flo
     if clamp and "clamp" not in signature_of(pick("optimizer", spec["name"], OPTIMIZERS)).parameters:
         made = optax.chain(made, clamp_params(clamp))
     return made
+
+
+def mesh(spec: Spec | None) -> Mesh:
+    """The devices of a config's `mesh` group; without one, all of them along "data"."""
+    return make_mesh(**dict(spec or {}))
 
 
 def ema(spec: Spec) -> Ema:

@@ -233,11 +233,15 @@ class Checkpointer:
 
 
 def _join_writers(seconds: float = 5.0) -> None:
-    """Waits a little for Orbax's threads, which would write into a folder that was removed under them."""
+    """Waits a little for Orbax's threads, which would write into a folder that was removed under them.
+
+    Such a thread's `join` raises what it failed of, which is known already.
+    """
     until = time.monotonic() + seconds
     for thread in threading.enumerate():
         if type(thread).__module__.startswith("orbax."):
-            thread.join(max(0.0, until - time.monotonic()))
+            with contextlib.suppress(Exception):
+                thread.join(max(0.0, until - time.monotonic()))
 
 
 class _DamagedError(UserError):

@@ -129,7 +129,7 @@ def test_every_caption_tells_the_truth(splits):
 
 
 def test_the_vocabulary_is_what_is_said(table):
-    said = {word for text in table[0] for word in text.replace(",", "").split()}
+    said = {word for text in table.unique for word in text.replace(",", "").split()}
     templates = {word for text in grammar.TEMPLATES for word in text.replace("{}", "").split()}
     assert said | templates == set(grammar.VOCABULARY)
     assert len(set(grammar.VOCABULARY)) == len(grammar.VOCABULARY)
@@ -160,7 +160,7 @@ def test_captions_are_a_function_of_their_arguments_and_grammatical():
 
 
 def test_the_captions_of_a_batch_differ(splits, table):
-    unique, rows = table
+    unique, rows = table.unique, table.rows
     assert len(set(unique)) == len(unique) > 4000
     assert [unique[r] for r in rows[5]] == list(splits["train"][5]["captions"])
 

@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from diffusion_jax.data.pictures.augmentation import add_noise, random_shift
-from diffusion_jax.data.pipeline import batches
+from diffusion_jax.data.pipeline import batches, caption_table
 from diffusion_jax.typing import UserError
 
 
@@ -55,7 +55,7 @@ def test_a_batch_is_a_function_of_seed_and_step():
 
 def test_sources_without_columns_give_the_same_batches():
     a, b = batches(Table(), 7, 0)(3), batches(Items(), 7, 0)(3)
-    assert a.keys() == b.keys() == {"value", "pair"}
+    assert a.keys() == b.keys() == {"value", "pair", "index"}
     for name in a:
         np.testing.assert_array_equal(a[name], b[name])
 
@@ -130,3 +130,13 @@ def test_noise_has_its_standard_deviation_and_stays_in_range():
     assert noised.std() == pytest.approx(0.1, rel=4 / np.sqrt(2 * noised.size))
     assert noised.dtype == np.float32
     assert np.abs(add_noise(np.ones((5, 8, 8, 1), np.float32), np.random.default_rng(0), 2.0)).max() == 1.0
+
+
+def test_examples_of_different_numbers_of_captions():
+    source = [{"captions": ["a", "b", "c"]}, {"captions": ["b"]}, {"captions": ("d", "a")}]
+    table = caption_table(source)
+    assert table.unique == ("a", "b", "c", "d")
+    drawn = [{table.unique[row] for row in table.pick(np.full(200, i), np.random.default_rng(0))} for i in range(3)]
+    assert drawn == [{"a", "b", "c"}, {"b"}, {"d", "a"}]
+    with pytest.raises(UserError, match="example 1 has no captions"):
+        caption_table([{"captions": ["a"]}, {"image": 0}])

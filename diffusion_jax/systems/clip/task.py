@@ -23,7 +23,6 @@ from diffusion_jax.data.pipeline import batches, caption_table, columns
 from diffusion_jax.data.sources.class_folder import ClassFolder
 from diffusion_jax.metrics import class_embeddings, classify, topk_accuracy
 from diffusion_jax.nets import Network
-from diffusion_jax.parallel.mesh import make_mesh
 from diffusion_jax.systems.clip.loss import LOGIT_SCALE_RANGE, clip_loss
 from diffusion_jax.systems.clip.measures import Skipped, check_classes, read_templates, recall_of, zero_shot_of
 from diffusion_jax.systems.clip.network import beside_preset, clip_sizes, contrastive_loss
@@ -229,6 +228,6 @@ def recipe_loss(
         loss=options["name"],
         encoders=(normalised(network.method("encode_image")), network.method("encode_text")),
         micro_batches=options["micro_batches"],
-        mesh=(mesh or make_mesh(**config.mesh)) if spread or options["micro_batches"] > 1 else None,
+        mesh=(mesh or build.mesh(config.get("mesh"))) if spread or options["micro_batches"] > 1 else None,
         chunk=options["chunk"] or None,
     )

@@ -39,7 +39,7 @@ from diffusion_jax.typing import (
     whole_number,
 )
 
-__all__ = ["DiffusionRun", "load_diffusion", "unloaded"]
+__all__ = ["DiffusionRun", "load_diffusion", "load_run_of", "unloaded", "upgrade"]
 
 MOST_STEPS = 100_000  # of sampling: a grid of more fills the memory, and is a slip of the hand
 
@@ -318,7 +318,27 @@ def unloaded(config: ConfigDict, folder: Path, image: tuple[int, ...], told: Con
     return DiffusionRun(folder, config, network, {}, build.schedule(config.schedule), told, within)
 
 
-def load_diffusion(path: Path, config: ConfigDict, which: str, step: int | None) -> DiffusionRun:
+def upgrade(config: ConfigDict, version: int) -> ConfigDict:
+    """The config of an older run as one of today: format 1 had `text_encoder`, and `drop` in the group `loss`."""
+    if version == 1 and "text_encoder" in config:
+        found: dict[str, Any] = config.to_dict()
+        drop = found["loss"].pop("drop", 0.1)
+        found["condition"] = {"name": "text", "encoder": found.pop("text_encoder"), "drop": drop}
+        return ConfigDict(found)
+    return config
+
+
+def load_diffusion(path: str | Path, *, which: str = "ema", step: int | None = None) -> DiffusionRun:
+    """The diffusion run in the folder `path`, with what it is conditioned on. UserError where there is none."""
+    folder = runs.run_folder(path)
+    config, version = runs.read_run(folder)
+    if config.get("system") != "diffusion":
+        raise UserError(f"the run in {str(folder)!r} is of system {config.get('system')!r}, not 'diffusion'")
+    runs.remember_parts(folder)
+    return load_run_of(folder, upgrade(config, version), which, step)
+
+
+def load_run_of(path: Path, config: ConfigDict, which: str, step: int | None) -> DiffusionRun:
     """The diffusion run in `path`, of this config, with what it is conditioned on."""
     told = condition(config.get("condition"), path)
     run = unloaded(config, path, _image(path, config), told)

@@ -2,33 +2,19 @@
 
 from __future__ import annotations
 
-from typing import Any
-
-from ml_collections import ConfigDict
-
 from diffusion_jax.systems.diffusion import keys
 from diffusion_jax.systems.diffusion.measures import METRICS, OPTIONS, evaluate, report
 from diffusion_jax.systems.diffusion.ranges import RANGES
-from diffusion_jax.systems.diffusion.run import load_diffusion
+from diffusion_jax.systems.diffusion.run import load_run_of, upgrade
 from diffusion_jax.systems.diffusion.task import diffusion_task
 from diffusion_jax.systems.system import FIXED, FREE, System
 
-__all__ = ["DIFFUSION", "upgrade"]
-
-
-def upgrade(config: ConfigDict, version: int) -> ConfigDict:
-    """The config of an older run as one of today: format 1 had `text_encoder`, and `drop` in the group `loss`."""
-    if version == 1 and "text_encoder" in config:
-        found: dict[str, Any] = config.to_dict()
-        drop = found["loss"].pop("drop", 0.1)
-        found["condition"] = {"name": "text", "encoder": found.pop("text_encoder"), "drop": drop}
-        return ConfigDict(found)
-    return config
+__all__ = ["DIFFUSION"]
 
 
 DIFFUSION = System(
     task=diffusion_task,
-    load=load_diffusion,
+    load=load_run_of,
     keys=keys.KEYS,
     groups=keys.groups,
     optional=keys.OPTIONAL,
