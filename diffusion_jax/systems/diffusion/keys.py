@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from typing import Any
 
 import numpy as np
@@ -35,7 +36,7 @@ def groups(config: ConfigDict) -> dict[str, Group]:
         "data": _data(config),
         "condition": named_group("condition", CONDITIONS, config, ("run",), first="none"),
         "space": named_group("space", SPACES, config, ("image",), first="pixels"),
-        "model": named_group("model", NETWORKS, config, NETWORK_GIVEN),
+        "model": _model(config),
         "schedule": named_group("schedule", SCHEDULES, config),
         "loss": Group("loss", None, parameters(loss_options)),
     }
@@ -71,6 +72,14 @@ def _data(config: ConfigDict) -> Group:
             "'module:attribute'), and CLIP on pictures too"
         )
     return named_group("data", SOURCES, config, ("split",)).beside(**AUGMENTATION)
+
+
+def _model(config: ConfigDict) -> Group:
+    """The network's, whose `dtype` is a name here, "auto" where nothing is said (`build.networks.compute_dtype`)."""
+    found = named_group("model", NETWORKS, config, NETWORK_GIVEN)
+    if "dtype" not in found.defaults:
+        return found
+    return dataclasses.replace(found, defaults={**found.defaults, "dtype": "auto"})
 
 
 def check(config: ConfigDict) -> None:
