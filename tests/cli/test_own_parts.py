@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import smallruns as tiny
 from PIL import Image
+from processes import environment
 
 from diffusion_jax import load_config, load_run
 from diffusion_jax.build import own
@@ -169,7 +170,7 @@ def test_a_system_with_keys_and_metrics_is_used_from_elsewhere(folder, capsys, t
         (folder / f"{name}.py").unlink()
         assert (tmp_path / "measured" / "own" / f"{name}.py").is_file()
     command = [sys.executable, "-m", "diffusion_jax", "evaluate", "--run", "measured"]
-    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+    done = subprocess.run(command, cwd=tmp_path, env=environment(), capture_output=True, text=True, check=False)
     assert json.loads(done.stdout)["level"]["split"] == "test", done.stderr
 
 
@@ -179,15 +180,12 @@ def test_clip_and_diffusion_on_captions_of_ones_own(folder, capsys):
     rows = [json.loads(line) for line in (folder / "pair" / "clip" / "metrics.jsonl").read_text().splitlines()]
     assert {"val_loss", "val_zero_shot"} <= {key for row in rows for key in row}
     clip = load_run("pair")
-    assert clip.tokenizer.vocabulary == ("a", "small", "large", "ring") and clip.encode_text("a large ring").shape == (
-        1,
-        8,
-    )
+    assert "eight" in clip.tokenizer.vocabulary and clip.encode_text("an eight").shape == (1, 8)
     told = {"data.name": "own_parts:Told", "workdir": "pair/diffusion", "condition.encoder": "pair/clip"}
     assert main(tiny.diffusion_arguments(folder / "pair", **told)) == 0
-    assert load_run("pair").generate("a large ring").shape == (1, 8, 8, 1)
+    assert load_run("pair").generate("a eight").shape == (1, 8, 8, 1)
     png = Image.open("pair/diffusion/samples/step_000006.png")
-    assert png.text["prompts"].split("; ") == ["a small ring", "a large ring"]
+    assert png.text["prompts"].split("; ") == ["a zero", "a eight"]
     capsys.readouterr()
     assert main(["evaluate", "--run", "pair/clip", "--metric", "retrieval"]) == 0
     assert "image_to_text" in json.loads(capsys.readouterr().out)["retrieval"]
@@ -283,7 +281,7 @@ def test_a_run_finds_its_parts_wherever_it_is_loaded(whole, tmp_path, monkeypatc
 
     def load(run, cwd):
         command = [sys.executable, "-c", code, str(run)]
-        return subprocess.run(command, cwd=cwd, capture_output=True, text=True, check=False)
+        return subprocess.run(command, cwd=cwd, env=environment(), capture_output=True, text=True, check=False)
 
     here = load(whole, elsewhere)
     assert here.stdout == "(1, 8, 8, 1)\n" and "changed" not in here.stderr, here.stderr
