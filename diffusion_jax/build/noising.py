@@ -8,6 +8,8 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
+import jax.numpy as jnp
+import numpy as np
 from ml_collections import ConfigDict
 
 from diffusion_jax import process
@@ -72,6 +74,7 @@ def schedule(spec: Spec) -> Schedule:
     """
     made = construct("schedule", SCHEDULES, spec)
     complete("schedule", spec["name"], made, Schedule)
+    _check_inverse(spec["name"], made)
     leaves = jax.tree.leaves(made)
     if len(leaves) == 1 and leaves[0] is made:
         try:
@@ -82,6 +85,20 @@ def schedule(spec: Spec) -> Schedule:
             ) from error
         jax.tree_util.register_static(type(made))
     return made
+
+
+def _check_inverse(name: str, made: Schedule) -> None:
+    """UserError for a schedule of one's own whose `t_from_logsnr` is not the inverse of its `logsnr`."""
+    if name in SCHEDULES:
+        return
+    with jax.ensure_compile_time_eval():
+        times = jnp.linspace(made.t_min, made.t_max, 5)[1:-1]
+        back = np.asarray(made.t_from_logsnr(made.logsnr(times)))
+    worst = int(np.argmax(np.abs(back - np.asarray(times))))
+    if not np.allclose(back, times, atol=1e-2):
+        raise UserError(
+            f"schedule {name!r}: t_from_logsnr(logsnr({times[worst]:.3g})) is {back[worst]:.3g}; it is to be that time"
+        )
 
 
 def loss(spec: Spec) -> dict[str, Any]:

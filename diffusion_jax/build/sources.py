@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from diffusion_jax.build.constructors import Spec, accepts, construct, wanted
+from diffusion_jax.build.constructors import Spec, accepts, construct, parameters, wanted
 from diffusion_jax.build.own import is_own, pick
 from diffusion_jax.data.pictures.preprocess import HALF, Preprocess
 from diffusion_jax.data.sources.caption_folder import CaptionFolder
@@ -20,6 +20,7 @@ __all__ = [
     "READING",
     "SOURCES",
     "TOKENIZERS",
+    "augmentation",
     "beside_source",
     "gives_pictures",
     "image_sizes",
@@ -50,8 +51,19 @@ def gives_pictures(spec: Spec) -> bool:
 
 
 def beside_source(spec: Spec) -> dict[str, Any]:
-    """The keys of a config's `data` group that are not the source's own, with their defaults."""
-    return READING if gives_pictures(spec) else AUGMENTATION
+    """The keys of a config's `data` group that are not the source's own, with their defaults.
+
+    A source that has a keyword of one of these names takes it itself.
+    """
+    own = parameters(pick("data", spec["name"], SOURCES))
+    beside = READING if gives_pictures(spec) else AUGMENTATION
+    return {key: default for key, default in beside.items() if key not in own}
+
+
+def augmentation(spec: Spec) -> dict[str, float]:
+    """How arrays are altered in training, as a config's `data` group says; 0 for what the source takes itself."""
+    beside = beside_source(spec)
+    return {key: spec.get(key, default) if key in beside else 0.0 for key, default in AUGMENTATION.items()}
 
 
 def source(spec: Spec, split: str) -> Any:

@@ -156,7 +156,7 @@ def parser() -> argparse.ArgumentParser:
         "evaluate",
         help="measure a run",
         formatter_class=_Help,
-        description="Measure a run on the held-out scans of the digits, into report/metrics.json; or a CLIP on pictures of\n"
+        description="Measure a run on its held-out data, into report/metrics.json or measures.json; or a CLIP on pictures of\n"
         "yours, into report/clip_metrics.json.",
         epilog="examples: diffusion-jax evaluate --run runs/digits --split validation --samples 500\n"
         "          diffusion-jax evaluate --run runs/digits --bits-per-dim\n"

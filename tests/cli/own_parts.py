@@ -26,10 +26,10 @@ from diffusion_jax.train.checkpoint import restore_params
 class Rings:
     """A source: 96 rings of 8 x 8 pixels, of two sizes; the last 32 are held out."""
 
-    def __init__(self, split: str, width: float = 1.0) -> None:
+    def __init__(self, split: str, width: float = 1.0, noise: float = 0.0) -> None:
         rows = {"train": range(64), "validation": range(64, 80), "test": range(80, 96)}[split]
         self.labels = np.array([row % 2 for row in rows])
-        self.width = width
+        self.width, self.noise = width, noise
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -135,6 +135,22 @@ class Slanted:
         """The root of alpha / sigma = exp(logsnr / 2)."""
         r = jnp.exp(logsnr / 2)
         return 2 / (r + jnp.sqrt(r**2 + 4))
+
+
+class Backwards(Slanted):
+    """A schedule with a wrong inverse."""
+
+    def t_from_logsnr(self, logsnr):
+        """Of the other sign."""
+        return super().t_from_logsnr(-logsnr)
+
+
+class Wide(Label):
+    """A condition that gives another shape than it says."""
+
+    def training(self, data):
+        """A column."""
+        return lambda rows, rng: {"label": data.labels[rows].astype(np.int32)[:, None]}
 
 
 @dataclasses.dataclass(frozen=True)

@@ -230,6 +230,12 @@ WRONG = [
     ),
     ({"system": "own_parts:NOT_A_SYSTEM"}, "is a int, not a diffusion_jax.systems.system.System"),
     ({"system": "nowhere:SYSTEM"}, "system 'nowhere:SYSTEM': there is no module 'nowhere'"),
+    (
+        {"schedule.name": "own_parts:Backwards"},
+        "schedule 'own_parts:Backwards': t_from_logsnr(logsnr(",
+        "it is to be that time",
+    ),
+    ({"condition.name": "own_parts:Wide"}, "gives {'label': (1, 1)} for one example in training; its entries make it"),
     ({"sampler.solver": "own_parts:Haf"}, "solver 'own_parts:Haf'", "did you mean 'Half'?"),
     (
         {"model": "{}", "model.name": "own_parts:NoModule"},
@@ -260,6 +266,14 @@ def test_what_is_wrong_is_one_line_and_leaves_no_folder(changed, said, folder, c
         options["sampler.guidance_scale"] = 1.0
     tiny.fails(capsys, train(tiny.DIFFUSION, **options | {"workdir": "wrong"} | changed), *said)
     assert not (folder / "wrong").exists()
+
+
+def test_a_keyword_of_a_source_is_its_own_whatever_its_name(folder):
+    """`noise` is also how arrays are altered in training; here the source takes it, and `shift` is left to the package."""
+    from diffusion_jax import build
+
+    spec = {"name": "own_parts:Rings", "noise": 0.5, "shift": 0.25}
+    assert build.source(spec, "train").noise == 0.5 and build.augmentation(spec) == {"shift": 0.25, "noise": 0.0}
 
 
 def test_keys_are_what_the_annotations_say(folder):

@@ -52,11 +52,11 @@ def _arrays(config: ConfigDict, folder: Path, key: jax.Array) -> Task:
     train, held_out = (build.source(config.data, split) for split in ("train", "validation"))
     captions = caption_table(train)
     tokens = tokenizer.encode(captions.unique)["tokens"]
-    shift, noise = config.data.get("shift", 0.0), config.data.get("noise", 0.0)
+    altered = build.augmentation(config.data)
 
     def transform(batch: dict[str, np.ndarray], rng: np.random.Generator) -> dict[str, np.ndarray]:
         picked = captions.pick(batch["index"], rng)
-        images = add_noise(random_shift(batch["image"], rng, shift), rng, noise)
+        images = add_noise(random_shift(batch["image"], rng, altered["shift"]), rng, altered["noise"])
         return {"image": images, "tokens": tokens[picked]}
 
     known = columns(held_out)

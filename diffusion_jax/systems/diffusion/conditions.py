@@ -39,7 +39,17 @@ from diffusion_jax.data.pipeline import caption_table
 from diffusion_jax.systems.clip.run import ClipRun, load_clip
 from diffusion_jax.typing import PyTree, Source, UserError, texts_of
 
-__all__ = ["CONDITIONS", "TEXT_ENCODER", "Condition", "Nothing", "Plain", "Text", "condition", "read_text_encoder"]
+__all__ = [
+    "CONDITIONS",
+    "TEXT_ENCODER",
+    "Condition",
+    "Nothing",
+    "Plain",
+    "Text",
+    "condition",
+    "read_text_encoder",
+    "trained_on",
+]
 
 TEXT_ENCODER = "text_encoder.json"
 """Where a run's text encoder lies, relative to it, and a fingerprint of the weights that it was trained on."""
@@ -243,3 +253,14 @@ def condition(spec: Spec | None, run: Path | None = None) -> Condition:
         if null != should:
             raise UserError(f"condition {spec['name']!r} has a null of shapes {null}; its entries make it {should}")
     return made
+
+
+def trained_on(told: Condition, data: Source, name: Any) -> Pick:
+    """`told.training(data)`. UserError where what it gives is not of the shapes that the condition's `entries` say."""
+    pick = told.training(data)
+    first = pick(np.arange(1), np.random.default_rng(0)) or {}
+    found = {entry: np.shape(leaf) for entry, leaf in first.items()}
+    should = {entry: (1, *shape) for entry, shape in told.entries.items()}
+    if found != should:
+        raise UserError(f"condition {name!r} gives {found} for one example in training; its entries make it {should}")
+    return pick

@@ -19,7 +19,7 @@ from diffusion_jax.process import uncertainty
 from diffusion_jax.process.importance import Importance
 from diffusion_jax.process.times import stratified
 from diffusion_jax.report.pictures import save_grid
-from diffusion_jax.systems.diffusion.conditions import condition
+from diffusion_jax.systems.diffusion.conditions import condition, trained_on
 from diffusion_jax.systems.diffusion.loss import UNCERTAINTY, diffusion_loss
 from diffusion_jax.systems.diffusion.run import DiffusionRun, unloaded
 from diffusion_jax.systems.system import Task, process_slice
@@ -56,12 +56,13 @@ def diffusion_task(config: ConfigDict, folder: Path, key: jax.Array) -> Task:
     run.denoiser({})
     run.sampler()
     uncertain = config.loss.get("uncertainty", False)
-    pick, shift, noise = told.training(train), config.data.get("shift", 0.0), config.data.get("noise", 0.0)
+    pick = trained_on(told, train, (config.get("condition") or {}).get("name"))
+    altered = build.augmentation(config.data)
 
     def transform(batch: dict[str, np.ndarray], rng: np.random.Generator) -> dict[str, Any]:
         cond = pick(batch["index"], rng)
-        images = random_shift(batch["image"], rng, shift)
-        images = add_noise(images, rng, noise) if noise else images
+        images = random_shift(batch["image"], rng, altered["shift"])
+        images = add_noise(images, rng, altered["noise"]) if altered["noise"] else images
         return {"image": images} if cond is None else {"image": images, "cond": cond}
 
     held = _first(held_out, HELD_OUT)
