@@ -110,7 +110,10 @@ def train_run(config: ConfigDict, *, overwrite: bool = False, progress: bool = T
 def _whole(batch: Batch) -> Any:
     """The shapes of the global batch of which each process makes its share."""
     count = jax.process_count()
-    return jax.tree.map(lambda x: jax.ShapeDtypeStruct((count * x.shape[0], *x.shape[1:]), x.dtype), batch)
+    return jax.tree.map(
+        lambda x: jax.ShapeDtypeStruct((count * x.shape[0], *x.shape[1:]), jax.dtypes.canonicalize_dtype(x.dtype)),
+        batch,
+    )
 
 
 def _prepare(folder: Path, config: ConfigDict, task: Task, overwrite: bool, say: Any) -> None:
