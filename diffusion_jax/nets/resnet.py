@@ -49,13 +49,17 @@ class Conv(nnx.Module):
 
     def __call__(self, x: Array) -> Array:
         """[batch, height, width, in] -> [batch, height / stride, width / stride, out]."""
-        return jax.lax.conv_general_dilated(
+        y = jax.lax.conv_general_dilated(
             x.astype(self.dtype),
             self.kernel[...].astype(self.dtype),
             (self.stride, self.stride),
             [(self.padding, self.padding)] * 2,
             dimension_numbers=("NHWC", "HWIO", "NHWC"),
         )
+        # The CPU's compiler of jax 0.12 makes NaN where it fuses a norm of float32 into a convolution of bfloat16
+        # (with --xla_cpu_experimental_ynn_fusion_type= it does not): nothing is fused across the barrier.
+        apart = self.dtype == jnp.bfloat16 and jax.default_backend() == "cpu"
+        return jax.lax.optimization_barrier(y) if apart else y
 
 
 class FrozenBatchNorm(nnx.Module):

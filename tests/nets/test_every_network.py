@@ -315,9 +315,6 @@ def test_however_it_is_computed_value_and_gradient_are_the_same(row, how):
 
 
 def test_bfloat16_computes_from_float32_parameters_what_float32_does(row):
-    if row.cls is ModifiedResNet and jax.__version_info__ >= (0, 12):
-        # Not op by op, and not in jax 0.10: only as one program compiled for the CPU, at every level of optimisation.
-        pytest.xfail("the CPU compiler of jax 0.12 makes NaN of the ResNet's bfloat16 convolutions")
     inputs = row.inputs(0)
     for exact, rough in zip(
         answers(row)(stirred(row), *inputs), answers(row, dtype=jnp.bfloat16)(stirred(row), *inputs)
