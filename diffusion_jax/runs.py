@@ -91,20 +91,20 @@ def write_json(file: Path, value: Mapping[str, Any]) -> None:
 def changed_parts(path: Path, config: ConfigDict) -> list[str]:
     """The parts of one's own that a config names whose files are others than those that the run in `path` noted."""
     noted = read_json(path / OWN) if (path / OWN).is_file() else {}
-    now = own.record(flatten(config).values())
+    now = own.record(own.own_files(flatten(config).values()))
     return [module for module, note in now.items() if noted.get(module, note)["sha256"] != note["sha256"]]
 
 
 def keep_parts(path: Path, config: ConfigDict) -> None:
     """Notes the parts of one's own that a config names, and keeps a copy of their files in the run."""
-    names = list(flatten(config).values())
-    if not (noted := own.record(names)):
-        return
-    for module, file in own.own_files(names).items():
-        copy = path / "own" / Path(*module.split(".")).with_suffix(".py")
+    files = own.own_files(flatten(config).values())
+    for module, file in files.items():
+        place = path.joinpath("own", *module.split("."))
+        copy = place / file.name if file.name == "__init__.py" else place.with_name(f"{place.name}.py")
         copy.parent.mkdir(parents=True, exist_ok=True)
         write_atomic(copy, file.read_bytes())
-    write_json(path / OWN, noted)
+    if files:
+        write_json(path / OWN, own.record(files))
 
 
 def remember_parts(path: Path, *, warn: bool = True) -> None:

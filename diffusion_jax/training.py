@@ -8,7 +8,6 @@ change what is learned step by step, and what changed is said.
 from __future__ import annotations
 
 import contextlib
-import json
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
@@ -183,11 +182,7 @@ def _contents(folder: Path, config: ConfigDict) -> Mapping[str, str]:
     """What lay at the paths of the run: as it was noted, or else as it lies there now."""
     if not (folder / INPUTS).is_file():
         return resume.contents_of(config)
-    try:
-        found = json.loads((folder / INPUTS).read_text())
-    except (OSError, ValueError) as error:
-        raise UserError(f"{folder / INPUTS} is not readable as JSON: {error}") from error
-    return found if isinstance(found, dict) else {}
+    return runs.read_json(folder / INPUTS)
 
 
 def _begun(folder: Path) -> bool:

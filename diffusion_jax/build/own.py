@@ -148,23 +148,30 @@ def own_files(names: Iterable[Any]) -> dict[str, Path]:
         if module not in found and file is not None and "site-packages" not in Path(file).parts:
             found[module] = Path(file)
             beside = _root(module, Path(file))
-            modules += [name for name in _imports(Path(file)) if _find(name, beside) is not None]
+            modules += [name for name in _needs(module, Path(file)) if _find(name, beside) is not None]
     return found
 
 
-def _imports(file: Path) -> list[str]:
-    """The modules that a file imports by their whole names, but for those of this package."""
-    nodes = list(ast.walk(ast.parse(file.read_bytes())))
-    found = [alias.name for node in nodes if isinstance(node, ast.Import) for alias in node.names]
-    found += [node.module for node in nodes if isinstance(node, ast.ImportFrom) and node.module and not node.level]
-    return [name for name in found if name.partition(".")[0] != __name__.partition(".")[0]]
+def _needs(module: str, file: Path) -> list[str]:
+    """The packages that a module lies in, and what it may import, by whole names; nothing of this package."""
+    parts = module.split(".")
+    found = [".".join(parts[:count]) for count in range(1, len(parts))]
+    package = parts if file.name == "__init__.py" else parts[:-1]
+    for node in ast.walk(ast.parse(file.read_bytes())):
+        if isinstance(node, ast.Import):
+            found += [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            above = package[: len(package) - node.level + 1] if node.level else []
+            base = ".".join([*above, *([node.module] if node.module else [])])
+            found += [base, *(f"{base}.{alias.name}" for alias in node.names)]
+    return [name for name in found if name and name.partition(".")[0] != __name__.partition(".")[0]]
 
 
-def record(names: Iterable[Any]) -> dict[str, dict[str, str]]:
-    """{module: {"folder", "sha256"}} of the files of `own_files`: what a run notes of them."""
+def record(files: Mapping[str, Path]) -> dict[str, dict[str, str]]:
+    """{module: {"folder", "sha256"}} of what `own_files` gives: what a run notes of them."""
     return {
         module: {"folder": str(_root(module, file)), "sha256": hashlib.sha256(file.read_bytes()).hexdigest()}
-        for module, file in own_files(names).items()
+        for module, file in files.items()
     }
 
 

@@ -213,9 +213,8 @@ def evaluate(arguments: argparse.Namespace, rest: list[str]) -> int:
 
 
 def _measured_by(arguments: argparse.Namespace) -> System:
-    """The system that an option is of, or else that of the run, or that which reads the weights of others that lie there."""
-    systems = [system_named(name) for name in SYSTEMS]
-    for system in systems:
+    """The system that an option is of, or else that of the run."""
+    for system in map(system_named, SYSTEMS):
         if any(getattr(arguments, option) not in (None, False) for option in system.options):
             return system
     return system_at(arguments.run)[0]

@@ -109,9 +109,8 @@ class System:
     alone. `upgrade(config, version)` makes the config of an older run one of today.
 
     `options` are the options of `diffusion-jax evaluate` that are this system's, whatever the run is of. `evaluate`, `report`
-    and `convert` are those commands, None where there is none. `metrics` are measures by name: metric(run, split=..., seed=...,
-    say=...) -> numbers. `lighter(config)` says what
-    makes a training step smaller.
+    and `convert` are those commands, None where there is none. `metrics` are measures by name, as `systems.measuring` says.
+    `lighter(config)` says what makes a training step smaller.
     """
 
     task: Callable[[ConfigDict, Path, jax.Array], Task]

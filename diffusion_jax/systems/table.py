@@ -10,10 +10,10 @@ from ml_collections import ConfigDict
 from diffusion_jax import runs
 from diffusion_jax.build.key_ranges import RANGES, range_of
 from diffusion_jax.build.keys import COMMON, REQUIRED, Group, Key, common_groups
-from diffusion_jax.build.own import is_own, pick
+from diffusion_jax.build.own import fits, is_own, own
 from diffusion_jax.build.ranges import Range, declared, named
 from diffusion_jax.systems.system import System
-from diffusion_jax.typing import UserError
+from diffusion_jax.typing import UserError, one_of
 
 __all__ = ["SYSTEMS", "config_at", "groups", "keys", "load_run", "ranges_of", "system_at", "system_named", "system_of"]
 
@@ -29,8 +29,7 @@ NAME_OR_GROUP = ("sampler.guidance", "schedule.base")
 
 def system_named(name: Any) -> System:
     """The system of a name, or of one's own. UserError where there is none."""
-    found = pick("system", name, {key: key for key in SYSTEMS})
-    found = pick("system", SYSTEMS[found], {}) if isinstance(found, str) else found
+    found = own("system", name if is_own(name) else SYSTEMS[one_of("system", name, SYSTEMS)])
     if not isinstance(found, System):
         raise UserError(f"system {name!r} is a {type(found).__name__}, not a diffusion_jax.systems.system.System")
     return found
@@ -45,9 +44,7 @@ def system_of(config: ConfigDict) -> System:
 def _candidates(config: ConfigDict) -> list[System]:
     """The system of a config, or all of the table for one that is wrong."""
     name = config.get("system")
-    if isinstance(name, str) and (name in SYSTEMS or is_own(name)):
-        return [system_named(name)]
-    return [system_named(name) for name in SYSTEMS]
+    return [system_named(each) for each in ((name,) if fits(name, SYSTEMS) else SYSTEMS)]
 
 
 def ranges_of(config: ConfigDict) -> dict[str, Range]:
@@ -73,9 +70,9 @@ def keys(config: ConfigDict) -> dict[str, Key]:
     set from the command line.
     """
     rows, inside = ranges_of(config), groups(config)
-    own: dict[str, Any] = {key: value for system in _candidates(config) for key, value in system.keys.items()}
+    theirs: dict[str, Any] = {key: value for system in _candidates(config) for key, value in system.keys.items()}
     found = {"system": Key(named("system", SYSTEMS), REQUIRED)}
-    for key, default in (dict.fromkeys(COMMON, REQUIRED) | {"locked": ()} | own).items():
+    for key, default in (dict.fromkeys(COMMON, REQUIRED) | {"locked": ()} | theirs).items():
         found[key] = Key(_range(rows, "", None, key, default, config), default)
     for group, known in inside.items():
         for key, default in known.defaults.items():
@@ -119,11 +116,5 @@ def load_run(path: str | Path, *, which: str = "ema", step: int | None = None) -
     a `ClipRun`, a `DiffusionRun`. Raises UserError where there is no run or it cannot be read.
     """
     system, folder = system_at(path)
-    return load_from(system, folder, which, step)
-
-
-def load_from(system: System, folder: Path, which: str = "ema", step: int | None = None) -> Any:
-    """The run of a system in its own folder."""
-    config, version = runs.read_run(folder)
     runs.remember_parts(folder)
-    return system.load(folder, system.upgrade(config, version), which, step)
+    return system.load(folder, system.upgrade(*runs.read_run(folder)), which, step)

@@ -10,7 +10,6 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure as Canvas
 
 from diffusion_jax.report.drawings import Draw
-from experiments.spiral.measures import arcs
 
 CLASS_COLOURS = ("s1", "s2", "s3")
 SHOWN = 500
@@ -119,11 +118,6 @@ def agreement(x: np.ndarray, y: np.ndarray, x_label: str, y_label: str) -> Draw:
             spine.set_color(colours["rule"])
 
     return draw
-
-
-def arcs_of(points: np.ndarray) -> Draw:
-    """The data, coloured by class."""
-    return clouds([[("the three classes", points)]], points, classes=arcs())
 
 
 def lattice(count: int = 13) -> np.ndarray:

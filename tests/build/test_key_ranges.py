@@ -188,8 +188,7 @@ WRONG = [  # key, value, what is said; the first is the digits' CLIP, "d " marks
     ("d loss.weight_options", ConfigDict({"gamma": 5.0}), "loss.weight 'simple' takes no 'gamma' (it takes nothing)"),
     ("d loss.weight_options", 3, "config key 'loss.weight_options' is 3; it is a group of keys"),
     ("d data.name", "folder", "'data.name' is 'folder': diffusion trains on arrays ('digits', or a source of yours as"),
-    ("d data.noise", -0.4, "config key 'data.noise' is -0.4; it is a standard deviation from 0 to 10"),
-    ("d data.noize", 0.4, "takes no 'noize'; did you mean 'noise'?"),
+    ("d data.noise", 0.4, "data 'digits' takes no 'noise'"),
 ]  # fmt: skip
 
 

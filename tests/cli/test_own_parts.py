@@ -1,5 +1,6 @@
 """Systems, networks, sources, solvers, conditions and all else of one's own, by "module:attribute" through the commands."""
 
+import dataclasses
 import json
 import os
 import shutil
@@ -11,12 +12,16 @@ from pathlib import Path
 import numpy as np
 import pytest
 import smallruns as tiny
+from ml_collections import ConfigDict
 from PIL import Image
 from processes import environment
 
-from diffusion_jax import load_config, load_run
+from diffusion_jax import build, load_config, load_run, runs
 from diffusion_jax.build import own
 from diffusion_jax.cli import main
+from diffusion_jax.data.pipeline import columns
+from diffusion_jax.systems.diffusion.measures import samples_in_pixels
+from diffusion_jax.systems.diffusion.spaces import Pixels
 from diffusion_jax.systems.table import keys
 from diffusion_jax.typing import UserError
 
@@ -107,6 +112,29 @@ def test_it_is_sampled_and_measured_by_the_commands(whole, capsys):
     assert main(["evaluate", "--run", "whole", "--samples", "8"]) == 0
     kept = json.loads((whole / "report" / "measures.json").read_text())
     assert {"frechet", "diversity"} <= kept["samples"].keys() and "own_parts:brightness" in kept
+
+
+def test_what_is_drawn_is_decoded_by_the_space(whole):
+    """The space doubles: the same x0 as pixels is twice what it shows."""
+    run = load_run(whole)
+    bare = dataclasses.replace(run, space=Pixels(run.space.image))
+    np.testing.assert_allclose(2 * run.generate(["0", "1"]), bare.generate(["0", "1"]), rtol=1e-6)
+
+
+def test_samples_are_measured_against_the_examples(whole, monkeypatch):
+    """Of one picture repeated C_1 is 0, and the Frechet distance |m_1 - m_2|^2 + tr C_2; of the split itself it is 0."""
+    run = load_run(whole)
+    real = columns(build.source(run.config.data, "test"))["image"]
+    rows = real.reshape(len(real), -1).astype(np.float64)
+    for drawn, frechet, diversity in (
+        (np.zeros_like(real), (rows.mean(axis=0) ** 2).sum() + rows.var(axis=0, ddof=1).sum(), 0.0),
+        (real, 0.0, 1.0),
+    ):
+        monkeypatch.setattr(type(run), "generate", lambda self, drawn=drawn, **_: drawn)
+        found = samples_in_pixels(run, split="test", samples=len(real), say=lambda text: None)
+        assert found["frechet"] == pytest.approx(frechet, rel=1e-5, abs=1e-5)
+        assert found["diversity"] == pytest.approx(diversity, rel=1e-6)
+        assert found["nearest_training"] is None  # the rings of the split are rings of the training examples
 
 
 def test_a_run_goes_on_and_refuses_other_parts(whole, folder, capsys):
@@ -203,6 +231,7 @@ def test_without_a_condition(folder, capsys):
     for wrong, said in (
         ({"prompts": "a"}, "draws unasked"),
         ({"count": 2, "guidance_scale": 2.0}, "nothing to guide by"),
+        ({"count": 2, "guidance": "apg"}, "no guidance"),
     ):
         with pytest.raises(UserError, match=said):
             run.generate(**wrong)
@@ -270,8 +299,6 @@ def test_what_is_wrong_is_one_line_and_leaves_no_folder(changed, said, folder, c
 
 def test_a_keyword_of_a_source_is_its_own_whatever_its_name(folder):
     """`noise` is also how arrays are altered in training; here the source takes it, and `shift` is left to the package."""
-    from diffusion_jax import build
-
     spec = {"name": "own_parts:Rings", "noise": 0.5, "shift": 0.25}
     assert build.source(spec, "train").noise == 0.5 and build.augmentation(spec) == {"shift": 0.25, "noise": 0.0}
 
@@ -320,4 +347,31 @@ def test_two_modules_of_one_name_are_two(tmp_path, monkeypatch):
     (inside / "nets.py").write_text("NUMBER = 3\n")
     monkeypatch.chdir(tmp_path / "1")
     assert own.own("part", "package.nets:NUMBER") == 3
-    assert own.record(["package.nets:NUMBER"])["package.nets"]["folder"] == str(tmp_path / "1")
+    noted = own.record(own.own_files(["package.nets:NUMBER"]))
+    assert noted["package.nets"]["folder"] == str(tmp_path / "1")
+
+
+def test_a_package_is_kept_with_what_it_imports_by_relative_names(tmp_path, monkeypatch):
+    package = tmp_path / "work" / "leaned"
+    package.mkdir(parents=True)
+    for name, text in {
+        "__init__": "ONE = 1\n",
+        "nets": "from . import ONE\nfrom .deep import TWO\nfrom leaned import deeper\nSUM = ONE + TWO + deeper.THREE\n",
+        "deep": "TWO = 2\n",
+        "deeper": "THREE = 3\n",
+        "aside": "raise SystemExit\n",
+    }.items():
+        (package / f"{name}.py").write_text(text)
+    monkeypatch.chdir(package.parent)
+    run = tmp_path / "run"
+    runs.keep_parts(run, ConfigDict({"model": {"name": "leaned.nets:SUM"}}))
+    kept = {file.name for file in (run / "own" / "leaned").iterdir()}
+    assert kept == {"__init__.py", "nets.py", "deep.py", "deeper.py"}
+    monkeypatch.chdir(tmp_path)
+    shutil.rmtree(package.parent)
+    for name in [name for name in sys.modules if name.partition(".")[0] == "leaned"]:
+        monkeypatch.delitem(sys.modules, name)
+    with pytest.raises(UserError, match=r"there is no module 'leaned\.nets'"):
+        own.own("part", "leaned.nets:SUM")
+    runs.remember_parts(run)
+    assert own.own("part", "leaned.nets:SUM") == 6

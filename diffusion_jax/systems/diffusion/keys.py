@@ -71,7 +71,7 @@ def _data(config: ConfigDict) -> Group:
             f"config key 'data.name' is {name!r}: diffusion trains on arrays ({arrays}, or a source of yours as "
             "'module:attribute'), and CLIP on pictures too"
         )
-    return named_group("data", SOURCES, config, ("split",)).beside(**AUGMENTATION)
+    return named_group("data", SOURCES, config, ("split",)).beside(shift=AUGMENTATION["shift"])
 
 
 def _model(config: ConfigDict) -> Group:

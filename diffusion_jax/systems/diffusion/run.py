@@ -158,10 +158,11 @@ class DiffusionRun:
         """
         scale = _scale(self.config.sampler.guidance_scale if guidance_scale is None else guidance_scale)
         if self.null is None:
-            if negative is not None or np.any(np.asarray(scale) != 1):
+            off = not isinstance(scale, jax.core.Tracer) and np.all(scale == 1)
+            if negative is not None or guidance is not None or not off:
                 raise UserError(
                     f"the run in {str(self.path)!r} is told nothing, so that there is nothing to guide by: give "
-                    "guidance scale 1 and no negative"
+                    "guidance scale 1, no guidance and no negative"
                 )
             return denoise or self.denoise
         return guidances.guided(

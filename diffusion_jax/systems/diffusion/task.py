@@ -13,7 +13,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from diffusion_jax import build, runs
-from diffusion_jax.data.pictures.augmentation import add_noise, random_shift
+from diffusion_jax.data.pictures.augmentation import random_shift
 from diffusion_jax.data.pipeline import batches, columns
 from diffusion_jax.process import uncertainty
 from diffusion_jax.process.importance import Importance
@@ -57,12 +57,11 @@ def diffusion_task(config: ConfigDict, folder: Path, key: jax.Array) -> Task:
     run.sampler()
     uncertain = config.loss.get("uncertainty", False)
     pick = trained_on(told, train, (config.get("condition") or {}).get("name"))
-    altered = build.augmentation(config.data)
+    shift = build.augmentation(config.data)["shift"]
 
     def transform(batch: dict[str, np.ndarray], rng: np.random.Generator) -> dict[str, Any]:
         cond = pick(batch["index"], rng)
-        images = random_shift(batch["image"], rng, altered["shift"])
-        images = add_noise(images, rng, altered["noise"]) if altered["noise"] else images
+        images = random_shift(batch["image"], rng, shift)
         return {"image": images} if cond is None else {"image": images, "cond": cond}
 
     held = _first(held_out, HELD_OUT)
