@@ -1,14 +1,20 @@
-"""What of the prompts does not reach the model, said in a few lines however many there are."""
+"""What is said to the terminal: a line, many lines in short, and what no line can say."""
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
 
 from diffusion_jax.typing import UserError
 
-__all__ = ["check_text", "in_short"]
+__all__ = ["check_text", "in_short", "say"]
 
 TOLD = 20
+
+
+def say(text: str) -> None:
+    """A line to the terminal."""
+    print(text, file=sys.stderr, flush=True)
 
 
 def in_short(lines: Sequence[str]) -> list[str]:

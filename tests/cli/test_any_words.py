@@ -15,7 +15,7 @@ import smallruns as tiny
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from diffusion_jax.cli import commands, main, parser
+from diffusion_jax.cli import commands, main, parser, sample
 from diffusion_jax.systems import table
 from diffusion_jax.systems.clip import evaluate as clip_evaluate
 from diffusion_jax.systems.diffusion import measures as diffusion_measures
@@ -157,7 +157,8 @@ def check(place, command, data):
 def no_work(monkeypatch, tmp_path, run):
     """What costs time is stood in for; weights are read once."""
     load = functools.cache(table.load_run)
-    monkeypatch.setattr(commands, "load_run", lambda path, **options: load(str(path), **options))
+    for module in (commands, sample):
+        monkeypatch.setattr(module, "load_run", lambda path, **options: load(str(path), **options))
     monkeypatch.setattr(DiffusionRun, "generate", lambda self, prompts, **_: np.zeros((len(prompts), 8, 8, 1)))
     monkeypatch.setattr("experiments.digits.measures.measure", lambda *_, **__: None)
     for module in (diffusion_measures, clip_evaluate):

@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from diffusion_jax.cli.commands import _read_prompts
+from diffusion_jax.cli.sample import _read_prompts
 from diffusion_jax.data.sources.caption_folder import CaptionFolder
 from diffusion_jax.data.sources.class_folder import ClassFolder
 from diffusion_jax.data.text.bpe import BpeTokenizer

@@ -1,0 +1,64 @@
+"""The arguments of `diffusion-jax sample`."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from diffusion_jax.cli.options.words import Help, distributed
+
+__all__ = ["add"]
+
+
+def add(commands: Any) -> None:
+    """Adds the command."""
+    sample = commands.add_parser(
+        "sample",
+        help="draw images from a run",
+        formatter_class=Help,
+        description="Draw images for a prompt into a PNG grid whose metadata holds the settings, or for a file of prompts\n"
+        "(one a line) into a folder of .npz shards that can be resumed. A run that draws unasked takes no prompt.",
+        epilog="examples: diffusion-jax sample --run runs/digits --prompt 'a bold seven' --out seven.png\n"
+        "          diffusion-jax sample --run runs/digits --prompt 'a two' --negative 'a slanted two' --out two.png\n"
+        "          diffusion-jax sample --run runs/digits --prompt two --guidance apg --guidance-option eta=0.2 --out a.png\n"
+        "          diffusion-jax sample --run runs/digits --prompts prompts.txt --num-images 5000 --out samples",
+    )
+    sample.add_argument("--run", required=True, metavar="DIR", help="the run's folder, such as runs/digits")
+    which = sample.add_mutually_exclusive_group()
+    which.add_argument("--prompt", help="what to draw, of a run that is asked")
+    which.add_argument("--prompts", metavar="FILE", help="a file with a prompt a line; they are taken in turn")
+    sample.add_argument("--negative", metavar="PROMPT", help="what to keep away from")
+    sample.add_argument("--guidance-scale", type=float, metavar="W", help="1 is no guidance (default: the config's)")
+    sample.add_argument(
+        "--guidance", metavar="NAME", help="classifier_free, apg, cfg_plus_plus or cfg_zero (default: the config's)"
+    )
+    sample.add_argument(
+        "--guidance-option",
+        metavar="KEY=VALUE",
+        action="append",
+        default=[],
+        help="an option of the guidance, such as eta=0.2 of apg, or a limit: rescale=0.7, threshold=0.99, clip=1 or "
+        "interval=0.3,5; repeat it for several",
+    )
+    sample.add_argument(
+        "--solver",
+        metavar="NAME",
+        help="adaptive_ode, consistency, ddim, ddpm, deis, dpm_solver, dpm_solver_pp, edm_stochastic, euler, "
+        "euler_ancestral, euler_maruyama, exponential_euler, heun, ipndm, lms, pndm, predictor_corrector, restart, "
+        "sa_solver or unipc (default: the config's)",
+    )
+    sample.add_argument("--eta", type=float, help="DDIM's noise, from 0 (none) to 1 (as DDPM)")
+    sample.add_argument(
+        "--grid",
+        metavar="NAME",
+        help="discrete, karras, logsnr, natural (the schedule's), quadratic or uniform (default: the config's)",
+    )
+    sample.add_argument("--num-steps", type=int, metavar="N", help="solver steps (default: the config's)")
+    sample.add_argument("--num-images", type=int, metavar="N", default=8, help="how many images")
+    sample.add_argument("--seed", type=int, default=0, help="image i is a function of the seed and of i")
+    sample.add_argument("--batch-size", type=int, metavar="N", default=256, help="images at a time")
+    sample.add_argument("--shard-size", type=int, metavar="N", default=1000, help="images a file of a folder")
+    sample.add_argument("--weights", choices=("ema", "params"), default="ema", help="averaged or raw weights")
+    sample.add_argument("--scale", type=int, metavar="N", default=12, help="pixels of the PNG a pixel of an image")
+    sample.add_argument("--out", required=True, metavar="PATH", help="the PNG file, or the folder of shards")
+    sample.add_argument("--overwrite", action="store_true", help="replace what is at --out")
+    distributed(sample)
