@@ -1,14 +1,16 @@
 """The group `model` of a diffusion config: networks by name, the sizes that data and condition decide, how they compute.
 
 A network is a module that takes (xt, time, cond). Its class says in `reads` which entries of a condition it can read and in
-`needs` which it cannot do without; `sizes(shape, entries)`, where it has one, gives the keywords that follow from the shape of
-an example and from the entries' shapes. Without it a constructor is given `shape` and `entries` if it has such keywords.
+`needs` which it cannot do without; `sizes(shape, entries)` or `sizes(shape, entries, counts)`, where it has one, gives the
+keywords that follow from the shape of an example, from the entries' shapes, and from how many values those have that are
+indices. Without it a constructor is given `shape`, `entries` and `counts` if it has such keywords.
 """
 
 from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Mapping
+from types import MappingProxyType
 from typing import Any
 
 import jax
@@ -16,15 +18,24 @@ import jax.numpy as jnp
 from flax import nnx
 
 from diffusion_jax.build.constructors import Spec, accepts, as_declared, signature_of, wanted
-from diffusion_jax.build.own import pick
+from diffusion_jax.build.own import is_own, pick
 from diffusion_jax.nets import DiT, Network
 from diffusion_jax.typing import UserError, one_of
 
-__all__ = ["GIVEN", "NETWORKS", "compute_dtype", "diffusion_network"]
+__all__ = ["GIVEN", "NETWORKS", "compute_dtype", "diffusion_network", "given_to"]
 
 NETWORKS: dict[str, Callable[..., Any]] = {"dit": DiT}
-GIVEN = ("shape", "entries", "image_size", "channels", "pooled", "context")
+SHAPES = ("shape", "entries", "counts")
+GIVEN = (
+    *SHAPES, "image_size", "channels", "pooled", "context", "classes", "embedding", "image", "level", "augment",
+)  # fmt: skip
 """Keywords of networks that the data and the condition decide."""
+
+
+def given_to(name: Any) -> tuple[str, ...]:
+    """Those of the network of this name: of one of one's own that has no `sizes`, the shapes alone."""
+    own = is_own(name) and name not in NETWORKS
+    return SHAPES if own and not hasattr(pick("model", name, NETWORKS), "sizes") else GIVEN
 
 
 def compute_dtype(name: str) -> Any:
@@ -35,11 +46,17 @@ def compute_dtype(name: str) -> Any:
     return jnp.dtype(name)
 
 
-def diffusion_network(spec: Spec, shape: tuple[int, ...], entries: Mapping[str, tuple[int, ...]]) -> Network:
+def diffusion_network(
+    spec: Spec,
+    shape: tuple[int, ...],
+    entries: Mapping[str, tuple[int, ...]],
+    counts: Mapping[str, int] = MappingProxyType({}),
+) -> Network:
     """The network of a diffusion config's `model` group, for examples of `shape` and a condition of these `entries`.
 
-    `entries` are the shapes of an example's, {"pooled": (64,), "length": ()}. UserError for a condition that the network cannot
-    read, and for one that it cannot do without.
+    `entries` are the shapes of an example's, {"pooled": (64,), "length": ()}; `counts` says of those that are indices how many
+    there are, {"label": classes + 1}. UserError for a condition that the network cannot read, and for one that it cannot do
+    without.
     """
     name = spec["name"]
     make = pick("model", name, NETWORKS)
@@ -47,7 +64,10 @@ def diffusion_network(spec: Spec, shape: tuple[int, ...], entries: Mapping[str, 
         raise UserError(f"model {name!r} is a class, but no flax.nnx.Module")
     check_reads(name, make, entries)
     sizes = getattr(make, "sizes", None)
-    given = wanted(make, {"shape": shape, "entries": dict(entries)}) if sizes is None else sizes(shape, entries)
+    if sizes is None:
+        given = wanted(make, {"shape": shape, "entries": dict(entries), "counts": dict(counts)})
+    else:
+        given = sizes(shape, entries, **wanted(sizes, {"counts": counts}))
     options = {key: value for key, value in spec.items() if key != "name"}
     accepts(f"model {name!r}", make, options, given)
     if "dtype" in signature_of(make).parameters:

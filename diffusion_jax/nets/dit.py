@@ -1,7 +1,7 @@
 """The diffusion transformer with adaLN-Zero and cross-attention to text (DiT: arXiv 2212.09748, section 3.2).
 
-The sum c of the time's and the pooled text's embeddings gives each block six vectors: a shift, a scale and a gate for
-attention and for the MLP,
+The sum c of the embeddings of the time and of what else is one vector an example gives each block six vectors: a shift, a
+scale and a gate for attention and for the MLP,
 
     x <- x + gate_1 attention(norm(x) (1 + scale_1) + shift_1)
     x <- x + cross(norm(x), text tokens)
@@ -11,13 +11,20 @@ All six come from a zero-initialised map, cross-attention ends in one, and so do
 block is the identity and the network's output is 0. Cross-attention stands between the two, ungated, as in PixArt
 (arXiv 2310.00426, section 2.3).
 
-The condition is a dict: `pooled` [batch, features], and optionally `tokens` [batch, keys, features] with `length`
-[batch], the number of valid ones. Without a condition (`condition=None`) the network is unconditional.
+The condition is a dict of any of these entries; without any (`cond=None`) the network is unconditional.
+
+- Added to c: `pooled` [batch, features], of a text, and `embedding` [batch, features], of a picture, each by a map of its own;
+  `label` [batch], whole numbers, by a table whose last row stands for no label (section 3.2 there); `level` [batch] in [0, 1],
+  the noise of what is joined, by features and an MLP like the time's (arXiv 2106.15282, section 3); `augment` [batch, k],
+  by a map without a bias, so that zeros say nothing (arXiv 2206.00364, appendix F.2).
+- Attended to: `tokens` [batch, keys, features] with `length` [batch], the number of valid ones.
+- Joined to the noised image by channels: `image` [batch, height, width, channels] (arXiv 2104.07636, section 2.2).
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Any, ClassVar
 
 import jax
@@ -93,29 +100,56 @@ class DiTBlock(nnx.Module):
 class DiT(nnx.Module):
     """Noised images [batch, size, size, channels], time [batch], condition -> the network's prediction, float32.
 
-    `pooled` and `context` are the feature sizes of the condition's entries, None where it has none. `time_scale`
-    multiplies the time before its features (1 for times in [0, 1000], as DiT's). `reads` are the entries of the condition
-    that it can read; an object reads those it has sizes for.
+    `pooled`, `context` and `embedding` are the feature sizes of the condition's entries (of `tokens` for `context`), `image`
+    and `augment` how many channels and numbers those have, None where the condition has none; `classes` are the rows of the
+    table of labels, the one for no label among them; `level` says whether there is one. `time_scale` multiplies the time
+    before its features (1 for times in [0, 1000], as DiT's). `reads` are the entries of the condition that it can read; an
+    object reads those it has sizes for.
     """
 
-    reads: ClassVar[tuple[str, ...]] = ("pooled", "tokens", "length")
+    reads: ClassVar[tuple[str, ...]] = (
+        "pooled", "tokens", "length", "label", "embedding", "image", "level", "augment",
+    )  # fmt: skip
 
     @staticmethod
-    def sizes(shape: tuple[int, ...], entries: Mapping[str, tuple[int, ...]]) -> dict[str, Any]:
-        """The keywords that follow from an example's `shape` and the shapes of the `entries` of its condition.
+    def sizes(
+        shape: tuple[int, ...],
+        entries: Mapping[str, tuple[int, ...]],
+        counts: Mapping[str, int] = MappingProxyType({}),
+    ) -> dict[str, Any]:
+        """The keywords that follow from an example's `shape` and from the `entries` of its condition, their shapes.
 
-        Raises UserError for examples that are no square pictures, and for tokens without their length.
+        `counts` says of those that are indices how many there are, {"label": classes + 1}, the null's among them.
+
+        Raises UserError for examples that are no square pictures, for tokens without their length, for an image of another
+        size than the example's, and for labels of unknown number.
         """
         if len(shape) != 3 or shape[0] != shape[1]:
             raise UserError(f"a DiT draws square pictures [size, size, channels], not arrays {tuple(shape)}")
         if ("tokens" in entries) != ("length" in entries):
             raise UserError(f"a DiT reads 'tokens' with their 'length'; the condition has {', '.join(entries)}")
-        pooled, tokens = entries.get("pooled"), entries.get("tokens")
+        if "label" in entries and "label" not in counts:
+            raise UserError(
+                "a DiT reads 'label' by a table: the condition does not say in `counts` how many rows it has, {'label': "
+                "classes + 1}"
+            )
+        image = entries.get("image")
+        if image is not None and (len(image) != 3 or image[:2] != tuple(shape[:2])):
+            raise UserError(
+                f"a DiT joins 'image' by channels to pictures {tuple(shape)}: the condition's has the shape {tuple(image)}, "
+                f"not {(*shape[:2], 'channels')}"
+            )
+        last = {name: shape[-1] for name, shape in entries.items() if shape}
         return {
             "image_size": shape[0],
             "channels": shape[2],
-            "pooled": None if pooled is None else pooled[-1],
-            "context": None if tokens is None else tokens[-1],
+            "pooled": last.get("pooled"),
+            "context": last.get("tokens"),
+            "classes": counts["label"] if "label" in entries else None,
+            "embedding": last.get("embedding"),
+            "image": last.get("image"),
+            "level": "level" in entries,
+            "augment": last.get("augment"),
         }
 
     def __init__(
@@ -131,6 +165,11 @@ class DiT(nnx.Module):
         mlp_ratio: float = 4.0,
         pooled: int | None = None,
         context: int | None = None,
+        classes: int | None = None,
+        embedding: int | None = None,
+        image: int | None = None,
+        level: bool = False,
+        augment: int | None = None,
         time_scale: float = 1.0,
         dropout_rate: float = 0.0,
         norm: str = "saved",
@@ -144,8 +183,8 @@ class DiT(nnx.Module):
             raise UserError(f"width {width} is not divided by 4, as the two-dimensional positions need")
         small = jax.nn.initializers.normal(0.02)
         self.patch, self.image_size, self.time_scale = patch, image_size, time_scale
-        self.channels = channels
-        self.patchify = Patchify(patch, channels, width, rngs, dtype=dtype)
+        self.channels, self.joined = channels, image
+        self.patchify = Patchify(patch, channels + (image or 0), width, rngs, dtype=dtype)
         self.time_in = Linear(256, width, rngs, kernel_init=small, dtype=dtype)
         self.time_out = Linear(width, width, rngs, kernel_init=small, dtype=dtype)
         self.pooled = None if pooled is None else Linear(pooled, width, rngs, kernel_init=small, dtype=dtype)
@@ -168,6 +207,15 @@ class DiT(nnx.Module):
         self.modulation = Linear(width, 2 * width, rngs, kernel_init=_zeros, dtype=dtype)
         self.final = Linear(width, patch * patch * channels, rngs, kernel_init=_zeros, dtype=dtype)
 
+        # Last, so that what a network without them begins with stays what it was.
+        def added(features: int | None, **given: Any) -> Linear | None:
+            return None if features is None else Linear(features, width, rngs, kernel_init=small, dtype=dtype, **given)
+
+        self.label = None if classes is None else nnx.Param(small(rngs.params(), (classes, width), jnp.float32))
+        self.embedding, self.augment = added(embedding), added(augment, bias_init=None)
+        self.level_in = added(256 if level else None)
+        self.level_out = Linear(width, width, rngs, kernel_init=_zeros, dtype=dtype) if level else None
+
     def __call__(
         self,
         xt: Float[Array, "batch ..."],
@@ -183,13 +231,18 @@ class DiT(nnx.Module):
             raise UserError(
                 f"this network draws {drawn}; given {xt.shape[1:]} an example, of [batch, height, width, channels]"
             )
-        x = self.patchify(xt)
+        x = self.patchify(xt if self.joined is None else self._join(xt, _entry(cond, "image")))
         grid = self.image_size // self.patch
         x = x + jnp.asarray(sincos_positions(grid, grid, x.shape[-1]), x.dtype)[None]
         c = self.time_out(jax.nn.silu(self.time_in(time_features(t * self.time_scale, 256))))
         context = length = None
-        if self.pooled is not None:
-            c = c + self.pooled(_entry(cond, "pooled"))
+        for name, added in (("pooled", self.pooled), ("embedding", self.embedding), ("augment", self.augment)):
+            if added is not None:
+                c = c + added(_entry(cond, name))
+        if self.label is not None:
+            c = c + self.label[...].astype(c.dtype)[_entry(cond, "label")]
+        if self.level_in is not None and self.level_out is not None:
+            c = c + self.level_out(jax.nn.silu(self.level_in(time_features(1000.0 * _entry(cond, "level"), 256))))
         if self.context_norm is not None:
             context, length = self.context_norm(_entry(cond, "tokens")), _entry(cond, "length")
         c = jax.nn.silu(c)
@@ -197,6 +250,13 @@ class DiT(nnx.Module):
         shift, scale = jnp.split(self.modulation(c), 2, axis=-1)
         x = self.final(_modulate(self.norm_final(x), shift, scale))
         return unpatchify(x.astype(jnp.float32), self.patch, self.image_size, self.image_size)
+
+    def _join(self, xt: Array, image: Array) -> Array:
+        """The noised image with the condition's behind its channels. UserError for one of another shape."""
+        joined = (self.image_size, self.image_size, self.joined)
+        if image.shape[1:] != joined:
+            raise UserError(f"this network joins an 'image' of {joined} an example; given {image.shape[1:]}")
+        return jnp.concatenate([xt, image.astype(xt.dtype)], axis=-1)
 
 
 def _entry(cond: dict[str, Array] | None, name: str) -> Array:

@@ -252,7 +252,10 @@ WRONG = [
     ({"model.name": "own_parts:Deaf"}, "cannot read the condition's entry 'label' (it reads none)"),
     ({"model.widht": 3}, "did you mean 'model.width'?"),
     ({"model.width": "wide"}, "takes a value of type int"),
-    ({"model.name": "dit", "model.dtype": "auto"}, "model 'dit' cannot read the condition's entry 'label'"),
+    (
+        {"model.name": "dit", "model.dtype": "auto"},
+        "a DiT reads 'label' by a table: the condition does not say in `counts`",
+    ),
     (
         {"condition.name": "none", "model.name": "own_parts:Needy"},
         "needs a condition with 'label'; the config's gives nothing",

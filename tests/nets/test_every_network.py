@@ -99,7 +99,7 @@ class Row:
 ROWS = {
     "DiT": Row(
         DiT,
-        VISION | {"pooled": 6, "context": 5},
+        VISION | {"pooled": 6, "context": 5, "classes": 4, "embedding": 3, "image": 2, "level": True, "augment": 9},
         lambda seed: (
             normal(seed, 8, 8, 1),
             500 + 200 * normal(seed + 1),
@@ -107,8 +107,14 @@ ROWS = {
                 "pooled": normal(seed + 2, 6),
                 "tokens": normal(seed + 3, 4, 5),
                 "length": 1 + (seed + jnp.arange(BATCH)) % 4,
+                "label": (seed + jnp.arange(BATCH)) % 4,
+                "embedding": normal(seed + 4, 3),
+                "image": normal(seed + 5, 8, 8, 2),
+                "level": jax.nn.sigmoid(normal(seed + 6)),
+                "augment": normal(seed + 7, 9),
             },
         ),
+        step=2e-3,  # the level's features have 1000 radians from 0 to 1
         zero=True,
     ),
     "DiT without a condition": Row(

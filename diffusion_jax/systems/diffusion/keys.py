@@ -11,8 +11,7 @@ from ml_collections import ConfigDict
 from diffusion_jax.build import guidance as guidances
 from diffusion_jax.build.constructors import parameters
 from diffusion_jax.build.keys import REQUIRED, Group, chosen, group_of, named_group, spec_at
-from diffusion_jax.build.networks import GIVEN as NETWORK_GIVEN
-from diffusion_jax.build.networks import NETWORKS
+from diffusion_jax.build.networks import NETWORKS, given_to
 from diffusion_jax.build.noising import SCHEDULES, TIMES, WEIGHTS, loss, loss_options, schedule
 from diffusion_jax.build.own import pick
 from diffusion_jax.build.samplers import grid, solver
@@ -76,7 +75,7 @@ def _data(config: ConfigDict) -> Group:
 
 def _model(config: ConfigDict) -> Group:
     """The network's, whose `dtype` is a name here, "auto" where nothing is said (`build.networks.compute_dtype`)."""
-    found = named_group("model", NETWORKS, config, NETWORK_GIVEN)
+    found = named_group("model", NETWORKS, config, given_to(spec_at(config, "model").get("name")))
     if "dtype" not in found.defaults:
         return found
     return dataclasses.replace(found, defaults={**found.defaults, "dtype": "auto"})
