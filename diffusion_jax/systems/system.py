@@ -68,12 +68,12 @@ class Run(Protocol):
 class Drawing(Run, Protocol):
     """A run that draws: what `diffusion-jax sample` asks of it.
 
-    `asks` is what a request is ("prompt"), or "" where a run draws unasked. `settings` are those of `generate` that the
-    options of the command line come to, checked; `notices` what is to be said of requests before they are drawn.
+    `asks` is what a request is made of, ("prompt",), or () where a run draws unasked. `settings` are those of `generate` that
+    the options of the command line come to, checked; `notices` what is to be said of requests before they are drawn.
     """
 
-    asks: str
-
+    @property
+    def asks(self) -> str | tuple[str, ...]: ...
     @property
     def shape(self) -> tuple[int, ...]: ...
     @property

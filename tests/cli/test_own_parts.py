@@ -227,7 +227,7 @@ def test_without_a_condition(folder, capsys):
     tiny.fails(capsys, train(tiny.DIFFUSION, **options | {"sampler.guidance_scale": 3.0}), "nothing to guide by")
     assert main(train(tiny.DIFFUSION, **options)) == 0
     run = load_run("told_nothing")
-    assert run.null is None and run.asks == "" and run.generate(count=3, seed=0).shape == (3, 8, 8, 1)
+    assert run.null is None and run.asks == () and run.generate(count=3, seed=0).shape == (3, 8, 8, 1)
     for wrong, said in (
         ({"prompts": "a"}, "draws unasked"),
         ({"count": 2, "guidance_scale": 2.0}, "nothing to guide by"),

@@ -17,6 +17,7 @@ from diffusion_jax.build.own import pick
 from diffusion_jax.build.samplers import grid, solver
 from diffusion_jax.build.sources import AUGMENTATION, SOURCES, gives_pictures
 from diffusion_jax.systems.diffusion.conditions import CONDITIONS
+from diffusion_jax.systems.diffusion.conditions import GIVEN as CONDITION_GIVEN
 from diffusion_jax.systems.diffusion.spaces import SPACES
 from diffusion_jax.typing import Prediction, UserError
 
@@ -33,7 +34,7 @@ def groups(config: ConfigDict) -> dict[str, Group]:
     said, sampler = spec_at(config, "loss"), spec_at(config, "sampler")
     found = {
         "data": _data(config),
-        "condition": named_group("condition", CONDITIONS, config, ("run",), first="none"),
+        "condition": named_group("condition", CONDITIONS, config, CONDITION_GIVEN, first="none"),
         "space": named_group("space", SPACES, config, ("image",), first="pixels"),
         "model": _model(config),
         "schedule": named_group("schedule", SCHEDULES, config),

@@ -6,6 +6,7 @@ condition is replaced by the null condition, so that one network learns the cond
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -24,6 +25,8 @@ from diffusion_jax.typing import Batch, Context, DenoiseFn, LossFn, Params, Sche
 
 __all__ = ["UNCERTAINTY", "diffusion_loss", "drop_condition", "example_keys", "generate"]
 
+Dropping = Callable[[PyTree, PyTree, Array], PyTree]
+"""(cond, null, key) -> cond with some of its examples dropped."""
 UNCERTAINTY = "uncertainty"
 """Where the parameters of a learned uncertainty stand, beside the network's own, which takes no notice of them."""
 
@@ -40,6 +43,10 @@ def drop_condition(cond: PyTree, null: PyTree, drop: float, key: Array) -> PyTre
     return jax.tree.map(replace, cond, null)
 
 
+def _all_entries(drop: float, cond: PyTree, null: PyTree, key: Array) -> PyTree:
+    return drop_condition(cond, null, drop, key)
+
+
 def diffusion_loss(
     apply: Callable[..., Any],
     schedule: Schedule,
@@ -49,26 +56,28 @@ def diffusion_loss(
     space: str = "v",
     weight: Weight,
     sample_t: Callable[..., Array] | Importance,
-    drop: float = 0.0,
+    drop: float | Dropping = 0.0,
     uncertainty: bool = False,
     sigma_data: float = 0.5,
 ) -> LossFn:
     """The denoising loss of a batch {"image": [batch, ...], "cond": pytree or absent}, for `train.loop.fit`.
 
-    With `drop` > 0 the null condition is read from `ctx.frozen["null"]` (leading axis 1). `prediction`,
-    `time` and `sigma_data` as in `denoiser`; `space` is where the error is measured, `weight` a Weighting or a function
-    of logsnr.
+    With `drop` > 0, or a function that drops, the null condition is read from `ctx.frozen["null"]` (leading axis 1).
+    `prediction`, `time` and `sigma_data` as in `denoiser`; `space` is where the error is measured, `weight` a Weighting or a
+    function of logsnr.
 
     With an `Importance` for `sample_t` the times follow `ctx.aux`, its state, first `sample_t.init()`; the loss returns
     the successor. With `uncertainty` the loss is L / e^u + u with u from `params["uncertainty"]`, first
     `process.uncertainty.init()`, and L itself is the metric "denoising_loss". Raises UserError where either is missing.
     """
 
+    dropping: Dropping | None = drop if callable(drop) else functools.partial(_all_entries, drop) if drop > 0 else None
+
     def loss_fn(params: Params, ctx: Context, batch: Batch, key: Array) -> tuple[Array, dict[str, Array], Any]:
         key_drop, key_net, key_loss = (jax.random.fold_in(key, i) for i in range(3))
         cond = batch.get("cond")
-        if cond is not None and drop > 0:
-            cond = drop_condition(cond, ctx.frozen["null"], drop, key_drop)
+        if cond is not None and dropping is not None:
+            cond = dropping(cond, ctx.frozen["null"], key_drop)
         network = {name: value for name, value in params.items() if not (uncertainty and name == UNCERTAINTY)}
         denoise = denoiser(apply, network, schedule, prediction, time, key=key_net, train=True, sigma_data=sigma_data)
         key_t, size = jax.random.fold_in(key_loss, 0), batch["image"].shape[0]

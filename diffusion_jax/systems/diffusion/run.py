@@ -17,13 +17,15 @@ from ml_collections import ConfigDict
 
 from diffusion_jax import build, runs
 from diffusion_jax.build import guidance as guidances
+from diffusion_jax.data.examples import to_unit
 from diffusion_jax.nets import Network
 from diffusion_jax.parallel.mesh import make_mesh, put_batch, replicated
 from diffusion_jax.process import denoiser
 from diffusion_jax.sampling import AdaptiveODE
 from diffusion_jax.sampling.natural import doubt
 from diffusion_jax.systems.clip.run import ClipRun
-from diffusion_jax.systems.diffusion.conditions import Condition, condition
+from diffusion_jax.systems.diffusion.conditions import Condition, asks_of, condition
+from diffusion_jax.systems.diffusion.data import examples
 from diffusion_jax.systems.diffusion.loss import example_keys, generate
 from diffusion_jax.systems.diffusion.spaces import Space, space
 from diffusion_jax.train.checkpoint import restore_params
@@ -34,6 +36,7 @@ from diffusion_jax.typing import (
     PyTree,
     Schedule,
     Solver,
+    Source,
     UserError,
     texts_of,
     whole_number,
@@ -66,9 +69,20 @@ class DiffusionRun:
         return self.space.shape
 
     @property
-    def asks(self) -> str:
-        """What a request is, "prompt", or "" for a model that draws unasked."""
-        return self.condition.asks
+    def asks(self) -> tuple[str, ...]:
+        """What a request is made of, ("prompt",); () for a model that draws unasked."""
+        return asks_of(self.condition)
+
+    def examples(self, split: str) -> Source:
+        """The data that it was trained on, prepared as for training: "train", "validation" or "test"."""
+        return examples(self.config, split)
+
+    def told(self, data: Source, images: Any, key: Array | None = None) -> PyTree:
+        """The condition of examples and of their images [n, h, w, c], uint8 or in [-1, 1]; the same chance without a `key`."""
+        cond = self.condition.held_out(data)
+        key = jax.random.key(0) if key is None else key
+        made = self.condition.made(self.condition.frozen, to_unit(images), key)
+        return {**(cond or {}), **made} if made else cond
 
     @property
     def clip(self) -> ClipRun:
@@ -157,7 +171,7 @@ class DiffusionRun:
         negative scale without a negative prompt, and for a negative prompt that is not text.
         """
         scale = _scale(self.config.sampler.guidance_scale if guidance_scale is None else guidance_scale)
-        if self.null is None:
+        if not self.condition.guides:
             off = not isinstance(scale, jax.core.Tracer) and np.all(scale == 1)
             if negative is not None or guidance is not None or not off:
                 raise UserError(
@@ -202,7 +216,7 @@ class DiffusionRun:
         }
         self.sampler(**found)
         self.guided(guidance_scale=found["guidance_scale"], negative=negative, guidance=guidance)
-        if self.null is not None:
+        if self.condition.guides:
             guidances.check_solver(guidance or default.get("guidance"), found["solver"])
         found = {"negative": negative, **found}
         return found | ({} if guidance is None else {"guidance": guidance})
@@ -213,7 +227,8 @@ class DiffusionRun:
             if prompts is not None:
                 raise UserError(f"the run in {str(self.path)!r} draws unasked: give count, not prompts")
             return [None] * whole_number("count", 1 if count is None else count, 1)
-        asked = self.condition.listed("prompts", prompts)
+        what = "prompts" if self.asks == ("prompt",) else f"requests ({', '.join(self.asks)})"
+        asked = self.condition.listed(what, prompts)
         if count is not None and len(asked) == 1:
             asked *= whole_number("count", count, 1)
         if count is not None and len(asked) != count:
@@ -264,21 +279,21 @@ class DiffusionRun:
         mesh = make_mesh(devices=jax.local_devices())
         size = -(-min(batch_size, len(prompts)) // mesh.size) * mesh.size
         model = jax.device_put(denoise or self.denoise, replicated(mesh))
-        unique = list(dict.fromkeys(prompts))
-        rows = np.array([unique.index(p) for p in prompts]) if len(unique) > 1 else np.zeros(len(prompts), int)
+        unique, rows = _distinct(prompts)
         table = self.condition.request(unique)
 
         def one(part: slice) -> np.ndarray:
             real = len(rows[part])
             places = np.minimum(np.arange(part.start, part.start + size), part.stop - 1)
             cond = None if table is None else put_batch(jax.tree.map(lambda leaf: leaf[rows[places]], table), mesh)
+            keys: Array = put_batch({"keys": example_keys(seed, start + part.start, size)}, mesh)["keys"]
+            cond = cond if cond is None else self.condition.drawn(cond, keys)
             guided = self.guided(
                 guidance_scale=scale if np.size(scale) == 1 else scale[places],
                 negative=leave if leave is None or len(leave) == 1 else [leave[place] for place in places],
                 guidance=guidance,
                 denoise=model,
             )
-            keys: Array = put_batch({"keys": example_keys(seed, start + part.start, size)}, mesh)["keys"]
             x0 = generate(guided, self.schedule, chosen, ts, keys, self.shape, cond)
             lost = chosen.explain(np.asarray(x0)[:real]) if isinstance(chosen, AdaptiveODE) else None
             if lost is not None:
@@ -287,6 +302,15 @@ class DiffusionRun:
 
         starts = range(0, len(prompts), size)
         return np.concatenate([one(slice(begin, min(begin + size, len(prompts)))) for begin in starts])
+
+
+def _distinct(requests: list[Any]) -> tuple[list[Any], np.ndarray]:
+    """(each request once, the row of each there); those that cannot be told apart by a hash all stay."""
+    try:
+        place = {request: row for row, request in enumerate(dict.fromkeys(requests))}
+    except TypeError:
+        return requests, np.arange(len(requests))
+    return list(place), np.array([place[request] for request in requests])
 
 
 def _finite(options: Mapping[str, Any]) -> Mapping[str, Any]:
@@ -315,7 +339,7 @@ def _scale(given: Any) -> Any:
 def unloaded(config: ConfigDict, folder: Path, image: tuple[int, ...], told: Condition) -> DiffusionRun:
     """The run of a config without weights, for images of this shape."""
     within = space(config.get("space"), image)
-    network = build.diffusion_network(config.model, within.shape, told.entries)
+    network = build.diffusion_network(config.model, within.shape, told.entries, told.counts)
     return DiffusionRun(folder, config, network, {}, build.schedule(config.schedule), told, within)
 
 
@@ -349,6 +373,4 @@ def load_run_of(path: Path, config: ConfigDict, which: str, step: int | None) ->
 def _image(path: Path, config: ConfigDict) -> tuple[int, ...]:
     """The shape of the data's images: as the run noted it, or, of an older run, as the data are."""
     file = path / runs.EXAMPLE
-    return tuple(
-        runs.read_json(file)["image"] if file.is_file() else build.source(config.data, "train")[0]["image"].shape
-    )
+    return tuple(runs.read_json(file)["image"] if file.is_file() else np.shape(examples(config, "train")[0]["image"]))

@@ -13,6 +13,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from diffusion_jax import build, runs
+from diffusion_jax.data.examples import to_unit
 from diffusion_jax.data.pictures.augmentation import random_shift
 from diffusion_jax.data.pipeline import batches, columns
 from diffusion_jax.process import uncertainty
@@ -20,6 +21,8 @@ from diffusion_jax.process.importance import Importance
 from diffusion_jax.process.times import stratified
 from diffusion_jax.report.pictures import save_grid
 from diffusion_jax.systems.diffusion.conditions import condition, trained_on
+from diffusion_jax.systems.diffusion.conditions.condition import SHOWN
+from diffusion_jax.systems.diffusion.data import examples
 from diffusion_jax.systems.diffusion.loss import UNCERTAINTY, diffusion_loss
 from diffusion_jax.systems.diffusion.run import DiffusionRun, unloaded
 from diffusion_jax.systems.system import Task, process_slice
@@ -29,18 +32,20 @@ from diffusion_jax.typing import Array, Batch, Context, LossFn, Params, Source, 
 
 __all__ = ["diffusion_task"]
 
+MADE = 1000
+"""What the key of a step is folded with for the entries that are made in it; the loss folds it with small numbers."""
 HELD_OUT = 512
 """The most examples that the held-out loss is measured on."""
 
 
 def diffusion_task(config: ConfigDict, folder: Path, key: jax.Array) -> Task:
     """The denoising loss in the config's space, given its condition; what is frozen is made once, or handed to the step."""
-    train, held_out = (build.source(config.data, split) for split in ("train", "validation"))
+    train, held_out = (examples(config, split) for split in ("train", "validation"))
     example = train[0]
     if not isinstance(example, Mapping) or np.shape(example.get("image", 0)) == ():
         raise UserError(f"data {config.data.name!r}: example 0 has no array 'image'")
     image = np.shape(example["image"])
-    told = condition(config.get("condition"))
+    told = condition(config.get("condition"), data=train)
     run = unloaded(config, folder, image, told)
     terms = build.loss(config.loss)
     loss = functools.partial(
@@ -56,7 +61,7 @@ def diffusion_task(config: ConfigDict, folder: Path, key: jax.Array) -> Task:
     run.denoiser({})
     run.sampler()
     uncertain = config.loss.get("uncertainty", False)
-    pick = trained_on(told, train, (config.get("condition") or {}).get("name"))
+    pick = trained_on(told, train, (config.get("condition") or {}).get("name"), image)
     shift = build.augmentation(config.data)["shift"]
 
     def transform(batch: dict[str, np.ndarray], rng: np.random.Generator) -> dict[str, Any]:
@@ -74,9 +79,11 @@ def diffusion_task(config: ConfigDict, folder: Path, key: jax.Array) -> Task:
     eval_step = jax.jit(make_eval_step(_in_space(run, held_loss)))
     requests = told.shown(train, held)
 
+    frozen = {"null": run.null, "space": run.space.frozen, "condition": told.frozen}
+
     def evaluate(state: TrainState, done: int) -> dict[str, float]:
         metrics = eval_step(state, held_batch, key)
-        asked = {"prompts": requests} if run.asks else {"count": len(requests)}
+        asked = {"prompts": requests} if run.asks else {"count": SHOWN}
         sample = functools.partial(run.generate, **asked, seed=config.seed)
         raw, averaged = (sample(denoise=run.denoiser(params)) for params in (state.params, state.ema))
         _save_samples(folder / "samples", done, raw, averaged, requests if run.asks else [])
@@ -84,10 +91,10 @@ def diffusion_task(config: ConfigDict, folder: Path, key: jax.Array) -> Task:
 
     return Task(
         run.network,
-        _in_space(run, loss(drop=told.drop, uncertainty=uncertain)),
+        _in_space(run, loss(drop=told.dropped, uncertainty=uncertain)),
         batches(train, config.batch_size, config.seed, transform, **process_slice()),
         evaluate,
-        frozen={"null": run.null, "space": run.space.frozen},
+        frozen=frozen,
         counts=f"{len(train)} examples to train on, {len(held_out)} held out",
         aux=terms["sample_t"].init() if importance else None,
         beside={UNCERTAINTY: uncertainty.init()} if uncertain else {},
@@ -105,8 +112,12 @@ def _in_space(run: DiffusionRun, loss: LossFn) -> LossFn:
     """The loss of x0 in the run's space, of batches of examples."""
 
     def loss_fn(params: Params, ctx: Context, batch: Batch, key: Array) -> Any:
-        x0 = jnp.asarray(run.space.encode(ctx.frozen["space"], batch))
-        return loss(params, ctx, {**batch, "image": x0}, key)
+        images = to_unit(batch["image"])
+        made = run.condition.made(ctx.frozen["condition"], images, jax.random.fold_in(key, MADE))
+        x0 = jnp.asarray(run.space.encode(ctx.frozen["space"], {**batch, "image": images}))
+        given = batch.get("cond")
+        cond = {**(given or {}), **made} if made else given
+        return loss(params, ctx, {"image": x0, "cond": cond}, key)
 
     return loss_fn
 

@@ -13,6 +13,7 @@ import jax
 import numpy as np
 
 from diffusion_jax import runs
+from diffusion_jax.data.examples import raw
 from diffusion_jax.data.pipeline import caption_table
 from diffusion_jax.systems.clip.run import ClipRun, load_clip
 from diffusion_jax.systems.diffusion.conditions.condition import SHOWN, Pick, Plain
@@ -56,7 +57,7 @@ class Text(Plain):
 
     def training(self, data: Source) -> Pick:
         """A random caption of each row."""
-        captions = caption_table(data)
+        captions = caption_table(raw(data))
         table = self.clip.condition(captions.unique)
 
         def chosen_captions(chosen: np.ndarray, rng: np.random.Generator) -> PyTree:
@@ -67,12 +68,12 @@ class Text(Plain):
 
     def held_out(self, data: Source) -> PyTree:
         """The first caption of each."""
-        return self.clip.condition([data[i]["captions"][0] for i in range(len(data))])
+        return self.clip.condition([_captions(raw(data), i)[0] for i in range(len(data))])
 
     def shown(self, data: Source, held_out: Source) -> list[str]:
         """The source's own `prompts`, or the first different captions that are held out."""
         own = getattr(data, "prompts", None)
-        captions = (held_out[i]["captions"][0] for i in range(len(held_out)))
+        captions = (_captions(raw(held_out), i)[0] for i in range(len(held_out)))
         return list(own) if own is not None else list(dict.fromkeys(captions))[:SHOWN]
 
     def listed(self, what: str, given: Any) -> list[str]:
@@ -102,6 +103,14 @@ class Text(Plain):
                 f"{folder} was trained on another text encoder than {self.clip.path} holds now: choose another "
                 "--config.workdir, or --overwrite to begin anew"
             )
+
+
+def _captions(data: Source, index: int) -> list[str]:
+    """The captions of an example. UserError for one without."""
+    found = data[index].get("captions")
+    if not found:
+        raise UserError(f"example {index} that is held out has no captions")
+    return list(found)
 
 
 def text(encoder: str, drop: float = 0.1, run: Path | None = None) -> Text:
