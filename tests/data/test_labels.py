@@ -51,7 +51,11 @@ def test_labels_and_their_names():
     np.testing.assert_array_equal(labels_of(data), [0, 2, 1])
     assert label_names(data) == ("0", "1", "2") and raw(data).found == (0, 2, 1)
     assert not hasattr(data, "columns") and not hasattr(data, "nothing")
-    for wrong, said in ((Rows(0, None), "example 1 has no label"), (Rows(0, -1), "whole numbers"), (Rows(0.5), "whole")):
+    for wrong, said in (
+        (Rows(0, None), "example 1 has no label"),
+        (Rows(0, -1), "whole numbers"),
+        (Rows(0.5), "whole"),
+    ):
         with pytest.raises(UserError, match=said):
             labels_of(wrong)
     few = Rows(0, 1)
