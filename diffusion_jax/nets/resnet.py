@@ -63,9 +63,10 @@ class Conv(nnx.Module):
 
 
 class FrozenBatchNorm(nnx.Module):
-    """(x - mean) / sqrt(var + 1e-5) scale + bias, with mean and var as given."""
+    """(x - mean) / sqrt(var + eps) scale + bias, with mean and var as given."""
 
-    def __init__(self, features: int, *, scale: float = 1.0) -> None:
+    def __init__(self, features: int, *, scale: float = 1.0, eps: float = 1e-5) -> None:
+        self.eps = eps
         self.scale = nnx.Param(jnp.full((features,), scale, jnp.float32))
         self.bias = nnx.Param(jnp.zeros((features,), jnp.float32))
         self.mean = nnx.Param(jnp.zeros((features,), jnp.float32))
@@ -74,7 +75,7 @@ class FrozenBatchNorm(nnx.Module):
     def __call__(self, x: Array) -> Array:
         """[..., features] -> [..., features], computed in float32."""
         mean, var = jax.lax.stop_gradient((self.mean[...], self.var[...]))
-        gain = self.scale[...] * jax.lax.rsqrt(var + 1e-5)
+        gain = self.scale[...] * jax.lax.rsqrt(var + self.eps)
         shift = self.bias[...] - mean * gain
         y = x.astype(jnp.float32)
         return (y * jnp.broadcast_to(gain, y.shape) + jnp.broadcast_to(shift, y.shape)).astype(x.dtype)
