@@ -27,6 +27,7 @@ from diffusion_jax.typing import UserError, one_of
 
 __all__ = [
     "apply_overrides", "changes", "flatten", "load_config", "not_found", "parse_overrides", "project_of", "to_dict",
+    "variants_of",
 ]  # fmt: skip
 
 PREFIX = "--config."
@@ -112,10 +113,21 @@ def _broken(path: Path, error: BaseException) -> UserError:
     )
 
 
-def _variant(path: Path, module: Any, variant: str) -> dict[str, Any]:
+def variants_of(spec: str) -> tuple[Path, str, tuple[str, ...]]:
+    """(the file, the variant that is asked for or "", the variants that it names) of `path.py` or `path.py:variant`."""
+    path, variant = _split(spec)
+    return path, variant, tuple(_variants(path, _run(path)))
+
+
+def _variants(path: Path, module: Any) -> Mapping[str, Any]:
     variants = getattr(module, "VARIANTS", {})
     if not isinstance(variants, Mapping) or not all(isinstance(name, str) for name in variants):
         raise UserError(f"VARIANTS of {str(path)!r} is no dict of named overrides")
+    return variants
+
+
+def _variant(path: Path, module: Any, variant: str) -> dict[str, Any]:
+    variants = _variants(path, module)
     chosen = variants[one_of(f"variant of {str(path)!r}", variant, variants)]
     if not isinstance(chosen, Mapping) or not all(isinstance(key, str) for key in chosen):
         raise UserError(f"variant {variant!r} of {str(path)!r} is no dict of dotted keys and values")

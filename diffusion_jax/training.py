@@ -8,12 +8,16 @@ change what is learned step by step, and what changed is said.
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import jax
+import numpy as np
+import optax
+from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 from diffusion_jax import build, runs
@@ -28,13 +32,14 @@ from diffusion_jax.systems.check import check
 from diffusion_jax.systems.system import Task
 from diffusion_jax.systems.table import SYSTEMS, system_of
 from diffusion_jax.train.checkpoint import Checkpointer
+from diffusion_jax.train.ema import Ema
 from diffusion_jax.train.lock import locked_loss, locked_optimizer
 from diffusion_jax.train.loop import fit
 from diffusion_jax.train.runlog import RunLog
-from diffusion_jax.train.state import init_state
-from diffusion_jax.typing import Batch, Context, UserError
+from diffusion_jax.train.state import TrainState, init_state
+from diffusion_jax.typing import Array, Batch, Context, LossFn, Params, PyTree, UserError
 
-__all__ = ["train_run", "validate"]
+__all__ = ["Built", "build_run", "train_run", "validate"]
 
 INPUTS = "inputs.json"
 """What lay at the config's paths when the run began (`systems.resume.contents_of`), so that they may move."""
@@ -44,6 +49,62 @@ def validate(config: ConfigDict) -> None:
     """UserError for what is wrong with a config: keys, values, a batch that the devices do not divide."""
     check(config)
     check_batch(config.batch_size, build.mesh(config.get("mesh")))
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Built:
+    """All that a config comes to before its first step; `key` is that of training."""
+
+    config: ConfigDict
+    task: Task
+    loss_fn: LossFn
+    tx: optax.GradientTransformation
+    ema: Ema
+    mesh: Mesh
+    key: Array
+    init_key: Array
+
+    def params(self) -> Params:
+        """The first parameters: fresh ones, or those that the task begins with."""
+        return (self.task.initial or self.task.network.init(self.init_key)) | self.task.beside
+
+    def shapes(self) -> TrainState:
+        """The state before the first step as shapes alone: no parameter is made."""
+        made = jax.eval_shape(lambda: init_state(self.params(), self.tx, self.ema, aux=self.task.aux))
+        frozen = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(np.shape(leaf), leaf.dtype), self.task.frozen)
+        return dataclasses.replace(made, frozen=frozen)
+
+    def rehearse(self, state: TrainState) -> PyTree:
+        """The shapes of the global batch of a step, of whose loss the shapes are worked out: what is wrong is raised here."""
+        batch = _whole(self.task.batches(0))
+        ctx = Context(state.step, state.ema, state.frozen, state.aux)
+        jax.eval_shape(self.loss_fn, state.params, ctx, batch, self.key)
+        return batch
+
+
+def build_run(config: ConfigDict, folder: Path, *, begun: bool = False) -> Built:
+    """What trains a valid `config` in `folder`, of which nothing is written; of a run that has `begun`, without its weights.
+
+    Raises UserError for what cannot be built: data that are not there, a condition that the network does not read.
+    """
+    key = jax.random.key(config.seed)
+    init_key, train_key, eval_key = (jax.random.fold_in(key, i) for i in range(3))
+    asked = config.copy_and_resolve_references()
+    if asked.get("weights") is not None and begun:
+        asked.weights = None  # they were read at step 0, and need not lie there any more
+    task = system_of(config).task(asked, folder, eval_key)
+    locks = tuple(config.get("locked", ()))
+    tx = build.optimizer(config.optimizer, config.steps, clamp=task.clamp)
+    return Built(
+        config,
+        task,
+        locked_loss(task.loss_fn, locks),
+        locked_optimizer(tx, locks),
+        build.ema(config.ema),
+        build.mesh(config.get("mesh")),
+        train_key,
+        init_key,
+    )
 
 
 def train_run(config: ConfigDict, *, overwrite: bool = False, progress: bool = True, say: Any = print) -> Path:
@@ -60,22 +121,12 @@ def train_run(config: ConfigDict, *, overwrite: bool = False, progress: bool = T
         raise UserError(
             f"config key 'workdir' is {config.workdir!r}: no checkpoint can lie below {' '.join(marks)} in a path"
         )
-    key = jax.random.key(config.seed)
-    init_key, train_key, eval_key = (jax.random.fold_in(key, i) for i in range(3))
     # Building comes before anything is written: a config that cannot be built leaves no folder behind.
-    asked = config.copy_and_resolve_references()
-    if asked.get("weights") is not None and _begun(folder) and not overwrite:
-        asked.weights = None  # they were read at step 0, and need not lie there any more
-    task = system_of(config).task(asked, folder, eval_key)
-    locks = tuple(config.get("locked", ()))
-    loss_fn = locked_loss(task.loss_fn, locks)
-    tx = locked_optimizer(build.optimizer(config.optimizer, config.steps, clamp=task.clamp), locks)
-    ema, mesh = build.ema(config.ema), build.mesh(config.get("mesh"))
-    params = (task.initial or task.network.init(init_key)) | task.beside
+    built = build_run(config, folder, begun=_begun(folder) and not overwrite)
+    task, mesh, params = built.task, built.mesh, built.params()
     rules = split_over_fsdp(params, mesh)
-    state = init_state(params, tx, ema, frozen=task.frozen, aux=task.aux, mesh=mesh, rules=rules)
-    ctx = Context(state.step, state.ema, state.frozen, state.aux)
-    jax.eval_shape(loss_fn, state.params, ctx, _whole(task.batches(0)), train_key)
+    state = init_state(params, built.tx, built.ema, frozen=task.frozen, aux=task.aux, mesh=mesh, rules=rules)
+    built.rehearse(state)
     first_decides(lambda: _prepare(folder, config, task, overwrite, say))
     if progress and task.counts:
         say(f"{config.system}: {task.counts}")
@@ -85,14 +136,14 @@ def train_run(config: ConfigDict, *, overwrite: bool = False, progress: bool = T
     ):
         fit(
             state=state,
-            loss_fn=loss_fn,
-            tx=tx,
-            ema=ema,
+            loss_fn=built.loss_fn,
+            tx=built.tx,
+            ema=built.ema,
             batches=task.batches,
             steps=config.steps,
             mesh=mesh,
             batch_size=config.batch_size,
-            key=train_key,
+            key=built.key,
             rules=rules,
             log=log,
             checkpointer=checkpointer,

@@ -1,4 +1,4 @@
-"""`diffusion-jax train | sample | evaluate | convert | vocabulary | report`: each a thin reading of arguments round a call.
+"""`diffusion-jax train | sample | evaluate | convert | vocabulary | report | config`: each reads arguments round a call.
 
 Exit codes: 0 done, 1 a defect of ours (with a traceback), 2 something the user can mend (one line), 130 interrupted.
 """
@@ -18,6 +18,9 @@ from diffusion_jax.cli.options import COMMANDS, parser
 from diffusion_jax.typing import UserError, one_of
 
 __all__ = ["COMMANDS", "guarded", "main", "parser"]
+
+OVERRIDDEN = ("train", "config")
+"""The commands that take --config.KEY=VALUE."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -39,7 +42,7 @@ def _command(argv: Sequence[str] | None) -> int:
     if any("\0" in word for word in given):
         raise UserError("an argument holds a null character, which no path and no prompt does")
     arguments, rest = parser().parse_known_args(given)
-    if rest and arguments.command != "train":
+    if rest and arguments.command not in OVERRIDDEN:
         raise UserError(f"argument {rest[0]!r} is not known (see diffusion-jax {arguments.command} --help)")
     arguments.given = _given(given)
     check_applies(arguments, arguments.given)
@@ -55,6 +58,10 @@ def _command(argv: Sequence[str] | None) -> int:
         from diffusion_jax.cli.sample import sample
 
         return sample(arguments, rest)
+    if arguments.command == "config":
+        from diffusion_jax.cli.config import config
+
+        return config(arguments, rest)
     from diffusion_jax.cli import commands
 
     return getattr(commands, arguments.command)(arguments, rest)
@@ -63,11 +70,17 @@ def _command(argv: Sequence[str] | None) -> int:
 def _given(argv: Sequence[str]) -> frozenset[str]:
     """The names of the options that were written, rather than left at their defaults."""
     again = parser()
-    for action in again._actions:
+    _suppress(again)
+    return frozenset(vars(again.parse_known_args(argv)[0]))
+
+
+def _suppress(parser: argparse.ArgumentParser) -> None:
+    """No option of the parser's commands has a default."""
+    for action in parser._actions:
         for command in action.choices.values() if isinstance(action, argparse._SubParsersAction) else ():
+            _suppress(command)
             for option in command._actions:
                 option.default = argparse.SUPPRESS
-    return frozenset(vars(again.parse_known_args(argv)[0]))
 
 
 OF_PATHS = (errno.ENAMETOOLONG, errno.ELOOP, errno.ENOTDIR, errno.EISDIR, errno.EPERM)

@@ -13,9 +13,10 @@ from typing import Any
 
 import numpy as np
 
+from diffusion_jax.data.examples import raw
 from diffusion_jax.typing import Source, UserError
 
-__all__ = ["CaptionTable", "batches", "caption_table", "columns"]
+__all__ = ["CaptionTable", "batches", "caption_table", "columns", "rows_of", "words_of"]
 
 Transform = Callable[[dict[str, np.ndarray], np.random.Generator], dict[str, Any]]
 
@@ -36,8 +37,6 @@ def batches(
     from (seed, step), and the process's rows are cut from its result. Raises UserError for an empty source, for a batch
     size that the processes do not divide, and for a process that is not one of them.
     """
-    import grain
-
     if len(source) == 0:
         raise UserError("the source is empty: there is nothing to train on")
     if batch_size < 1 or batch_size % process_count:
@@ -45,7 +44,7 @@ def batches(
         raise UserError(f"batch_size {batch_size} is not divided by the {process_count} processes; nearest: {near}")
     if not 0 <= process_index < process_count:
         raise UserError(f"process_index {process_index} is not in 0 .. {process_count - 1}")
-    order = grain.MapDataset.range(len(source)).seed(seed).shuffle().repeat()
+    order = _order(source, seed)
     whole = source.columns() if hasattr(source, "columns") else None
     local = batch_size // process_count
     mine = slice(process_index * local, (process_index + 1) * local)
@@ -62,6 +61,30 @@ def batches(
         return _rows(found, mine)
 
     return batch
+
+
+def _order(source: Source, seed: int) -> Any:
+    import grain
+
+    return grain.MapDataset.range(len(source)).seed(seed).shuffle().repeat()
+
+
+def rows_of(source: Source, batch_size: int, seed: int, step: int) -> np.ndarray:
+    """The examples [batch_size] of a step's global batch, by their places in the source."""
+    order = _order(source, seed)
+    return np.array([order[step * batch_size + i] for i in range(batch_size)])
+
+
+def words_of(source: Source, rows: np.ndarray) -> list[str]:
+    """What people call some examples: the class of each, and its captions, which " / " parts; "" where it has neither."""
+    names = getattr(source, "class_names", None) or ()
+    told = []
+    for row in rows:
+        item = raw(source)[int(row)]
+        label = item.get("label")
+        words = [] if label is None else [names[label] if label < len(names) else str(label)]
+        told.append(" / ".join([*words, *(item.get("captions") or ())]))
+    return told
 
 
 def columns(source: Source) -> dict[str, np.ndarray]:

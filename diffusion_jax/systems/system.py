@@ -38,6 +38,9 @@ class Task:
     `copies` files of others that it takes into its folder, by their paths there. `agrees(folder, anew)` raises UserError where
     the folder cannot be the run's, or a run there that is gone on with (not `anew`) does not go with it. It is asked before
     anything is written.
+
+    For `diffusion-jax config check`: `words(step, batch)` is what people call the rows of a step's batch, a text each or none;
+    `drawing` are the steps in which one example is drawn, and params -> that example, which is traced for what it costs.
     """
 
     network: Network
@@ -53,6 +56,8 @@ class Task:
     notes: Mapping[str, Mapping[str, Any]] = dataclasses.field(default_factory=dict)
     copies: Mapping[str, Path] = dataclasses.field(default_factory=dict)
     agrees: Callable[[Path, bool], None] = lambda folder, anew: None
+    words: Callable[[int, Batch], Sequence[str]] = lambda step, batch: ()
+    drawing: tuple[int, Callable[[Params], Any]] | None = None
 
 
 @runtime_checkable

@@ -33,7 +33,7 @@ from diffusion_jax.train.state import TrainState, state_shardings
 from diffusion_jax.train.step import make_train_step
 from diffusion_jax.typing import Array, Batch, LossFn, PyTree, UserError
 
-__all__ = ["fit"]
+__all__ = ["fit", "jitted_step"]
 
 AHEAD = 8  # steps that the host may queue beyond the devices: bounds the batches that wait there
 
@@ -97,7 +97,7 @@ def _last_good(checkpointer: Checkpoints | None) -> str:
     )
 
 
-def _compile(
+def jitted_step(
     loss_fn: LossFn, tx: optax.GradientTransformation, ema: Ema | None, layout: TrainState, mesh: Mesh
 ) -> Callable[..., tuple[TrainState, dict[str, Array]]]:
     """(state without frozen, frozen, batch, key) -> (state without frozen, metrics); only the state is donated."""
@@ -176,7 +176,7 @@ def fit(
             return state
         if log is not None:
             log.start(start, state.params)
-        run = _compile(loss_fn, tx, ema, layout, mesh)
+        run = jitted_step(loss_fn, tx, ema, layout, mesh)
         key = everywhere(key, mesh)
         frozen = state.frozen
         live = dataclasses.replace(state, frozen=None)

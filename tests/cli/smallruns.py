@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import textwrap
 from pathlib import Path
 from typing import Any
 
@@ -77,6 +78,23 @@ def make_pictures(folder: Path) -> Path:
     texts = [text for texts in CaptionFolder(folder / "pictures").texts for text in texts]
     learn_vocabulary(texts, 30, folder / "vocabulary")
     return folder
+
+
+def mean_config(file: Path) -> Path:
+    """The config of a system of one's own."""
+    file.write_text(
+        textwrap.dedent("""
+        from ml_collections import ConfigDict
+
+        def get_config():
+            return ConfigDict({
+                "system": "own_parts:SYSTEM", "workdir": "mean", "seed": 0, "steps": 2, "batch_size": 16,
+                "log_every": 1, "eval_every": 2, "checkpoint_every": 1, "ema": {"decay": 0.5},
+                "optimizer": {"name": "own_parts:sgd", "learning_rate": 1.0},
+            })
+        """)
+    )
+    return file
 
 
 def make(folder: Path) -> Path:

@@ -68,7 +68,14 @@ def test_options_of_a_guidance_that_the_help_names_are_taken():
 
 def examples() -> list[str]:
     """Every line of every epilog that begins with the program's name, and what continues none."""
-    texts = [cli.parser().epilog, *(command.epilog for command in commands().values())]
+    inner = {
+        a.metavar: a.choices
+        for c in commands().values()
+        for a in c._actions
+        if isinstance(a, argparse._SubParsersAction)
+    }
+    every = [*commands().values(), *inner["ACTION"].values()]
+    texts = [cli.parser().epilog, *(command.epilog for command in every)]
     lines = [line.strip() for text in texts for line in re.sub(r"^examples?: ", "", text).splitlines()]
     return [line.partition("   (")[0] for line in lines if "COMMAND" not in line]
 

@@ -6,7 +6,6 @@ import os
 import shutil
 import subprocess
 import sys
-import textwrap
 from pathlib import Path
 
 import numpy as np
@@ -147,25 +146,8 @@ def test_a_run_goes_on_and_refuses_other_parts(whole, folder, capsys):
     tiny.fails(capsys, train(tiny.DIFFUSION, **other), "loss.weight_options.strength: 2.0 -> 1.0")
 
 
-def mean_config(file: Path) -> Path:
-    """The config of a system of one's own."""
-    file.write_text(
-        textwrap.dedent("""
-        from ml_collections import ConfigDict
-
-        def get_config():
-            return ConfigDict({
-                "system": "own_parts:SYSTEM", "workdir": "mean", "seed": 0, "steps": 2, "batch_size": 16,
-                "log_every": 1, "eval_every": 2, "checkpoint_every": 1, "ema": {"decay": 0.5},
-                "optimizer": {"name": "own_parts:sgd", "learning_rate": 1.0},
-            })
-        """)
-    )
-    return file
-
-
 def test_a_system_of_ones_own(folder, capsys):
-    config = mean_config(folder / "mean.py")
+    config = tiny.mean_config(folder / "mean.py")
     assert main(train(str(config))) == 0
     assert main(train(str(config), steps=4)) == 0
     assert "resumed at step 2 of 4" in capsys.readouterr().err
@@ -185,7 +167,7 @@ def test_a_system_with_keys_and_metrics_is_used_from_elsewhere(folder, capsys, t
     text = (folder / "own_parts.py").read_text()
     (folder / "beside.py").write_text("ONE = 1\n")
     (folder / "leaning.py").write_text(f"from beside import ONE\n{text.partition('import annotations')[2]}")
-    config = str(mean_config(folder / "measured.py"))
+    config = str(tiny.mean_config(folder / "measured.py"))
     options = {"system": "leaning:MEASURED", "workdir": "measured"}
     tiny.fails(capsys, train(config, **options, bins="many"), "config key 'bins' is 'many'; it is a whole number")
     assert main(train(config, **options, bins=3, slope=0.25)) == 0

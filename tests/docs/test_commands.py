@@ -28,10 +28,15 @@ def in_backticks(page) -> list[str]:
     return re.findall(r"`([^`\n]+)`", re.sub(r"^```.*?^```$", "", page.read_text(), flags=re.MULTILINE | re.DOTALL))
 
 
+def parsers(parser) -> list[argparse.ArgumentParser]:
+    """A parser, those of its commands, and those of theirs."""
+    inner = [a for a in parser._actions if isinstance(a, argparse._SubParsersAction)]
+    return [parser, *(found for action in inner for child in action.choices.values() for found in parsers(child))]
+
+
 def options() -> set[str]:
     """Every option of the commands, of the scripts, and the two of others' that the pages name."""
-    (action,) = (a for a in cli.parser()._actions if isinstance(a, argparse._SubParsersAction))
-    found = {name for parser in (cli.parser(), *action.choices.values()) for name in parser._option_string_actions}
+    found = {name for parser in parsers(cli.parser()) for name in parser._option_string_actions}
     for folder in ("experiments", "benchmarks"):
         found |= {
             name for path in (ROOT / folder).rglob("*.py") for name in re.findall(r'"(--[\w-]+)"', path.read_text())
@@ -60,9 +65,10 @@ def test_commands_are_read_by_the_real_parser(page, configs):
             assert all(f'"{word}"' in source for word in rest[2:] if word.startswith("--")), line
         else:
             arguments, overrides = cli.parser().parse_known_args(rest)
-            assert not overrides or arguments.command == "train", line
-            if arguments.command == "train":
-                load_config(arguments.config, parse_overrides(overrides), keys)
+            file = {"train": "config", "config": "file"}.get(arguments.command)
+            assert not overrides or file, line
+            if file:
+                load_config(getattr(arguments, file), parse_overrides(overrides), keys)
 
 
 @each_page

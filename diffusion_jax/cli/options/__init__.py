@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import argparse
 
-from diffusion_jax.cli.options import convert, evaluate, report, sample, train, vocabulary
+from diffusion_jax.cli.options import config, convert, evaluate, report, sample, train, vocabulary
 from diffusion_jax.cli.options.words import Help, Parser, Version
 
 __all__ = ["COMMANDS", "parser"]
 
-COMMANDS = ("train", "sample", "evaluate", "convert", "vocabulary", "report")
+COMMANDS = ("train", "sample", "evaluate", "convert", "vocabulary", "report", "config")
 
 
 def parser() -> argparse.ArgumentParser:
@@ -23,6 +23,6 @@ def parser() -> argparse.ArgumentParser:
     )
     top.add_argument("--version", action=Version, nargs=0, help="the versions of this package, of JAX and of Flax")
     commands = top.add_subparsers(dest="command", metavar="COMMAND", required=True, parser_class=Parser)
-    for command in (train, sample, evaluate, convert, vocabulary, report):
+    for command in (train, sample, evaluate, convert, vocabulary, report, config):
         command.add(commands)
     return top

@@ -20,6 +20,7 @@ def add(commands: Any) -> None:
         "          diffusion-jax train --config configs/digits_clip.py --config.steps=500 --config.workdir=runs/short\n"
         "          diffusion-jax train --config configs/digits_diffusion.py:flow   (a variant that the file names)",
     )
+    train.overrides = True
     train.add_argument("--config", required=True, metavar="FILE[:VARIANT]", help="a config file, as in configs/")
     train.add_argument("--overwrite", action="store_true", help="delete the run that is in the folder and begin anew")
     distributed(train)

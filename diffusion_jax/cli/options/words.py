@@ -35,7 +35,9 @@ class Version(argparse.Action):
 
 
 class Parser(argparse.ArgumentParser):
-    """One line for bad arguments, like every other error."""
+    """One line for bad arguments, like every other error. `overrides`: whether --config.KEY=VALUE may stand among them."""
+
+    overrides = False
 
     def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:  # type: ignore[override]
         """As argparse's, but a misspelt option is named before the required one that is missing for it."""
@@ -43,7 +45,7 @@ class Parser(argparse.ArgumentParser):
             for argument in args or ():
                 name = argument.partition("=")[0]
                 known = list(self._option_string_actions)
-                override = "--config" in known and name.startswith("--config.")
+                override = self.overrides and name.startswith("--config.")
                 if len(name) > 2 and name.startswith("--") and not override and not _begins(name, known):
                     near = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
                     hint = f"; did you mean {near[0]!r}?" if near else ""

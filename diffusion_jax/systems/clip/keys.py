@@ -37,17 +37,25 @@ def groups(config: ConfigDict) -> dict[str, Group]:
         found["preprocess"] = Group("preprocess", None, {**parameters(Preprocess, ("crop",)), "size": None})
         found["zero_shot"] = Group("zero_shot", None, {"path": "", "classes": None, "templates": "photo"})
     model = spec_at(config, "model")
-    found["model"] = Group("model 'clip'", "clip", {"name": REQUIRED, **parameters(clip_options)})
     preset = model.get("preset") if model.get("preset") in CLIP_MODELS else None
-    base: Mapping[str, Any] = CLIP_MODELS[preset] if preset else {"vision": {}}
+    # What a preset says is what a key is that the config leaves out.
+    base: Mapping[str, Any] = CLIP_MODELS[preset] if preset else {"vision": {}, "text": {}}
+    options = {"name": REQUIRED, **parameters(clip_options)}
+    found["model"] = Group("model 'clip'", "clip", options | {"logit_bias": base.get("logit_bias", False)})
     said = spec_at(model, "vision").get("tower", base["vision"].get("tower", "vit"))
     tower = said if isinstance(said, str) and said in TOWERS else None
     given = (*HOW, "embed", *(("image_size", "channels") if arrays else ()))
     towers = [TOWERS[tower]] if tower else list(TOWERS.values())
     made = {key: default for make in towers for key, default in parameters(make, given).items()}
-    found["model.vision"] = Group("model.vision", tower, {"tower": "vit", **made})
-    found["model.text"] = Group("model.text", None, parameters(TextTransformer, (*HOW, "embed", "vocabulary_size")))
+    texts = parameters(TextTransformer, (*HOW, "embed", "vocabulary_size"))
+    found["model.vision"] = Group("model.vision", tower, _with({"tower": "vit", **made}, base["vision"]))
+    found["model.text"] = Group("model.text", None, _with(texts, base["text"]))
     return found
+
+
+def _with(defaults: Mapping[str, Any], preset: Mapping[str, Any]) -> dict[str, Any]:
+    """The defaults, with those of a preset in their place."""
+    return {key: preset.get(key, default) for key, default in defaults.items()}
 
 
 def check(config: ConfigDict) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import logging
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -32,7 +33,7 @@ from diffusion_jax.systems.resume import vocabulary_files
 from diffusion_jax.systems.system import Task, process_slice
 from diffusion_jax.train.state import TrainState
 from diffusion_jax.train.step import make_eval_step
-from diffusion_jax.typing import LossFn, UserError
+from diffusion_jax.typing import Batch, LossFn, Tokenizer, UserError
 
 __all__ = ["clip_task", "recipe_loss"]
 
@@ -88,6 +89,7 @@ def _arrays(config: ConfigDict, folder: Path, key: jax.Array) -> Task:
         counts=f"{len(train)} examples to train on, {len(held_out)} held out",
         notes={runs.EXAMPLE: example},
         copies=_vocabulary(config),
+        words=functools.partial(_words, tokenizer),
     )
 
 
@@ -133,7 +135,23 @@ def _pictures(config: ConfigDict, folder: Path, key: jax.Array) -> Task:
     initial = initial_params(config.get("weights"), clip_model_of(config, tokenizer), tokenizer, prepare)
     loss_fn = recipe_loss(config, network, prepare)
     copies = _vocabulary(config)
-    return Task(network, loss_fn, stream, evaluate, clamp=CLAMP, initial=initial, counts=counts, copies=copies)
+    return Task(
+        network,
+        loss_fn,
+        stream,
+        evaluate,
+        clamp=CLAMP,
+        initial=initial,
+        counts=counts,
+        copies=copies,
+        words=functools.partial(_words, tokenizer),
+    )
+
+
+def _words(tokenizer: Tokenizer, step: int, batch: Batch) -> list[str]:
+    """The captions of a batch as the network reads them; of a tokenizer of one's own that cannot be read back, none."""
+    decode = getattr(tokenizer, "decode", None)
+    return [] if decode is None else [decode(row) for row in batch["tokens"]]
 
 
 def _held_out(held_out: Any, prepare: Preprocess, most: int, on_error: str) -> tuple[list[dict[str, Any]], np.ndarray]:

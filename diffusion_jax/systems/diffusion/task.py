@@ -15,13 +15,14 @@ from ml_collections import ConfigDict
 from diffusion_jax import build, runs
 from diffusion_jax.data.examples import to_unit
 from diffusion_jax.data.pictures.augmentation import random_shift
-from diffusion_jax.data.pipeline import batches, columns
+from diffusion_jax.data.pipeline import batches, columns, rows_of, words_of
 from diffusion_jax.process import uncertainty
 from diffusion_jax.process.importance import Importance
 from diffusion_jax.process.times import stratified
 from diffusion_jax.report.pictures import save_grid
 from diffusion_jax.systems.diffusion.conditions import condition, trained_on
 from diffusion_jax.systems.diffusion.conditions.condition import SHOWN
+from diffusion_jax.systems.diffusion.cost import drawing
 from diffusion_jax.systems.diffusion.data import examples
 from diffusion_jax.systems.diffusion.loss import UNCERTAINTY, diffusion_loss
 from diffusion_jax.systems.diffusion.run import DiffusionRun, unloaded
@@ -100,6 +101,8 @@ def diffusion_task(config: ConfigDict, folder: Path, key: jax.Array) -> Task:
         beside={UNCERTAINTY: uncertainty.init()} if uncertain else {},
         notes={runs.EXAMPLE: {"image": list(image)}, **told.notes(folder)},
         agrees=told.agrees,
+        words=lambda step, batch: words_of(train, rows_of(train, config.batch_size, config.seed, step)),
+        drawing=drawing(run),
     )
 
 
