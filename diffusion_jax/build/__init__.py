@@ -12,12 +12,16 @@ from diffusion_jax.build.networks import NETWORKS, compute_dtype, diffusion_netw
 from diffusion_jax.build.noising import PREDICTIONS, SCHEDULES, TIMES, WEIGHTS, loss, schedule
 from diffusion_jax.build.samplers import GRIDS, SOLVERS, grid, grid_name, solver
 from diffusion_jax.build.sources import (
+    GENERATIVE,
     READING,
     SOURCES,
     TOKENIZERS,
     augmentation,
+    captioned,
+    cropping,
     gives_pictures,
     image_sizes,
+    pictures,
     preprocess,
     reading,
     source,
@@ -25,6 +29,7 @@ from diffusion_jax.build.sources import (
 )
 
 __all__ = [
+    "GENERATIVE",
     "GRIDS",
     "NETWORKS",
     "OPTIMIZERS",
@@ -39,8 +44,10 @@ __all__ = [
     "Spec",
     "accepts",
     "augmentation",
+    "captioned",
     "compute_dtype",
     "construct",
+    "cropping",
     "diffusion_network",
     "ema",
     "gives_pictures",
@@ -50,6 +57,7 @@ __all__ = [
     "loss",
     "mesh",
     "optimizer",
+    "pictures",
     "preprocess",
     "reading",
     "schedule",

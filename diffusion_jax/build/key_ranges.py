@@ -15,17 +15,23 @@ from diffusion_jax.build.ranges import (
     BELOW_ONE,
     Range,
     choice,
+    either,
     flag,
     named,
     number,
     numbers,
+    one_number,
     optional,
     patterns,
     share,
     text,
+    texts,
     whole,
 )  # fmt: skip
 from diffusion_jax.build.sources import SOURCES
+from diffusion_jax.data.pictures.cropping import CROPS
+from diffusion_jax.data.pictures.preprocess import RESIZE
+from diffusion_jax.data.pictures.resizing import FILTERS
 
 __all__ = ["RANGES", "REMAT", "SIZE", "range_of", "row_of"]
 
@@ -36,6 +42,7 @@ REMAT = (
 """The policies of `jax.checkpoint_policies` that take no argument."""
 
 SIZE = whole(1, 65536)
+LEVELS = numbers(whole(0, 255), 3, of="three levels in 0 .. 255, of red, green and blue")
 
 RANGES: dict[str, Range] = {
     "workdir": text("the path of a folder to write, as text"),
@@ -58,19 +65,39 @@ RANGES: dict[str, Range] = {
     "data.validation": number(0.0, BELOW_ONE, of="the share of the pictures that are held out,", above=True, usual=0.1),
     "data.test": share(of="the share of the pictures that are kept for a test", usual=0.1),
     "data.index": optional(text("the path of a folder, as text", path=True), "beside the shards"),
-    "data.caption_key": optional(text("a key of KEY.json, as text"), "the first known one"),
+    "data.caption_key": optional(text("the name of a key or column, as text"), "the first known one"),
     "data[tfds].caption_key": text("the name of a feature, as text"),
     "data.data_dir": optional(text("the path of a folder, as text", path=True), "TFDS's own"),
-    "data.image_key": optional(text("the ending of the pictures, as text, such as jpg"), "the only one of a key"),
+    "data.image_key": optional(text("the name of an array or column, as text"), "the first known one"),
+    "data[tar].image_key": optional(text("the ending of the pictures, as text, such as jpg"), "the only one of a key"),
     "data[tfds].image_key": text("the name of a feature, as text"),
-    "data.crop": choice("data.crop", ("random", "center")),
+    "data.label_key": optional(text("the name of a key, array, file, column or feature, as text"), "the first known one"),
+    "data.class_names": optional(
+        either(text("the path of a file of names, as text"), texts("a list of the names of the classes")), "the data's own"
+    ),
+    "data.classes": optional(text("the path of a JSON file, as text", path=True), "the folders' names"),
+    "data.templates": optional(
+        either(text("the name of templates, as text"), texts("a list of templates such as ('a photo of a {}.',)")),
+        "no captions of the names of classes",
+    ),
+    "data.crop": choice("data.crop", CROPS),
     "data.crop_scale": numbers(
         number(0.0, 1.0, above=True), 2, of="two shares of the area above 0 and at most 1, rising, such as (0.9, 1.0)",
         rising=True,
     ),
+    "data.flip": flag(),
     "data.on_error": choice("data.on_error", ("raise", "skip")),
+    "data.error_share": number(0.0, 1.0, of="a share"),
     "data.workers": whole(0, 1024),
     "data.eval_pairs": whole(2),
+    "preprocess.size": optional(SIZE, "the model's image_size, or that of the pictures"),
+    "preprocess.channels": optional(one_number("3, or 1 for grey", 1, 3), "those of the model, or of the pictures"),
+    "preprocess.resize": choice("preprocess.resize", RESIZE),
+    "preprocess.interpolation": choice("preprocess.interpolation", FILTERS),
+    "preprocess.exif": flag(),
+    "preprocess.background": optional(
+        either(text("the name of a colour, as text"), LEVELS), "what is transparent is seen as it is stored"
+    ),
     "model.dtype": choice("dtype", ("auto", "float32", "bfloat16")),
     "model.scan": flag(),
     "model.remat": optional(choice("model.remat", REMAT), "none"),

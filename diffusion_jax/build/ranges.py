@@ -19,8 +19,8 @@ from diffusion_jax.build.own import fits
 from diffusion_jax.typing import UserError, one_of
 
 __all__ = [
-    "Range", "choice", "declared", "either", "flag", "named", "number", "numbers", "optional", "patterns", "share", "short",
-    "text", "whole",
+    "Range", "choice", "declared", "either", "flag", "named", "number", "numbers", "one_number", "optional", "patterns",
+    "share", "short", "text", "texts", "whole",
 ]  # fmt: skip
 
 LARGEST = float(np.finfo(np.float32).max)
@@ -139,6 +139,25 @@ def text(of: str = "a text", *, empty: bool = False, path: bool = False) -> Rang
         return isinstance(value, str) and (empty or bool(value.strip())) and "\0" not in value
 
     return Range(of, holds, kind=str, path=path)
+
+
+def texts(of: str) -> Range:
+    """A list of texts, none of them empty; one at least."""
+
+    def holds(value: Any) -> bool:
+        return isinstance(value, list | tuple) and len(value) > 0 and all(map(text().holds, value))
+
+    return Range(of, holds, lambda value: (value,) if text().holds(value) else None, tuple)
+
+
+def one_number(of: str, *known: int) -> Range:
+    """One of a few whole numbers."""
+
+    def near(value: Any) -> Any:
+        found = _as_number(value)
+        return None if found is None else min(known, key=lambda each: abs(each - found))
+
+    return Range(of, lambda value: type(value) is int and value in known, near, int)
 
 
 def flag() -> Range:

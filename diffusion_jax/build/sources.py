@@ -2,28 +2,38 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from diffusion_jax.build.constructors import Spec, accepts, construct, parameters, wanted
 from diffusion_jax.build.own import is_own, pick
+from diffusion_jax.data.pictures.cropping import CROPS, Crop
 from diffusion_jax.data.pictures.preprocess import HALF, Preprocess
-from diffusion_jax.data.sources.caption_folder import CaptionFolder
+from diffusion_jax.data.pictures.survey import channels_of, size_of, survey
+from diffusion_jax.data.sources.arrays import PictureArrays
+from diffusion_jax.data.sources.caption_folder import PictureFolder
+from diffusion_jax.data.sources.class_folder import ClassFolder
 from diffusion_jax.data.sources.digits import load_digits
-from diffusion_jax.data.sources.tar_shards import TarShards
+from diffusion_jax.data.sources.parquet import PictureParquet
+from diffusion_jax.data.sources.tar_shards import PictureShards
 from diffusion_jax.data.sources.tfds_captions import TfdsCaptions
 from diffusion_jax.data.text.word_tokenizer import WordTokenizer
 from diffusion_jax.typing import Source, Tokenizer, UserError, one_of
 
 __all__ = [
     "AUGMENTATION",
+    "GENERATIVE",
     "READING",
     "SOURCES",
     "TOKENIZERS",
     "augmentation",
     "beside_source",
+    "captioned",
+    "cropping",
     "gives_pictures",
     "image_sizes",
+    "pictures",
     "preprocess",
     "reading",
     "source",
@@ -32,13 +42,17 @@ __all__ = [
 
 SOURCES: dict[str, Callable[..., Any]] = {
     "digits": load_digits,
-    "folder": CaptionFolder,
-    "tar": TarShards,
+    "folder": PictureFolder,
+    "classes": ClassFolder,
+    "tar": PictureShards,
     "tfds": TfdsCaptions,
+    "arrays": PictureArrays,
+    "parquet": PictureParquet,
 }
 """Each takes a `split`. Those whose `pictures` is true give pictures as files have them, the others arrays in [-1, 1]."""
 READING: dict[str, Any] = {
-    "crop": "random", "crop_scale": (0.9, 1.0), "on_error": "raise", "workers": 0, "eval_pairs": 512,
+    "crop": "random", "crop_scale": (0.9, 1.0), "flip": False, "on_error": "raise", "error_share": 0.5, "workers": 0,
+    "eval_pairs": 512,
 }  # fmt: skip
 """How pictures are read, beside the keys of the source itself."""
 AUGMENTATION: dict[str, Any] = {"shift": 0.0, "noise": 0.0}
@@ -78,12 +92,30 @@ def source(spec: Spec, split: str) -> Any:
 def reading(spec: Spec) -> dict[str, Any]:
     """How the pictures of a config's `data` group are read: `READING` with what the group says."""
     made = {key: spec.get(key, default) for key, default in READING.items()}
-    one_of("data.crop", made["crop"], ("random", "center"))
+    one_of("data.crop", made["crop"], CROPS)
     one_of("data.on_error", made["on_error"], ("raise", "skip"))
     for key, least in (("workers", 0), ("eval_pairs", 2)):
         if not isinstance(made[key], int) or made[key] < least:
             raise UserError(f"config key 'data.{key}' is {made[key]!r}; it is a whole number of at least {least}")
     return made
+
+
+def captioned(spec: Spec, data: Any) -> Any:
+    """The data of a config's `data` group. UserError where they have no captions, which CLIP learns from."""
+    try:
+        if "captions" in data[0]:
+            return data
+    except UserError:  # of this one: whoever reads it stops or skips it
+        return data
+    told = getattr(data, "uncaptioned", None)
+    templates = "templates" in parameters(pick("data", spec["name"], SOURCES))
+    advice = "; say data.templates=photo to make them of the names of the classes" if templates else ""
+    raise UserError(told or f"data {spec['name']!r}: the examples have no captions{advice}")
+
+
+def cropping(prepare: Preprocess, options: Spec, *, distort: bool = True) -> Crop:
+    """How a picture becomes a row of training, by what `reading` gives: call it with a picture and a generator."""
+    return Crop(prepare, options["crop"], tuple(options["crop_scale"]), distort)
 
 
 def image_sizes(shape: Sequence[int] | None) -> dict[str, int]:
@@ -131,12 +163,50 @@ def preprocess(spec: Spec | None, sizes: Mapping[str, Any]) -> Preprocess:
     """How pictures become the input of a dual encoder of these sizes, from a config's `preprocess` group.
 
     Without one, OpenAI's way, or SigLIP's for a model with a logit bias. `size`, the short side before the crop, is the
-    model's image_size unless it is given; the crop is always image_size. UserError for a size below it.
+    model's image_size unless it is given; the crop is always image_size. `channels` are the model's. UserError for a size
+    below the image_size, and for other channels.
     """
     options = dict(spec or {})
     if not spec and sizes["logit_bias"]:
         options = {"mean": HALF, "std": HALF, "resize": "squash"}
     edge = sizes["vision"]["image_size"]
     accepts("preprocess", Preprocess, options, ("crop",))
+    own = sizes["vision"].get("channels", 3)
+    if options.get("channels") not in (None, own) or own not in (1, 3):
+        raise UserError(
+            f"config keys 'preprocess.channels' and 'model.vision.channels' are {options.get('channels')} and {own}: "
+            "pictures have 3, or 1 for grey, and the model takes what they have"
+        )
+    options["channels"] = own
     crop = None if options.get("size", edge) == edge else edge
     return Preprocess(**{"size": edge, **options, "crop": crop})
+
+
+GENERATIVE: dict[str, Any] = {
+    "size": None, "channels": None, "resize": "shortest", "interpolation": "bicubic", "exif": True, "background": None,
+}  # fmt: skip
+"""The group `preprocess` of what draws pictures: levels 0 .. 255 stand for [-1, 1], and only the square is cut."""
+
+
+def pictures(
+    spec: Spec | None, data: Any = None, *, shape: Sequence[int] | None = None, crop: str = "center"
+) -> Preprocess:
+    """How pictures become the uint8 [size, size, channels] of a model that draws them, from a config's `preprocess` group.
+
+    A `size` or `channels` that the group does not say are those of `shape`, which a run notes, or else of all pictures of
+    `data`, told from a sample. With `crop` "none" (of `reading`) pictures are squashed whole, held-out ones too. Its
+    `pixels(raw)` is an example, `cropping(..., distort=False)` a row of training. UserError where the pictures are of several
+    sizes or some grey and some coloured, and the group does not say which they are to be.
+    """
+    for key in spec or {}:
+        one_of("key of preprocess", key, GENERATIVE)
+    options = {**GENERATIVE, **dict(spec or {})}
+    known = {"size": options["size"], "channels": options["channels"]}
+    if shape is not None:
+        known = {"size": known["size"] or shape[0], "channels": known["channels"] or shape[2]}
+    if None in known.values():
+        found = survey(data)
+        known["channels"] = known["channels"] or channels_of(found, "preprocess.channels")
+        known["size"] = known["size"] or size_of(found, "preprocess.size")
+    made = Preprocess(mean=HALF, std=HALF, **{**options, **known})
+    return dataclasses.replace(made, resize="squash") if crop == "none" and made.resize == "shortest" else made

@@ -20,7 +20,7 @@ Config = dict[str, Any]
 
 HOW = ("scan", "remat", "norm", "dtype", "patch_dropout", "init")
 """Arguments of a tower that do not change what it computes once it is trained."""
-OPENING = ("rgb", "exif", "centre")
+OPENING = ("rgb", "exif", "centre", "background")
 _BLOCKS = {"mlp_ratio": 4.0, "activation": "quick_gelu", "eps": 1e-5}
 DEFAULTS: dict[str, Config] = {
     "vit": {
@@ -32,7 +32,7 @@ DEFAULTS: dict[str, Config] = {
         "vocabulary_size": 49408, "context_length": 77, "width": 512, "layers": 12, "heads": 8, "pool": "end",
         "end_token": None, "causal": None, "proj_bias": None, "projected": True, **_BLOCKS,
     },
-    "preprocess": {"resize": "shortest", "size": None, "interpolation": "bicubic"},
+    "preprocess": {"resize": "shortest", "size": None, "interpolation": "bicubic", "channels": 3},
 }  # fmt: skip
 """What `nets.CLIP` and a `preprocess` group take where nothing is said; a test holds them together."""
 

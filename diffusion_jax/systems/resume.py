@@ -19,7 +19,7 @@ from ml_collections import ConfigDict
 
 from diffusion_jax.build.keys import REQUIRED
 from diffusion_jax.config import changes, flatten, to_dict
-from diffusion_jax.data.sources.tar_shards import expand
+from diffusion_jax.data.sources.shards import expand
 from diffusion_jax.systems.system import FIXED, FREE, MOVED
 from diffusion_jax.systems.table import keys, system_of
 from diffusion_jax.typing import UserError
@@ -51,6 +51,7 @@ CHANGES: dict[str, tuple[str, str]] = {
     "data.data_dir": (FREE, "the same dataset elsewhere: its name and version are in data.path"),
     "data.index": (FREE, "where the places within the shards are noted"),
     "data.on_error": (FREE, "only what a picture that cannot be read does"),
+    "data.error_share": (FREE, "only when too many cannot be read"),
     "data.workers": (FREE, "how many pictures are read at once: the batches are the same"),
     "data.eval_pairs": (FREE, "what is measured, not what is learned"),
     "model": (FIXED, "another network"),
@@ -126,10 +127,20 @@ def contents_of(config: ConfigDict) -> dict[str, str]:
 
 
 def _pictures(path: str) -> str:
-    """The names and sizes of all files below a folder, or of the shards of a pattern; "" where there is neither."""
+    """The names and sizes of all files below a folder, or of the shards of a pattern; of one file of arrays its bytes.
+
+    "" where there is none of these.
+    """
+    if Path(path).is_file() and not path.lower().endswith((".tar", ".parquet")):
+        return _digest([_bytes(Path(path))])
     if Path(path).is_dir():
         return _digest(f"{Path(name).as_posix()} {size}" for name, size in sorted(_files(path)))
     return _digest(f"{shard.name} {shard.stat().st_size}" for shard in expand(path))
+
+
+def _bytes(file: Path) -> str:
+    with file.open("rb") as opened:
+        return hashlib.file_digest(opened, "sha256").hexdigest()
 
 
 def _files(folder: str) -> Iterable[tuple[str, int]]:

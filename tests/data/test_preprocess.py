@@ -13,15 +13,15 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from diffusion_jax.data.pictures import preprocess
+from diffusion_jax.data.pictures.boxes import random_box
 from diffusion_jax.data.pictures.preprocess import (
     HALF,
     OPENAI_MEAN,
     OPENAI_STD,
     SIGLIP,
     Preprocess,
-    _weights,
-    random_box,
 )
+from diffusion_jax.data.pictures.resizing import weights
 from diffusion_jax.data.text.prompts import TEMPLATES, templates
 from diffusion_jax.report.pictures import to_uint8
 from diffusion_jax.typing import UserError
@@ -70,8 +70,8 @@ def test_the_weights_of_one_pass_are_those_of_pil(size, resized, interpolation, 
     start = data.draw(st.integers(0, resized - 1)) if data is not None else 0
     row = noise(1, size, seed=size)
     wanted = np.asarray(Image.fromarray(row).resize((resized, 1), FILTERS[interpolation]))[0, start:]
-    read, weights = _weights(size, resized, start, resized - start, interpolation)
-    sums = weights.astype(np.int64) @ row[0, read]
+    read, matrix = weights(size, resized, start, resized - start, interpolation)
+    sums = matrix.astype(np.int64) @ row[0, read]
     np.testing.assert_array_equal(np.clip((sums + 2**21) >> 22, 0, 255), wanted)
 
 

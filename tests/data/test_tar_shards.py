@@ -11,7 +11,8 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from diffusion_jax.data.sources.tar_shards import TarShards, expand
+from diffusion_jax.data.sources.shards import expand
+from diffusion_jax.data.sources.tar_shards import TarShards
 from diffusion_jax.typing import UserError
 
 

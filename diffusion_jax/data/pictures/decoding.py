@@ -1,7 +1,9 @@
 """Pictures from files, bytes and arrays, as PIL images of 8 bits, with one clear line for what cannot be read.
 
 PIL decodes when it must, and takes a 16-bit grey image to 8 bits by saturation, which makes it white; here a picture
-is decoded where it is opened, so that a broken file is named there, and keeps the high byte of 16.
+is decoded where it is opened, so that a broken file is named there, and keeps the high byte of 16 (as PIL itself does where
+the 16 bits are of red, green and blue). Nothing here depends on where a picture comes from: a file, its bytes in an archive
+and an array are one picture.
 """
 
 from __future__ import annotations
@@ -9,29 +11,86 @@ from __future__ import annotations
 import difflib
 import io
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
+from PIL import ExifTags, Image, ImageColor, ImageOps, UnidentifiedImageError
 
 from diffusion_jax.data.sources.folders import names_in
 from diffusion_jax.typing import UserError
 
-__all__ = ["Picture", "open_picture"]
+__all__ = ["Picture", "colour", "in_channels", "open_picture"]
 
+ALPHA = ("LA", "La", "PA", "RGBA", "RGBa")
 Picture = Any
 """A path, the bytes of an image file, a PIL image, or an array of uint8: [h, w], [h, w, 1], [h, w, 3] or [h, w, 4]."""
 
 
-def open_picture(image: Picture, exif: bool = False) -> Image.Image:
+def colour(background: str | Sequence[int] | None) -> tuple[int, int, int] | None:
+    """(red, green, blue) of a name, "#rrggbb" or three levels; None of None. UserError for what is no colour."""
+    if background is None:
+        return None
+    if isinstance(background, str):
+        try:
+            return ImageColor.getrgb(background)[:3]
+        except ValueError:
+            near = difflib.get_close_matches(background.lower(), ImageColor.colormap, n=1)
+            hint = f"; did you mean {near[0]!r}?" if near else ""
+            raise UserError(
+                f"background {background!r} is no colour{hint} (a name, '#rrggbb' or three levels in 0 .. 255)"
+            ) from None
+    levels = tuple(background)
+    if len(levels) != 3 or not all(isinstance(level, int) and 0 <= level <= 255 for level in levels):
+        raise UserError(f"background {levels} is no colour: give three levels in 0 .. 255, such as (255, 255, 255)")
+    return levels[0], levels[1], levels[2]
+
+
+def open_picture(image: Picture, exif: bool = False, background: str | Sequence[int] | None = None) -> Image.Image:
     """The picture, decoded, of 8 bits a channel, its mode kept but for 16-bit grey; of several frames the first.
 
-    `exif` turns it by its EXIF orientation; one that cannot be read is none.
-    The image given is left as it is. Raises UserError, with the file's name, for
-    a file that is missing, not an image, cut short or too large, for an array of another shape or dtype, and for
-    an image of floats or of 32-bit integers.
+    `exif` turns it by its EXIF orientation; one that cannot be read is none. With a `background` what has alpha, or a
+    transparent colour, is composited over that colour and is RGB. The image given is left as it is. Raises UserError, with
+    the file's name, for a file that is missing, not an image, cut short or too large, for an array of another shape or
+    dtype, and for an image of floats or of 32-bit integers.
     """
+    picture = _decoded(image, exif)
+    over = colour(background)
+    deep = picture.mode.startswith("I;16") or picture.mode == "I"
+    if over is None or not (picture.mode in ALPHA or "transparency" in picture.info):
+        return _high_byte(picture) if deep else picture
+    if deep:
+        # One grey level of 16 bits is transparent: to be told before its low byte goes.
+        seen = (np.asarray(picture) != picture.info["transparency"]).astype(np.uint8) * np.uint8(255)
+        picture = Image.merge("LA", (_high_byte(picture), Image.fromarray(seen)))
+    elif picture.mode in ("La", "RGBa"):  # multiplied by alpha already
+        picture = picture.convert(picture.mode.upper())
+    below = Image.new("RGBA", picture.size, (*over, 255))
+    below.alpha_composite(picture.convert("RGBA"))
+    return below.convert("RGB")
+
+
+def in_channels(picture: Image.Image, channels: int) -> Image.Image:
+    """The picture as RGB (3) or, by PIL's weights of red, green and blue, L (1). UserError for a mode that has no colours."""
+    if channels == 1 and picture.mode in ("1", "L", "LA"):
+        return picture.convert("L")
+    if picture.mode == "P" and "transparency" in picture.info:
+        picture = picture.copy()
+        del picture.info["transparency"]  # colours are the palette's either way; with it, PIL warns at every image
+    try:
+        rgb = picture.convert("RGB")
+    except ValueError as error:
+        raise UserError(f"an image of mode {picture.mode!r} cannot be made RGB: {error}") from None
+    return rgb if channels == 3 else rgb.convert("L")
+
+
+def _high_byte(picture: Image.Image) -> Image.Image:
+    return Image.fromarray((np.asarray(picture) >> 8).astype(np.uint8))
+
+
+def _decoded(image: Picture, exif: bool) -> Image.Image:
+    """The picture as PIL has it, turned where that is asked for; of floats and of unknown ranges none."""
     if isinstance(image, Image.Image):
         name, picture = "the image", image
     elif isinstance(image, str | os.PathLike):
@@ -50,9 +109,7 @@ def open_picture(image: Picture, exif: bool = False) -> Image.Image:
         raise
     except Exception as error:  # on damaged files decoders raise whatever they come to: struct.error, IndexError, ...
         raise UserError(f"{name} cannot be read: {_line(error)}") from None
-    if picture.mode.startswith("I;16") or (picture.mode == "I" and kind == "PNG"):
-        return Image.fromarray((np.asarray(picture) >> 8).astype(np.uint8))
-    if picture.mode in ("I", "F"):
+    if picture.mode == "F" or (picture.mode == "I" and kind != "PNG"):
         raise UserError(f"{name} has mode {picture.mode!r}, whose range is not known; give 8 or 16 bits a channel")
     return picture
 

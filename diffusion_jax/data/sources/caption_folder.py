@@ -1,4 +1,4 @@
-"""A folder of one's own pictures with captions, as a random-access source.
+"""A folder of one's own pictures, with captions or without, as a random-access source.
 
 Captions lie in a table (`captions.csv`, `metadata.csv`, `.tsv`, `.jsonl`, `captions.json`) or beside each picture in a text of
 its name (`cat.jpg`, `cat.txt`: a caption a line). A picture that stands in several rows has several captions; training takes
@@ -31,7 +31,7 @@ from diffusion_jax.data.sources.folders import (
 from diffusion_jax.data.text.text_files import read_text, shortened
 from diffusion_jax.typing import UserError, one_of
 
-__all__ = ["CaptionFolder"]
+__all__ = ["CaptionFolder", "PictureFolder"]
 
 IMAGE_COLUMNS = ("image", "file_name", "filename", "file", "filepath", "path", "image_path")
 JSON_TABLES = ("captions.json", "metadata.json")  # other .json files beside pictures are seldom tables
@@ -54,6 +54,8 @@ class CaptionFolder:
     """
 
     pictures: ClassVar[bool] = True  # to be prepared, rather than arrays in [-1, 1]
+    levels: ClassVar[int] = 256
+    needs_captions: ClassVar[bool] = True
     path: str | Path
     captions: str | None = None
     image_column: str | None = None
@@ -72,10 +74,13 @@ class CaptionFolder:
         folder = existing_folder(self.path)
         found: dict[tuple[Any, ...], tuple[list[str], list[str]]] = {}
         blank: list[str] = []
+        bare = False
         for name, identity, caption, where in self._rows(folder):
             names, kept = found.setdefault(identity, ([], []))
             names.append(name)
-            if caption.strip():
+            if caption is None:  # no picture of the folder has one
+                bare = True
+            elif caption.strip():
                 kept.append(caption.strip())
             else:
                 blank.append(where)
@@ -86,9 +91,11 @@ class CaptionFolder:
             )
         # Of several names of one file the first in order, whatever the order of the rows.
         named = {min(names): kept for names, kept in found.values()}
-        chosen = {n: t for n, t in named.items() if t and self.split in (None, split_of(n, shares))}
+        chosen = {n: t for n, t in named.items() if (t or bare) and self.split in (None, split_of(n, shares))}
         if not chosen:
             which = "" if self.split is None else f" in split {self.split!r}"
+            if bare:
+                raise UserError(f"no picture in {str(folder)!r}{which}: there are {len(found)} in all")
             raise UserError(f"no captioned picture in {str(folder)!r}{which}: {len(found)} have captions in all")
         object.__setattr__(self, "path", folder)
         object.__setattr__(self, "names", tuple(chosen))
@@ -108,13 +115,14 @@ class CaptionFolder:
 
     def __getitem__(self, index: int) -> dict[str, Any]:
         name = self.names[index]
-        return {"image": Path(self.path) / name, "captions": list(self.texts[index]), "name": name}
+        texts = {"captions": list(self.texts[index])} if self.texts[index] else {}
+        return {"image": Path(self.path) / name, **texts, "name": name}
 
-    def _rows(self, folder: Path) -> Iterator[tuple[str, tuple[Any, ...], str, str]]:
+    def _rows(self, folder: Path) -> Iterator[tuple[str, tuple[Any, ...], str | None, str]]:
         """(picture's name, what makes it one file, caption, where it stands) of everything that the folder says."""
         table = self._table(folder)
         if table is None:
-            yield from _sidecars(folder)
+            yield from _sidecars(folder, self.needs_captions)
             return
         missing: list[str] = []
         columns: tuple[str, str] | None = None
@@ -199,6 +207,28 @@ class CaptionFolder:
         return chosen[0], chosen[1]
 
 
+@dataclasses.dataclass(frozen=True)
+class PictureFolder(CaptionFolder):
+    """The same, where captions may be missing: a folder without a table and without a text beside any picture is read too.
+
+    Its items then have no "captions". Some pictures with a text and some without are refused all the same.
+    """
+
+    needs_captions: ClassVar[bool] = False
+
+    @property
+    def uncaptioned(self) -> str:
+        """What is to be said where captions are asked for and the folder has none."""
+        return _no_captions(Path(self.path), Path(self.names[0]))
+
+
+def _no_captions(folder: Path, first: Path) -> str:
+    return (
+        f"no captions in {str(folder)!r}: neither a table ({', '.join(TABLE_ENDINGS)}) nor texts beside the pictures, "
+        f"such as {first.with_suffix('.txt').name!r}"
+    )
+
+
 def _identity(file: Path, found: os.stat_result) -> tuple[Any, ...]:
     """What two names of one file have in common: its place on the disk."""
     return (found.st_dev, found.st_ino) if found.st_ino else (os.path.realpath(file),)
@@ -213,7 +243,7 @@ def _why(folder: Path, name: str, caption_column: str, record: Mapping[str, Any]
     return hint(os.path.basename(name.replace("\\", "/")), names_in(place))
 
 
-def _sidecars(folder: Path) -> Iterator[tuple[str, tuple[Any, ...], str, str]]:
+def _sidecars(folder: Path, needed: bool) -> Iterator[tuple[str, tuple[Any, ...], str | None, str]]:
     pictures = pictures_in(folder)
     if not pictures:
         raise UserError(f"no pictures in {str(folder)!r} ({', '.join(IMAGE_ENDINGS)})")
@@ -230,11 +260,12 @@ def _sidecars(folder: Path) -> Iterator[tuple[str, tuple[Any, ...], str, str]]:
         if picture.stem in beside[place]:
             texts[picture] = beside[place][picture.stem]
     without = [picture for picture in pictures if picture not in texts]
+    if len(without) == len(pictures) and not needed:
+        for picture in pictures:
+            yield picture.relative_to(folder).as_posix(), _identity(picture, _file(picture)), None, str(picture)
+        return
     if len(without) == len(pictures):
-        raise UserError(
-            f"no captions in {str(folder)!r}: neither a table ({', '.join(TABLE_ENDINGS)}) nor texts beside the pictures, "
-            f"such as {pictures[0].with_suffix('.txt').name!r}"
-        )
+        raise UserError(_no_captions(folder, pictures[0]))
     if without:
         raise UserError(
             f"{len(without)} of {len(pictures)} pictures have no text beside them, the first {str(without[0])!r}"
@@ -247,9 +278,14 @@ def _sidecars(folder: Path) -> Iterator[tuple[str, tuple[Any, ...], str, str]]:
                 "no picture to learn from, or has a caption of its own; a table says which"
             )
         owners[text] = picture
-        found = status(picture)
-        if found is None or not stat.S_ISREG(found.st_mode):
-            raise UserError(f"the picture {str(picture)!r} is a link to nothing, or no file")
+        found = _file(picture)
         name = picture.relative_to(folder).as_posix()
         for line in read_text(text).replace("\r\n", "\n").replace("\r", "\n").strip("\n").split("\n"):
             yield name, _identity(picture, found), line, str(text)
+
+
+def _file(picture: Path) -> os.stat_result:
+    found = status(picture)
+    if found is None or not stat.S_ISREG(found.st_mode):
+        raise UserError(f"the picture {str(picture)!r} is a link to nothing, or no file")
+    return found

@@ -1,19 +1,23 @@
-"""What the sources of pictures with captions have in common: splits by a hash, captions that are texts, settings by name."""
+"""What the sources of pictures have in common: splits by a hash or their own, captions that are texts, settings by name."""
 
 from __future__ import annotations
 
 import hashlib
 import unicodedata
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
 from diffusion_jax.data.text.text_files import shortened
 from diffusion_jax.typing import UserError, one_of
 
-__all__ = ["CAPTION_COLUMNS", "SPLITS", "setting", "split_of", "split_shares", "texts_of"]
+__all__ = ["CAPTION_COLUMNS", "SPLITS", "own_split", "setting", "split_named", "split_of", "split_shares", "texts_of"]
 
 CAPTION_COLUMNS = ("caption", "text", "title", "prompt", "captions")
 SPLITS = ("train", "validation", "test")
+_CALLED = {
+    "train": "train", "training": "train", "val": "validation", "valid": "validation", "validation": "validation",
+    "dev": "validation", "test": "test", "testing": "test", "t10k": "test",
+}  # fmt: skip
 _OPTIONS = {"captions", "image_column", "caption_column"}  # of `evaluate` and `vocabulary` too
 
 
@@ -40,6 +44,36 @@ def split_of(name: str, shares: Mapping[str, float]) -> str:
         if point < 0:
             return split
     return next(iter(shares))
+
+
+def split_named(name: str) -> str | None:
+    """The split that data call so: "val" is "validation". None where it is no name of one."""
+    return _CALLED.get(name.casefold())
+
+
+def own_split(
+    split: str | None, own: Collection[str], validation: float, test: float, where: str
+) -> tuple[tuple[str, ...], Mapping[str, float] | None]:
+    """(which of the data's own splits to read, the shares by which they are parted further, None for all of them).
+
+    `own` are names of SPLITS. What the data do not part themselves is a share of "train", by `split_of`; a share of what they
+    do part counts for nothing. Without splits of their own (`own` empty) the data are one part, read as ("",).
+    Raises UserError, beginning with `where`, for a split that is neither there nor has a share.
+    """
+    shares = split_shares(split, validation, test)
+    if not own:
+        return ("",), None if split is None else shares
+    if split is None:
+        return tuple(name for name in SPLITS if name in own), None
+    left = {name: share for name, share in shares.items() if name != "train" and name not in own}
+    parts = {"train": 1 - sum(left.values()), **left}
+    if split in own:
+        return (split,), parts if split == "train" and sum(left.values()) > 0 else None
+    if "train" in own and left[split] > 0:
+        return ("train",), parts
+    there = ", ".join(name for name in SPLITS if name in own)
+    advice = f"; data.{split} is 0: say which share of train it is" if "train" in own and split != "train" else ""
+    raise UserError(f"{where} has no split {split!r} (there are {there}){advice}")
 
 
 def texts_of(found: Any, where: str) -> list[str]:

@@ -24,7 +24,7 @@ __all__ = ["Member", "members"]
 Member = tuple[str, int, int]
 """(name without "./", offset of its bytes, how many)."""
 BLOCK = 512
-VERSION = 2
+VERSION = 3  # since the labels, KEY.cls, are among them
 COMPRESSED = {
     b"\x1f\x8b": ("gzip", "gunzip"),
     b"BZh": ("bzip2", "bunzip2"),

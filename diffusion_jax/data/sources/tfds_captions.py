@@ -1,4 +1,4 @@
-"""A prepared TensorFlow dataset with captions as a random-access source, without TensorFlow.
+"""A prepared TensorFlow dataset of pictures as a random-access source, without TensorFlow.
 
 `tfds.data_source` reads datasets that were prepared as ArrayRecord. Whether one is prepared is looked up before anything
 else: a dataset that is not would be asked for over the network for minutes.
@@ -9,12 +9,14 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
 
-from diffusion_jax.data.sources.captioned import texts_of
+from diffusion_jax.data.sources.captioned import own_split, split_named, split_of, texts_of
+from diffusion_jax.data.sources.labels import captions_of, class_names_of, templates_of
 from diffusion_jax.data.text.text_files import decode
 from diffusion_jax.typing import UserError, one_of
 
@@ -23,22 +25,33 @@ __all__ = ["TfdsCaptions"]
 
 @dataclasses.dataclass(frozen=True)
 class TfdsCaptions:
-    """Item i is {"image": the picture, "captions": [str, ...], "name": its number} of a dataset in `data_dir`.
+    """Item i is {"image": the picture, "captions": [str, ...], "label": int, "name": its number} of a dataset in `data_dir`.
 
     path: the name of the dataset, as "coco_captions" or "coco_captions/2014:1.1.0"; without a version the newest one.
-    split: "train", "validation" or "test", as the dataset calls them. image_key, caption_key: features; a nested one is
-    written with "/", as COCO's "captions/text".
+    split: "train", "validation" or "test", as the dataset calls them; of what it does not part itself, a share
+    (`validation`, `test`) of "train" by a hash of an example's number. image_key, caption_key, label_key: features; a nested
+    one is written with "/", as COCO's "captions/text". A dataset with a label needs no captions; templates (a name of
+    `data.text.prompts`, or templates) make them of the name of a class. class_names: by default the feature's own.
 
     Raises UserError for a dataset or version that is not prepared, an unknown split, and a feature that does not exist.
     """
 
     pictures: ClassVar[bool] = True  # to be prepared, rather than arrays in [-1, 1]
+    levels: ClassVar[int] = 256
     path: str
     data_dir: str | None = None
     split: str | None = "train"
     image_key: str = "image"
     caption_key: str = "caption"
+    label_key: str | None = None
+    class_names: str | Sequence[str] | None = None
+    templates: str | Sequence[str] | None = None
+    validation: float = 0.05
+    test: float = 0.0
     source: Any = dataclasses.field(init=False, repr=False, compare=False)
+    rows: np.ndarray = dataclasses.field(init=False, repr=False, compare=False)
+    captioned: bool = dataclasses.field(init=False, repr=False)
+    captions: tuple[tuple[str, ...], ...] = dataclasses.field(init=False, repr=False)
 
     def __post_init__(self) -> None:
         import tensorflow_datasets as tfds
@@ -61,28 +74,71 @@ class TfdsCaptions:
         newest = max(versions, key=lambda name: tuple(int(part) for part in re.findall(r"\d+", name)))
         folder = versions[one_of(f"version of {name!r}", version or newest, versions)]
         builder = tfds.builder_from_directory(folder)
-        split = one_of(f"split of {self.path!r}", self.split or "train", builder.info.splits)
+        asked = self.split or "train"
+        named = {str(split_named(name) or name): name for name in builder.info.splits}
+        if asked in named or "train" not in named or not (self.validation if asked == "validation" else self.test):
+            one_of(f"split of {self.path!r}", asked, named)
+        (place,), shares = own_split(asked, named, self.validation, self.test, f"dataset {self.path!r}")
         try:
-            source = builder.as_data_source(split=split)
+            source = builder.as_data_source(split=named[place])
         except (NotImplementedError, ValueError) as error:
             raise UserError(
                 f"dataset {self.path!r} is not in ArrayRecord: {' '.join(str(error).split())[:150]}"
             ) from error
+        rows = np.arange(len(source))
+        if shares is not None:
+            rows = np.array([row for row in rows.tolist() if split_of(str(row), shares) == asked], int)
+        if not len(rows):
+            raise UserError(f"no picture in split {asked!r} of dataset {self.path!r}")
+        first = source[int(rows[0])]
+        label = self.label_key or ("label" if "label" in first else None)
+        captioned = label is None or self.caption_key != "caption" or self.caption_key in first
+        for key in (self.image_key, *([self.caption_key] if captioned else []), *([label] if label else [])):
+            _feature(first, key, self.path)
+        names = _class_names(builder.info.features, label) if label else ()
+        names = names if self.class_names is None else class_names_of(self.class_names)
+        templates = templates_of(self.templates)
+        if templates and not names:
+            raise UserError(f"dataset {self.path!r} has no classes, which templates are of")
         object.__setattr__(self, "source", source)
-        if len(source):
-            for key in (self.image_key, self.caption_key):
-                _feature(source[0], key, self.path)
+        object.__setattr__(self, "rows", rows)
+        object.__setattr__(self, "captioned", captioned and not templates)
+        object.__setattr__(self, "label_key", label)
+        object.__setattr__(self, "class_names", names)
+        object.__setattr__(self, "captions", tuple(tuple(captions_of(name, templates)) for name in names))
 
     def __len__(self) -> int:
-        return len(self.source)
+        return len(self.rows)
 
     def __getitem__(self, index: int) -> dict[str, Any]:
-        item = self.source[index]
-        image = _feature(item, self.image_key, self.path)
-        found = np.atleast_1d(np.asarray(_feature(item, self.caption_key, self.path), object))
-        where = f"dataset {self.path!r}, example {index}"
-        captions = [decode(text, f"{where}: the caption") if isinstance(text, bytes) else text for text in found]
-        return {"image": image, "captions": texts_of(captions, where), "name": str(index), "where": where}
+        row = int(self.rows[index])
+        item = self.source[row]
+        where = f"dataset {self.path!r}, example {row}"
+        made = {"image": _feature(item, self.image_key, self.path), "name": str(row), "where": where}
+        if self.label_key is not None:
+            made["label"] = int(_feature(item, self.label_key, self.path))
+            if not 0 <= made["label"] < len(self.captions):
+                raise UserError(f"{where} has label {made['label']}, of {len(self.captions)} classes")
+            texts = self.captions[made["label"]]
+            made |= {"captions": list(texts)} if texts else {}
+        if self.captioned:
+            found = np.atleast_1d(np.asarray(_feature(item, self.caption_key, self.path), object))
+            captions = [decode(text, f"{where}: the caption") if isinstance(text, bytes) else text for text in found]
+            made["captions"] = texts_of(captions, where)
+        return made
+
+
+def _class_names(features: Any, label: str) -> tuple[str, ...]:
+    """The names of a feature's classes, as the dataset has them; their numbers where it has none."""
+    for part in label.split("/"):
+        features = features[part]
+    names = getattr(features, "names", None)
+    if names:
+        return tuple(str(name) for name in names)
+    count = getattr(features, "num_classes", None)
+    if not count:
+        raise UserError(f"the feature {label!r} does not say what its classes are: say class_names")
+    return tuple(str(number) for number in range(count))
 
 
 def _feature(item: Any, key: str, name: str) -> Any:

@@ -9,7 +9,16 @@ from ml_collections import ConfigDict
 
 from diffusion_jax.build.constructors import parameters
 from diffusion_jax.build.keys import REQUIRED, Group, chosen, named_group, spec_at
-from diffusion_jax.build.sources import AUGMENTATION, READING, SOURCES, TOKENIZERS, gives_pictures, preprocess, reading
+from diffusion_jax.build.sources import (
+    AUGMENTATION,
+    READING,
+    SOURCES,
+    TOKENIZERS,
+    cropping,
+    gives_pictures,
+    preprocess,
+    reading,
+)  # fmt: skip
 from diffusion_jax.data.pictures.preprocess import Preprocess
 from diffusion_jax.nets import CLIP_MODELS, TextTransformer
 from diffusion_jax.nets.clip import TOWERS
@@ -34,7 +43,9 @@ def groups(config: ConfigDict) -> dict[str, Group]:
     loss = {key: value for key, value in CONTRASTIVE.items() if not (arrays and key == "identity")}
     found["loss"] = Group("loss", None, {"name": REQUIRED, **loss})
     if not arrays:
-        found["preprocess"] = Group("preprocess", None, {**parameters(Preprocess, ("crop",)), "size": None})
+        found["preprocess"] = Group(
+            "preprocess", None, {**parameters(Preprocess, ("crop",)), "size": None, "channels": None}
+        )
         found["zero_shot"] = Group("zero_shot", None, {"path": "", "classes": None, "templates": "photo"})
     model = spec_at(config, "model")
     preset = model.get("preset") if model.get("preset") in CLIP_MODELS else None
@@ -69,8 +80,7 @@ def check(config: ConfigDict) -> None:
     patch, size = sizes["vision"].get("patch", 1), sizes["vision"]["image_size"]
     if patch > size:
         raise UserError(f"config key 'model.vision.patch' is {patch}, above the image_size {size}; nearest: {size}")
-    preprocess(config.get("preprocess"), sizes)
-    reading(config.data)
+    cropping(preprocess(config.get("preprocess"), sizes), reading(config.data))
     kept = config.data.get("validation", 0.0) + config.data.get("test", 0.0)
     if kept >= 1:
         raise UserError(

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from diffusion_jax.data.pairs import check_share
+from diffusion_jax.data.reading import check_share
 from diffusion_jax.data.sources.caption_folder import CaptionFolder
 from diffusion_jax.data.sources.class_folder import ClassFolder
 from diffusion_jax.data.sources.folders import status
@@ -96,7 +96,7 @@ def check_classes(folder: ClassFolder) -> ClassFolder:
 
 
 def _pixels(run: ClipRun, files: Sequence[Any], skipped: Skipped) -> tuple[np.ndarray, list[int]]:
-    """(the pictures that can be read as the run's uint8 [n, edge, edge, 3], which of `files` they are)."""
+    """(the pictures that can be read as the run's uint8 [n, edge, edge, channels], which of `files` they are)."""
     if run.preprocess is None:
         raise UserError(f"the CLIP in {str(run.path)!r} takes no pictures of one's own")
     rows, kept = [], []
@@ -109,8 +109,8 @@ def _pixels(run: ClipRun, files: Sequence[Any], skipped: Skipped) -> tuple[np.nd
                 advice = f"; {skipped.advice} leaves such pictures out" if skipped.advice else ""
                 raise UserError(f"{error}{advice}") from error
             skipped.files[str(file)] = str(error)
-    edge = run.preprocess.edge
-    return (np.stack(rows) if rows else np.zeros((0, edge, edge, 3), np.uint8)), kept
+    edge, channels = run.preprocess.edge, run.preprocess.channels
+    return (np.stack(rows) if rows else np.zeros((0, edge, edge, channels), np.uint8)), kept
 
 
 def _embedded(run: ClipRun, pixels: np.ndarray, size: int) -> np.ndarray:

@@ -16,7 +16,6 @@ from diffusion_jax.build.ranges import (
     whole,
 )  # fmt: skip
 from diffusion_jax.build.sources import TOKENIZERS
-from diffusion_jax.data.pictures.preprocess import FILTERS
 from diffusion_jax.nets import CLIP_MODELS
 from diffusion_jax.nets.clip import TOWERS
 from diffusion_jax.nets.vit import ACTIVATIONS, INITS
@@ -29,12 +28,8 @@ RANGES: dict[str, Range] = {
     "tokenizer.path": text("the path of a vocabulary, as text", path=True),
     "preprocess.mean": numbers(number(-10.0, 10.0), 3, of="three numbers, of red, green and blue"),
     "preprocess.std": numbers(number(0.0, 10.0, above=True), 3, of="three numbers above 0, of red, green and blue"),
-    "preprocess.resize": choice("preprocess.resize", ("shortest", "squash")),
-    "preprocess.size": optional(SIZE, "the model's image_size"),
-    "preprocess.interpolation": choice("preprocess.interpolation", FILTERS),
     "preprocess.rgb": choice("preprocess.rgb", ("after", "before")),
     "preprocess.centre": choice("preprocess.centre", ("round", "floor")),
-    "preprocess.exif": flag(),
     "zero_shot.path": text("the path of a folder of classes, as text; '' measures nothing", empty=True, path=True),
     "zero_shot.classes": optional(text("the path of a JSON file, as text", path=True), "the folders' names"),
     "zero_shot.templates": text("the name of templates or the path of a file of them, as text", path=True),

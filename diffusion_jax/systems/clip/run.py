@@ -65,7 +65,11 @@ class ClipRun:
         if pre is None:
             raise UserError(f"images of {getattr(rows, 'dtype', type(rows[0]).__name__)}: give floats in [-1, 1]")
         parts = [rows[i : i + size] for i in range(0, len(rows), size)]
-        if isinstance(rows, np.ndarray) and rows.dtype == np.uint8 and rows.shape[1:] == (pre.edge, pre.edge, 3):
+        if (
+            isinstance(rows, np.ndarray)
+            and rows.dtype == np.uint8
+            and rows.shape[1:] == (pre.edge, pre.edge, pre.channels)
+        ):
             return np.concatenate([self._embed(pre.normalise(part), size) for part in parts])
         return np.concatenate([self._embed(pre.batch(part), size) for part in parts])
 

@@ -17,10 +17,11 @@ from ml_collections import ConfigDict
 
 from diffusion_jax import build, runs
 from diffusion_jax.contrastive import infonce, sigmoid_loss
-from diffusion_jax.data.pairs import caption_identity, check_share, pair_batches, read_picture
+from diffusion_jax.data.pairs import caption_identity, pair_batches
 from diffusion_jax.data.pictures.augmentation import add_noise, random_shift
 from diffusion_jax.data.pictures.preprocess import Preprocess
 from diffusion_jax.data.pipeline import batches, caption_table, columns
+from diffusion_jax.data.reading import check_share, read_picture
 from diffusion_jax.data.sources.class_folder import ClassFolder
 from diffusion_jax.metrics import class_embeddings, classify, topk_accuracy
 from diffusion_jax.nets import Network
@@ -105,22 +106,20 @@ def _pictures(config: ConfigDict, folder: Path, key: jax.Array) -> Task:
     if prepare is None:
         raise UserError(f"data {config.data.name!r} holds photographs, which need a preprocess")
     options = build.reading(config.data)
-    train, held_out = (build.source(config.data, split) for split in ("train", "validation"))
-
-    def image(raw: Any, rng: np.random.Generator) -> np.ndarray:
-        if options["crop"] == "center":
-            return prepare.pixels(raw)
-        return prepare.random_pixels(raw, rng, scale=tuple(options["crop_scale"]))
-
+    train, held_out = (
+        build.captioned(config.data, build.source(config.data, split)) for split in ("train", "validation")
+    )
     loss = _loss_options(config)
     stream = pair_batches(
         train,
         config.batch_size,
         config.seed,
-        image,
+        build.cropping(prepare, options),
         tokenizer,
         identity=loss["identity"],
+        flip=options["flip"],
         on_error=options["on_error"],
+        error_share=options["error_share"],
         workers=options["workers"] or None,
         **process_slice(),
     )
@@ -154,10 +153,12 @@ def _words(tokenizer: Tokenizer, step: int, batch: Batch) -> list[str]:
     return [] if decode is None else [decode(row) for row in batch["tokens"]]
 
 
-def _held_out(held_out: Any, prepare: Preprocess, most: int, on_error: str) -> tuple[list[dict[str, Any]], np.ndarray]:
+def _held_out(
+    held_out: Any, prepare: Preprocess, most: int, on_error: str, share: float
+) -> tuple[list[dict[str, Any]], np.ndarray]:
     """(the first `most` held-out items whose pictures can be read, those pictures, uint8).
 
-    With `on_error` "skip" the others are counted and named in the log; UserError when they are more than half.
+    With `on_error` "skip" the others are counted and named in the log; UserError when they are more than a `share`.
     """
     items: list[dict[str, Any]] = []
     pixels, unread = [], []
@@ -174,7 +175,7 @@ def _held_out(held_out: Any, prepare: Preprocess, most: int, on_error: str) -> t
             unread.append(str(error))
             _log.warning("held-out picture %d is skipped (%d so far): %s", index, len(unread), error)
     if unread:
-        check_share(len(unread), len(unread) + len(items), "the held-out pictures", unread[0])
+        check_share(len(unread), len(unread) + len(items), "the held-out pictures", unread[0], share)
         _log.info("%d held-out pictures are measured, %d that cannot be read are not", len(items), len(unread))
     return items, np.stack(pixels)
 
@@ -184,7 +185,9 @@ def _evaluation(
 ) -> tuple[Callable[[TrainState, int], dict[str, float]], int]:
     """(held-out loss, retrieval and zero-shot of raw and averaged weights, of how many pictures); these are read once."""
     assert probe.preprocess is not None
-    items, pixels = _held_out(held_out, probe.preprocess, options["eval_pairs"], options["on_error"])
+    items, pixels = _held_out(
+        held_out, probe.preprocess, options["eval_pairs"], options["on_error"], options["error_share"]
+    )
     captions = [item["captions"] for item in items]
     same = jnp.asarray(caption_identity([texts[0] for texts in captions])) if loss["identity"] else None
     classes, templates = _classes(config.get("zero_shot") or {})

@@ -1,0 +1,175 @@
+"""Pictures read a batch at a time, a function of (seed, step), each process reading only its own rows.
+
+Row r of batch n is example order[n B + r], where the order is grain's, a permutation an epoch. Everything random about a
+row (its caption, its crop) comes from a generator of (seed, n, r, how many examples before it could not be read), and which
+rows are mirrored from one of (seed, n), so that the global batch is the same however many processes share it, and after a
+resume at any step. Decoding and resizing leave Python's lock: threads are as good as processes, and nothing
+has to be copied between.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import threading
+from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, TypeVar
+
+import numpy as np
+
+from diffusion_jax.typing import Source, UserError, one_of
+
+__all__ = ["check_share", "mirrored", "picture_batches", "read_picture", "row_numbers", "rows", "where_of"]
+
+_log = logging.getLogger(__name__)
+ImageFn = Callable[[Any, np.random.Generator], np.ndarray]
+Read = TypeVar("Read")
+MIRROR = 0x6D6972726F72  # sets the generator of what is mirrored apart from those of the rows
+
+
+def where_of(item: Mapping[str, Any]) -> str:
+    """How a message names an item of a source."""
+    return str(item.get("where") or item.get("name") or "an example")
+
+
+def read_picture(item: Mapping[str, Any], image_fn: Callable[[Any], np.ndarray]) -> np.ndarray:
+    """`image_fn` of an item's picture; its UserError names the item where the picture, of bytes, has no name."""
+    try:
+        return image_fn(item["image"])
+    except UserError as error:
+        where = where_of(item)
+        if where in str(error):
+            raise
+        raise UserError(f"{where}: {error}") from error
+
+
+def check_share(unread: int, of: int, what: str, example: str, share: float = 0.5) -> None:
+    """UserError when more than a `share` of `of` pictures cannot be read: what is left is no sample of what was meant."""
+    if unread > share * of:
+        most = "half" if share == 0.5 else f"{share:.3g}"
+        raise UserError(f"more than {most} of {what} cannot be read ({unread} of {of}); one of them: {example}")
+
+
+def row_numbers(source: Source, batch_size: int, process_index: int, process_count: int) -> range:
+    """Which rows of a global batch are this process's. UserError for what no batch can be made of."""
+    if len(source) == 0:
+        raise UserError("the source is empty: there is nothing to train on")
+    if batch_size < 1 or batch_size % process_count:
+        near = max(1, round(batch_size / process_count)) * process_count
+        raise UserError(f"batch_size {batch_size} is not divided by the {process_count} processes; nearest: {near}")
+    if not 0 <= process_index < process_count:
+        raise UserError(f"process_index {process_index} is not in 0 .. {process_count - 1}")
+    local = batch_size // process_count
+    return range(process_index * local, (process_index + 1) * local)
+
+
+def mirrored(images: np.ndarray, seed: int, step: int, batch_size: int, mine: range) -> np.ndarray:
+    """These rows [b, h, w, c] with half of them, by chance, turned left to right; each of the global batch by itself."""
+    chance = np.random.default_rng([seed, step, MIRROR]).random(batch_size) < 0.5
+    return np.where(chance[mine.start : mine.stop, None, None, None], images[:, :, ::-1], images)
+
+
+def rows(
+    source: Source,
+    batch_size: int,
+    seed: int,
+    read: Callable[[int, np.random.Generator], Read],
+    *,
+    on_error: str = "raise",
+    error_share: float = 0.5,
+    workers: int | None = None,
+    process_index: int = 0,
+    process_count: int = 1,
+) -> Callable[[int], list[tuple[int, Read]]]:
+    """A function from the step to this process's rows: (which example it is, what `read(example, rng)` made of it).
+
+    They are read in `workers` threads (default: one a core, 16 at most). `on_error="skip"` takes the next example in place of
+    one of which `read` raises UserError, and logs each such example once; "raise" stops. Raises UserError for an empty source,
+    a batch that the processes do not divide, what `read` raises, and, skipping, once more than `error_share` of the
+    source cannot be read.
+    """
+    import grain
+
+    one_of("on_error", on_error, ("raise", "skip"))
+    mine = row_numbers(source, batch_size, process_index, process_count)
+    order = grain.MapDataset.range(len(source)).seed(seed).shuffle().repeat()
+    pool = ThreadPoolExecutor(workers or min(16, os.cpu_count() or 1))
+    told: set[int] = set()
+    lock = threading.Lock()
+
+    def row(step: int, number: int) -> tuple[int, Read]:
+        example = int(order[step * batch_size + number])
+        for tried in range(len(source)):
+            at = (example + tried) % len(source)
+            try:
+                return at, read(at, np.random.default_rng([seed, step, number, tried]))
+            except UserError as error:
+                if on_error == "raise":
+                    raise
+                with lock:
+                    if at not in told:
+                        told.add(at)
+                        _log.warning("example %d is skipped (%d so far): %s", at, len(told), error)
+                    check_share(len(told), len(source), "the pictures to train on", str(error), error_share)
+        raise UserError("no example of the source can be read")
+
+    return lambda step: list(pool.map(lambda number: row(step, number), mine))
+
+
+def picture_batches(
+    source: Source,
+    batch_size: int,
+    seed: int,
+    image_fn: ImageFn,
+    *,
+    flip: bool = False,
+    on_error: str = "raise",
+    error_share: float = 0.5,
+    workers: int | None = None,
+    process_index: int = 0,
+    process_count: int = 1,
+) -> Callable[[int], dict[str, np.ndarray]]:
+    """A function from the step to this process's rows: {"image": uint8 [b, h, w, c], "index": int64 [b], of what was read}.
+
+    `image_fn(image, rng)` makes the array of a row, such as a `data.pictures.cropping.Crop`; with `flip` half of them are
+    mirrored. Where the source has `columns()` whose "image" an `image_fn.keeps` says it leaves as they are, the rows are
+    gathered from it at once: the same ones. For the rest see `rows`, and what it raises.
+    """
+    mine = row_numbers(source, batch_size, process_index, process_count)
+
+    def finished(step: int, images: np.ndarray, index: np.ndarray) -> dict[str, np.ndarray]:
+        return {"image": mirrored(images, seed, step, batch_size, mine) if flip else images, "index": index}
+
+    whole = source.columns()["image"] if hasattr(source, "columns") else None
+    if whole is not None and whole.dtype == np.uint8 and getattr(image_fn, "keeps", lambda images: False)(whole):
+        import grain
+
+        order = grain.MapDataset.range(len(source)).seed(seed).shuffle().repeat()
+
+        def gathered(step: int) -> dict[str, np.ndarray]:
+            index = np.array([order[step * batch_size + number] for number in mine], np.int64)
+            return finished(step, whole[index], index)
+
+        return gathered
+
+    def read(example: int, rng: np.random.Generator) -> np.ndarray:
+        return read_picture(source[example], lambda image: image_fn(image, rng))
+
+    found = rows(
+        source,
+        batch_size,
+        seed,
+        read,
+        on_error=on_error,
+        error_share=error_share,
+        workers=workers,
+        process_index=process_index,
+        process_count=process_count,
+    )
+
+    def batch(step: int) -> dict[str, np.ndarray]:
+        made = found(step)
+        return finished(step, np.stack([image for _, image in made]), np.array([at for at, _ in made], np.int64))
+
+    return batch
