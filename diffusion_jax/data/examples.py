@@ -13,7 +13,7 @@ from typing import Any
 import jax.numpy as jnp
 import numpy as np
 
-from diffusion_jax.data.pairs import read_picture
+from diffusion_jax.data.reading import read_picture
 from diffusion_jax.typing import Array, Source, UserError
 
 __all__ = ["Examples", "label_names", "labels_of", "raw", "to_unit"]

@@ -1,9 +1,8 @@
-"""Classes of a source: what they are called, which one a person asks for, and what captions their names make."""
+"""Classes of a source: what they are called, which one an example is of, and what captions their names make."""
 
 from __future__ import annotations
 
 import difflib
-import operator
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -14,41 +13,7 @@ from diffusion_jax.data.text.prompts import templates as named_templates
 from diffusion_jax.data.text.text_files import read_json, read_lines, shortened
 from diffusion_jax.typing import UserError
 
-__all__ = ["captions_of", "class_names_of", "label_of", "labels_of", "templates_of"]
-
-
-def label_of(class_names: Sequence[str], asked: Any) -> int:
-    """The number of the class that is asked for: by its name, in any case, or by its number, as an int or a numeral.
-
-    A name counts before a numeral: of classes named "8" and "3", "3" is the second. Raises UserError, with the nearest name,
-    for a class that is not one of them.
-    """
-    names = list(class_names)
-    if isinstance(asked, str):
-        said = asked.strip()
-        for name in (said, said.replace("_", " ")):
-            if name in names:
-                return names.index(name)
-        folded = [name.casefold() for name in names]
-        if folded.count(said.casefold()) == 1:
-            return folded.index(said.casefold())
-        if not said.lstrip("+-").isdecimal():
-            close = difflib.get_close_matches(said.casefold(), folded, n=1, cutoff=0.4)
-            hint = f"; did you mean {names[folded.index(close[0])]!r}?" if close else ""
-            raise UserError(f"label {shortened(asked, 40)} is no class of the data{hint} (known: {_few(names)})")
-        number = int(said)
-    else:
-        try:
-            number = operator.index(asked)
-        except TypeError:
-            raise UserError(f"label {shortened(asked, 40)} is neither the name nor the number of a class") from None
-        if isinstance(asked, bool):
-            raise UserError(f"label {asked!r} is neither the name nor the number of a class")
-    if not 0 <= number < len(names):
-        near = min(max(number, 0), len(names) - 1)
-        hint = f"; nearest: {near} ({names[near]!r})" if names else ""
-        raise UserError(f"label {number} is not one of the {len(names)} classes of the data, which begin at 0{hint}")
-    return number
+__all__ = ["captions_of", "class_names_of", "labels_of", "templates_of"]
 
 
 def _few(names: Sequence[str]) -> str:
