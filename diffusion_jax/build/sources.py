@@ -17,7 +17,7 @@ from diffusion_jax.data.sources.class_folder import ClassFolder
 from diffusion_jax.data.sources.digits import load_digits
 from diffusion_jax.data.sources.parquet import PictureParquet
 from diffusion_jax.data.sources.tar_shards import PictureShards
-from diffusion_jax.data.sources.tfds_captions import TfdsCaptions
+from diffusion_jax.data.sources.tfds_captions import TfdsPictures
 from diffusion_jax.data.text.word_tokenizer import WordTokenizer
 from diffusion_jax.typing import Source, Tokenizer, UserError, one_of
 
@@ -45,7 +45,7 @@ SOURCES: dict[str, Callable[..., Any]] = {
     "folder": PictureFolder,
     "classes": ClassFolder,
     "tar": PictureShards,
-    "tfds": TfdsCaptions,
+    "tfds": TfdsPictures,
     "arrays": PictureArrays,
     "parquet": PictureParquet,
 }

@@ -118,7 +118,7 @@ def _family(folder: Path) -> dict[str, Part]:
 @functools.lru_cache(maxsize=2)  # the splits of a run are read one after another from one file
 def _npz(file: Path, size: int, changed: int, image_key: str | None, label_key: str | None) -> dict[str, Part]:
     try:
-        with np.load(file, allow_pickle=False) as archive:
+        with file.open("rb") as opened, np.load(opened, allow_pickle=False) as archive:
             names = list(archive.files)
             images = _named(names, image_key, IMAGES)
             if not images:

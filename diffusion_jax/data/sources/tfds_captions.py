@@ -20,7 +20,7 @@ from diffusion_jax.data.sources.labels import captions_of, class_names_of, templ
 from diffusion_jax.data.text.text_files import decode
 from diffusion_jax.typing import UserError, one_of
 
-__all__ = ["TfdsCaptions"]
+__all__ = ["TfdsCaptions", "TfdsPictures"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -38,6 +38,7 @@ class TfdsCaptions:
 
     pictures: ClassVar[bool] = True  # to be prepared, rather than arrays in [-1, 1]
     levels: ClassVar[int] = 256
+    needs_captions: ClassVar[bool] = True
     path: str
     data_dir: str | None = None
     split: str | None = "train"
@@ -80,7 +81,9 @@ class TfdsCaptions:
             one_of(f"split of {self.path!r}", asked, named)
         (place,), shares = own_split(asked, named, self.validation, self.test, f"dataset {self.path!r}")
         try:
-            source = builder.as_data_source(split=named[place])
+            # Pictures as they are stored: what a decoder of TFDS's makes of a palette or an orientation is another thing.
+            decoders = _nested(self.image_key, tfds.decode.SkipDecoding())
+            source = builder.as_data_source(split=named[place], decoders=decoders)
         except (NotImplementedError, ValueError) as error:
             raise UserError(
                 f"dataset {self.path!r} is not in ArrayRecord: {' '.join(str(error).split())[:150]}"
@@ -92,7 +95,8 @@ class TfdsCaptions:
             raise UserError(f"no picture in split {asked!r} of dataset {self.path!r}")
         first = source[int(rows[0])]
         label = self.label_key or ("label" if "label" in first else None)
-        captioned = label is None or self.caption_key != "caption" or self.caption_key in first
+        usual = self.caption_key == "caption" and (label is not None or not self.needs_captions)
+        captioned = not usual or self.caption_key in first
         for key in (self.image_key, *([self.caption_key] if captioned else []), *([label] if label else [])):
             _feature(first, key, self.path)
         names = _class_names(builder.info.features, label) if label else ()
@@ -126,6 +130,26 @@ class TfdsCaptions:
             captions = [decode(text, f"{where}: the caption") if isinstance(text, bytes) else text for text in found]
             made["captions"] = texts_of(captions, where)
         return made
+
+
+@dataclasses.dataclass(frozen=True)
+class TfdsPictures(TfdsCaptions):
+    """The same, where captions may be missing though there is no label."""
+
+    needs_captions: ClassVar[bool] = False
+
+    @property
+    def uncaptioned(self) -> str:
+        """What is to be said where captions are asked for and the dataset has none."""
+        templates = ", or data.templates=photo to make captions of the names of classes" if self.class_names else ""
+        return f"dataset {self.path!r} has no feature {self.caption_key!r}: say data.caption_key=NAME{templates}"
+
+
+def _nested(key: str, value: Any) -> Any:
+    """{"a": {"b": value}} of "a/b"."""
+    for part in reversed(key.split("/")):
+        value = {part: value}
+    return value
 
 
 def _class_names(features: Any, label: str) -> tuple[str, ...]:
