@@ -145,7 +145,8 @@ def test_what_a_constructor_takes_may_be_set(name, overrides, found):
         ("digits_clip", {"weights": "x"}, "'weights' is a group; set one of weights.model, weights.path"),
         ("digits_clip", {"preprocess.exif": "True"}, "'preprocess.exif' does not exist"),  # the digits take none
         ("digits_clip", {"steps": "9" * 400}, "9" * 10),
-        ("digits_diffusion", {"data.name": "folder", "data.path": "x"}, "diffusion trains on arrays ('digits', or"),
+        ("digits_diffusion", {"data.name": "folder", "data.path": "x"}, "data 'folder' takes no 'shift' (it takes crop"),
+        ("digits_diffusion", {"preprocess": "{}"}, "the data 'digits' are arrays, taken as they are"),
     ],
     ids=lambda value: next(iter(value)) if isinstance(value, dict) else value[:9],
 )  # fmt: skip

@@ -55,6 +55,8 @@ RANGES: dict[str, Range] = {
     "locked": patterns("a list of patterns of parameters' paths, such as ('^visual/',); () locks nothing"),
     "data.name": named("data", SOURCES),
     "data.shift": number(0.0, 8.0, of="a number of pixels"),
+    "data.augment": number(0.0, 1.0, of="a probability", usual=0.12),
+    "data.augment_flips": number(0.0, 1.0, of="a probability", usual=1.0),
     "data.noise": number(0.0, 10.0, of="a standard deviation"),
     "data.path": text("the path of the pictures, as text", path=True),
     "data[tfds].path": text("the name of a dataset, as text"),

@@ -22,11 +22,13 @@ from diffusion_jax.data.text.word_tokenizer import WordTokenizer
 from diffusion_jax.typing import Source, Tokenizer, UserError, one_of
 
 __all__ = [
+    "ALTERED",
     "AUGMENTATION",
     "GENERATIVE",
     "READING",
     "SOURCES",
     "TOKENIZERS",
+    "altered",
     "augmentation",
     "beside_source",
     "captioned",
@@ -57,6 +59,8 @@ READING: dict[str, Any] = {
 """How pictures are read, beside the keys of the source itself."""
 AUGMENTATION: dict[str, Any] = {"shift": 0.0, "noise": 0.0}
 """How arrays are altered in training: by up to `shift` pixels, with Gaussian noise of standard deviation `noise`."""
+ALTERED: dict[str, Any] = {"augment": 0.0, "augment_flips": 1.0}
+"""How the examples of what draws are altered in the step, told to the network: `data.pictures.edm_augmentation`."""
 
 
 def gives_pictures(spec: Spec) -> bool:
@@ -70,7 +74,7 @@ def beside_source(spec: Spec) -> dict[str, Any]:
     A source that has a keyword of one of these names takes it itself.
     """
     own = parameters(pick("data", spec["name"], SOURCES))
-    beside = READING if gives_pictures(spec) else AUGMENTATION
+    beside = (READING if gives_pictures(spec) else AUGMENTATION) | ALTERED
     return {key: default for key, default in beside.items() if key not in own}
 
 
@@ -78,6 +82,11 @@ def augmentation(spec: Spec) -> dict[str, float]:
     """How arrays are altered in training, as a config's `data` group says; 0 for what the source takes itself."""
     beside = beside_source(spec)
     return {key: spec.get(key, default) if key in beside else 0.0 for key, default in AUGMENTATION.items()}
+
+
+def altered(spec: Spec) -> dict[str, float]:
+    """`ALTERED` with what a config's `data` group says."""
+    return {key: spec.get(key, default) for key, default in ALTERED.items()}
 
 
 def source(spec: Spec, split: str) -> Any:

@@ -23,11 +23,13 @@ __all__ = ["Examples", "label_names", "labels_of", "raw", "to_unit"]
 class Examples:
     """`source` with its pictures made arrays by `prepare`; what else it has (`class_names`, `labels`, ...) is the source's.
 
-    `raw(examples)` is the source itself: what asks for labels or captions alone does not decode a picture.
+    `ready`: the source's columns have the pictures as they would be prepared. `raw(examples)` is the source itself: what asks
+    for labels or captions alone does not decode a picture.
     """
 
     source: Source
     prepare: Callable[[Any], np.ndarray]
+    ready: bool = False
 
     def __len__(self) -> int:
         return len(self.source)
@@ -36,8 +38,13 @@ class Examples:
         item = self.source[index]
         return {**item, "image": read_picture(item, self.prepare)}
 
+    @property
+    def levels(self) -> int:
+        """Of a channel."""
+        return 256
+
     def __getattr__(self, name: str) -> Any:
-        if name.startswith("__") or name in ("source", "columns"):  # its columns are not prepared
+        if name.startswith("__") or name == "source" or (name == "columns" and not self.ready):
             raise AttributeError(name)
         return getattr(self.source, name)
 

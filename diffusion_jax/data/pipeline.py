@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from diffusion_jax.data.examples import raw
+from diffusion_jax.data.reading import shuffled
 from diffusion_jax.typing import Source, UserError
 
 __all__ = ["CaptionTable", "batches", "caption_table", "columns", "rows_of", "words_of"]
@@ -44,7 +45,7 @@ def batches(
         raise UserError(f"batch_size {batch_size} is not divided by the {process_count} processes; nearest: {near}")
     if not 0 <= process_index < process_count:
         raise UserError(f"process_index {process_index} is not in 0 .. {process_count - 1}")
-    order = _order(source, seed)
+    order = shuffled(len(source), seed)
     whole = source.columns() if hasattr(source, "columns") else None
     local = batch_size // process_count
     mine = slice(process_index * local, (process_index + 1) * local)
@@ -63,15 +64,9 @@ def batches(
     return batch
 
 
-def _order(source: Source, seed: int) -> Any:
-    import grain
-
-    return grain.MapDataset.range(len(source)).seed(seed).shuffle().repeat()
-
-
 def rows_of(source: Source, batch_size: int, seed: int, step: int) -> np.ndarray:
     """The examples [batch_size] of a step's global batch, by their places in the source."""
-    order = _order(source, seed)
+    order = shuffled(len(source), seed)
     return np.array([order[step * batch_size + i] for i in range(batch_size)])
 
 

@@ -20,7 +20,16 @@ import numpy as np
 
 from diffusion_jax.typing import Source, UserError, one_of
 
-__all__ = ["check_share", "mirrored", "picture_batches", "read_picture", "row_numbers", "rows", "where_of"]
+__all__ = [
+    "check_share",
+    "held_out_items",
+    "mirrored",
+    "picture_batches",
+    "read_picture",
+    "row_numbers",
+    "rows",
+    "where_of",
+]
 
 _log = logging.getLogger(__name__)
 ImageFn = Callable[[Any, np.random.Generator], np.ndarray]
@@ -49,6 +58,13 @@ def check_share(unread: int, of: int, what: str, example: str, share: float = 0.
     if unread > share * of:
         most = "half" if share == 0.5 else f"{share:.3g}"
         raise UserError(f"more than {most} of {what} cannot be read ({unread} of {of}); one of them: {example}")
+
+
+def shuffled(count: int, seed: int) -> Any:
+    """An endless sequence of examples by their places: epochs, each a permutation of its own."""
+    import grain
+
+    return grain.MapDataset.range(count).seed(seed).shuffle().repeat()
 
 
 def row_numbers(source: Source, batch_size: int, process_index: int, process_count: int) -> range:
@@ -89,11 +105,9 @@ def rows(
     a batch that the processes do not divide, what `read` raises, and, skipping, once more than `error_share` of the
     source cannot be read.
     """
-    import grain
-
     one_of("on_error", on_error, ("raise", "skip"))
     mine = row_numbers(source, batch_size, process_index, process_count)
-    order = grain.MapDataset.range(len(source)).seed(seed).shuffle().repeat()
+    order = shuffled(len(source), seed)
     pool = ThreadPoolExecutor(workers or min(16, os.cpu_count() or 1))
     told: set[int] = set()
     lock = threading.Lock()
@@ -143,9 +157,7 @@ def picture_batches(
 
     whole = source.columns()["image"] if hasattr(source, "columns") else None
     if whole is not None and whole.dtype == np.uint8 and getattr(image_fn, "keeps", lambda images: False)(whole):
-        import grain
-
-        order = grain.MapDataset.range(len(source)).seed(seed).shuffle().repeat()
+        order = shuffled(len(source), seed)
 
         def gathered(step: int) -> dict[str, np.ndarray]:
             index = np.array([order[step * batch_size + number] for number in mine], np.int64)
@@ -173,3 +185,40 @@ def picture_batches(
         return finished(step, np.stack([image for _, image in made]), np.array([at for at, _ in made], np.int64))
 
     return batch
+
+
+def held_out_items(data: Source, most: int, on_error: str = "raise", error_share: float = 0.5) -> list[dict[str, Any]]:
+    """The first `most` examples that can be read; those that cannot are an error or, with "skip", counted and named in the log.
+
+    UserError where more than `error_share` of those looked at cannot be read, and where none can.
+    """
+    found: list[dict[str, Any]] = []
+    unread: list[str] = []
+    for index in range(len(data)):
+        if len(found) == most:
+            break
+        try:
+            found.append(data[index])
+        except UserError as error:
+            if on_error == "raise":
+                raise UserError(f"held-out picture: {error}; --config.data.on_error=skip leaves such out") from error
+            unread.append(str(error))
+            _log.warning("held-out picture %d is skipped (%d so far): %s", index, len(unread), error)
+    if unread:
+        check_share(len(unread), len(unread) + len(found), "the held-out pictures", unread[0], error_share)
+        _log.info("%d held-out pictures are measured, %d that cannot be read are not", len(found), len(unread))
+    return found
+
+
+def first_readable(data: Source, on_error: str = "raise", error_share: float = 0.5) -> Any:
+    """The first example that can be read. UserError for the first that cannot or, with "skip", for too many such."""
+    unread = 0
+    for index in range(len(data)):
+        try:
+            return data[index]
+        except UserError as error:
+            unread += 1
+            if on_error == "raise":
+                raise
+            check_share(unread, len(data), "the pictures to train on", str(error), error_share)
+    raise UserError("the source is empty: there is nothing to train on")

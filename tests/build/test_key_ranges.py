@@ -40,6 +40,7 @@ NAMED = named()
 CHOICES = {
     "clip": {"data.name": list(SOURCES), "tokenizer.name": list(TOKENIZERS), "model.vision.tower": list(TOWERS)},
     "diffusion": {
+        "data.name": list(SOURCES),
         "model.name": list(NETWORKS),
         "condition.name": list(CONDITIONS),
         "space.name": list(SPACES),
@@ -187,7 +188,7 @@ WRONG = [  # key, value, what is said; the first is the digits' CLIP, "d " marks
     ("d sampler.guidance_scale", -2.0, "config key 'sampler.guidance_scale' is -2.0"),
     ("d loss.weight_options", ConfigDict({"gamma": 5.0}), "loss.weight 'simple' takes no 'gamma' (it takes nothing)"),
     ("d loss.weight_options", 3, "config key 'loss.weight_options' is 3; it is a group of keys"),
-    ("d data.name", "folder", "'data.name' is 'folder': diffusion trains on arrays ('digits', or a source of yours as"),
+    ("d data.name", "folder", "data 'folder' takes no 'shift' (it takes crop"),
     ("d data.noise", 0.4, "data 'digits' takes no 'noise'"),
 ]  # fmt: skip
 

@@ -17,11 +17,12 @@ from ml_collections import ConfigDict
 
 from diffusion_jax import build, runs
 from diffusion_jax.contrastive import infonce, sigmoid_loss
+from diffusion_jax.data.examples import Examples
 from diffusion_jax.data.pairs import caption_identity, pair_batches
 from diffusion_jax.data.pictures.augmentation import add_noise, random_shift
 from diffusion_jax.data.pictures.preprocess import Preprocess
 from diffusion_jax.data.pipeline import batches, caption_table, columns
-from diffusion_jax.data.reading import check_share, read_picture
+from diffusion_jax.data.reading import held_out_items
 from diffusion_jax.data.sources.class_folder import ClassFolder
 from diffusion_jax.metrics import class_embeddings, classify, topk_accuracy
 from diffusion_jax.nets import Network
@@ -153,41 +154,14 @@ def _words(tokenizer: Tokenizer, step: int, batch: Batch) -> list[str]:
     return [] if decode is None else [decode(row) for row in batch["tokens"]]
 
 
-def _held_out(
-    held_out: Any, prepare: Preprocess, most: int, on_error: str, share: float
-) -> tuple[list[dict[str, Any]], np.ndarray]:
-    """(the first `most` held-out items whose pictures can be read, those pictures, uint8).
-
-    With `on_error` "skip" the others are counted and named in the log; UserError when they are more than a `share`.
-    """
-    items: list[dict[str, Any]] = []
-    pixels, unread = [], []
-    for index in range(len(held_out)):
-        if len(items) == most:
-            break
-        try:
-            item = held_out[index]
-            pixels.append(read_picture(item, prepare.pixels))
-            items.append(item)
-        except UserError as error:
-            if on_error == "raise":
-                raise UserError(f"held-out picture: {error}; --config.data.on_error=skip leaves such out") from error
-            unread.append(str(error))
-            _log.warning("held-out picture %d is skipped (%d so far): %s", index, len(unread), error)
-    if unread:
-        check_share(len(unread), len(unread) + len(items), "the held-out pictures", unread[0], share)
-        _log.info("%d held-out pictures are measured, %d that cannot be read are not", len(items), len(unread))
-    return items, np.stack(pixels)
-
-
 def _evaluation(
     config: ConfigDict, probe: ClipRun, held_out: Any, options: Mapping[str, Any], loss: Mapping[str, Any]
 ) -> tuple[Callable[[TrainState, int], dict[str, float]], int]:
     """(held-out loss, retrieval and zero-shot of raw and averaged weights, of how many pictures); these are read once."""
     assert probe.preprocess is not None
-    items, pixels = _held_out(
-        held_out, probe.preprocess, options["eval_pairs"], options["on_error"], options["error_share"]
-    )
+    read = Examples(held_out, probe.preprocess.pixels)
+    items = held_out_items(read, options["eval_pairs"], options["on_error"], options["error_share"])
+    pixels = np.stack([item["image"] for item in items])
     captions = [item["captions"] for item in items]
     same = jnp.asarray(caption_identity([texts[0] for texts in captions])) if loss["identity"] else None
     classes, templates = _classes(config.get("zero_shot") or {})

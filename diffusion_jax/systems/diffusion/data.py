@@ -1,15 +1,93 @@
-"""The data of a diffusion config as examples: arrays as they are."""
+"""The data of a diffusion config as examples: arrays as they are, pictures as its groups `data` and `preprocess` say."""
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
 from ml_collections import ConfigDict
 
 from diffusion_jax import build
+from diffusion_jax.data.examples import Examples, raw
+from diffusion_jax.data.pictures.augmentation import random_shift
+from diffusion_jax.data.pipeline import batches, rows_of
+from diffusion_jax.data.reading import picture_batches
+from diffusion_jax.systems.diffusion.conditions.condition import Pick
+from diffusion_jax.systems.system import process_slice
 from diffusion_jax.typing import Source
 
-__all__ = ["examples"]
+__all__ = ["examples", "training_batches"]
 
 
-def examples(config: ConfigDict, split: str) -> Source:
-    """The examples of a split, "train", "validation" or "test"."""
-    return build.source(config.data, split)
+def examples(config: ConfigDict, split: str, image: Sequence[int] | None = None) -> Source:
+    """The examples of a split, "train", "validation" or "test"; pictures in the shape `image`, or as a sample of them tells."""
+    source = build.source(config.data, split)
+    if not build.gives_pictures(config.data):
+        return source
+    reading = build.reading(config.data)
+    prepare = build.pictures(config.get("preprocess"), source, shape=image, crop=reading["crop"])
+    kept = build.cropping(prepare, {**reading, "crop": "center"}).keeps
+    return Examples(source, prepare.pixels, hasattr(source, "columns") and kept(source.columns()["image"]))
+
+
+def training_batches(
+    config: ConfigDict, train: Source, image: Sequence[int], pick: Pick, x0: np.ndarray | None = None
+) -> Callable[[int], dict[str, Any]]:
+    """A function from the step to this process's rows, {"image", "cond"}: what `pick` says of the examples that were read.
+
+    Where `x0` of every example are given they take the images' place, and no picture is read.
+    """
+    if x0 is not None or not build.gives_pictures(config.data):
+        shift = build.augmentation(config.data)["shift"]
+
+        def transform(batch: dict[str, np.ndarray], rng: np.random.Generator) -> dict[str, Any]:
+            cond = pick(batch["index"], rng)
+            made = {"x0": batch["x0"]} if x0 is not None else {"image": random_shift(batch["image"], rng, shift)}
+            return made if cond is None else {**made, "cond": cond}
+
+        return batches(train if x0 is None else Rows(x0), config.batch_size, config.seed, transform, **process_slice())
+    reading = build.reading(config.data)
+    prepare = build.pictures(config.get("preprocess"), raw(train), shape=image, crop=reading["crop"])
+    rows = picture_batches(
+        raw(train),
+        config.batch_size,
+        config.seed,
+        build.cropping(prepare, reading, distort=False),
+        workers=reading["workers"] or None,
+        flip=reading["flip"],
+        on_error=reading["on_error"],
+        error_share=reading["error_share"],
+        **process_slice(),
+    )
+    place, count = process_slice().values()
+    local = config.batch_size // count
+    mine = slice(place * local, (place + 1) * local)
+
+    def batch(step: int) -> dict[str, Any]:
+        found = rows(step)
+        # What is drawn of an example is drawn for the global batch, so that it does not depend on how many share it.
+        whole = rows_of(train, config.batch_size, config.seed, step)
+        whole[mine] = found["index"]
+        cond = pick(whole, np.random.default_rng([config.seed, step]))
+        told = {} if cond is None else {"cond": {name: leaf[mine] for name, leaf in cond.items()}}
+        return {"image": found["image"], **told}
+
+    return batch
+
+
+class Rows:
+    """x0 of every example, as a source."""
+
+    def __init__(self, x0: np.ndarray) -> None:
+        self.x0 = x0
+
+    def __len__(self) -> int:
+        return len(self.x0)
+
+    def __getitem__(self, index: int) -> dict[str, np.ndarray]:
+        return {"x0": self.x0[index]}
+
+    def columns(self) -> dict[str, np.ndarray]:
+        """All at once."""
+        return {"x0": self.x0}

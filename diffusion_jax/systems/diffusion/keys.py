@@ -14,8 +14,19 @@ from diffusion_jax.build.keys import REQUIRED, Group, chosen, group_of, named_gr
 from diffusion_jax.build.networks import NETWORKS, given_to
 from diffusion_jax.build.noising import SCHEDULES, TIMES, WEIGHTS, loss, loss_options, schedule
 from diffusion_jax.build.own import pick
+from diffusion_jax.build.ranges import short
 from diffusion_jax.build.samplers import grid, solver
-from diffusion_jax.build.sources import AUGMENTATION, SOURCES, gives_pictures
+from diffusion_jax.build.sources import (
+    ALTERED,
+    AUGMENTATION,
+    GENERATIVE,
+    READING,
+    SOURCES,
+    cropping,
+    gives_pictures,
+    pictures,
+    reading,
+)
 from diffusion_jax.systems.diffusion.conditions import CONDITIONS
 from diffusion_jax.systems.diffusion.conditions import GIVEN as CONDITION_GIVEN
 from diffusion_jax.systems.diffusion.spaces import SPACES
@@ -25,7 +36,7 @@ __all__ = ["KEYS", "OPTIONAL", "check", "groups"]
 
 KEYS: dict[str, Any] = {"prediction": REQUIRED, "time": REQUIRED, "sigma_data": 0.5}
 """The keys that stand in no group."""
-OPTIONAL = ("condition", "space")
+OPTIONAL = ("condition", "space", "preprocess")
 """Groups that a diffusion config may be without."""
 
 
@@ -34,6 +45,7 @@ def groups(config: ConfigDict) -> dict[str, Group]:
     said, sampler = spec_at(config, "loss"), spec_at(config, "sampler")
     found = {
         "data": _data(config),
+        "preprocess": Group("preprocess", None, GENERATIVE),
         "condition": named_group("condition", CONDITIONS, config, CONDITION_GIVEN, first="none"),
         "space": named_group("space", SPACES, config, ("image",), first="pixels"),
         "model": _model(config),
@@ -63,15 +75,12 @@ def groups(config: ConfigDict) -> dict[str, Group]:
 
 
 def _data(config: ConfigDict) -> Group:
-    """UserError for data that are pictures to be prepared: diffusion reads arrays."""
+    """Of arrays a shift, of pictures how they are read; of both how they are altered."""
     name = chosen(spec_at(config, "data").get("name"), SOURCES)
-    if name is not None and gives_pictures({"name": name}):
-        arrays = ", ".join(repr(key) for key, make in SOURCES.items() if not getattr(make, "pictures", False))
-        raise UserError(
-            f"config key 'data.name' is {name!r}: diffusion trains on arrays ({arrays}, or a source of yours as "
-            "'module:attribute'), and CLIP on pictures too"
-        )
-    return named_group("data", SOURCES, config, ("split",)).beside(shift=AUGMENTATION["shift"])
+    reading = {key: default for key, default in READING.items() if key != "eval_pairs"}
+    shift = {"shift": AUGMENTATION["shift"]}
+    beside = shift | reading if name is None else reading if gives_pictures({"name": name}) else shift
+    return named_group("data", SOURCES, config, ("split",)).beside(**beside, **ALTERED)
 
 
 def _model(config: ConfigDict) -> Group:
@@ -85,6 +94,7 @@ def _model(config: ConfigDict) -> Group:
 def check(config: ConfigDict) -> None:
     """UserError for values that are right alone and wrong together, as the constructors find them."""
     model, sampler = config.model, config.sampler
+    _pictures(config)
     ratio, width = model.get("mlp_ratio"), model.get("width", 1)
     if ratio is not None and round(width * ratio) < 1:
         raise UserError(f"config key 'model.mlp_ratio' is {ratio}: {width} times it is below 1; usual: 4.0")
@@ -107,6 +117,20 @@ def check(config: ConfigDict) -> None:
     # A rule whose scale or option is out of its range says so when it is made, which would be after the first steps.
     null = {"pooled": np.zeros((1, 1), np.float32)}
     guidances.guided(guidance, _no_network, null, sampler.guidance_scale, schedule=made, prediction=kind)
+
+
+def _pictures(config: ConfigDict) -> None:
+    """UserError for a preparation of what are no pictures, and for one that cannot be."""
+    said = config.get("preprocess")
+    if not gives_pictures(config.data):
+        if said is not None:
+            raise UserError(
+                f"config key 'preprocess' is {short(dict(said))}: the data {config.data.name!r} are arrays, taken as they are"
+            )
+        return
+    known = {key: value for key, value in (("size", 8), ("channels", 3)) if (said or {}).get(key) is None}
+    how = reading(config.data)
+    cropping(pictures({**dict(said or {}), **known}, crop=how["crop"]), how, distort=False)
 
 
 def _no_network(xt: Any, t: Any, cond: Any = None) -> Prediction:

@@ -24,7 +24,7 @@ from diffusion_jax.process import denoiser
 from diffusion_jax.sampling import AdaptiveODE
 from diffusion_jax.sampling.natural import doubt
 from diffusion_jax.systems.clip.run import ClipRun
-from diffusion_jax.systems.diffusion.conditions import Condition, asks_of, condition
+from diffusion_jax.systems.diffusion.conditions import Condition, asks_of, told_of
 from diffusion_jax.systems.diffusion.data import examples
 from diffusion_jax.systems.diffusion.loss import example_keys, generate
 from diffusion_jax.systems.diffusion.spaces import Space, space
@@ -50,6 +50,7 @@ MOST_STEPS = 100_000  # of sampling: a grid of more fills the memory, and is a s
 @dataclasses.dataclass(frozen=True, eq=False)
 class DiffusionRun:
     """A trained diffusion model: its denoiser (averaged weights), schedule, space, condition and config, ready for `sample`.
+    `image` is the shape of one of the data's images.
 
     `denoise(xt, t, cond)` takes x0 [batch, *shape] of the space noised to time t, and a condition as `condition.request`
     makes it (of texts: `encode_text`).
@@ -62,6 +63,7 @@ class DiffusionRun:
     schedule: Schedule
     condition: Condition
     space: Space
+    image: tuple[int, ...] = ()
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -75,7 +77,7 @@ class DiffusionRun:
 
     def examples(self, split: str) -> Source:
         """The data that it was trained on, prepared as for training: "train", "validation" or "test"."""
-        return examples(self.config, split)
+        return examples(self.config, split, self.image)
 
     def told(self, data: Source, images: Any, key: Array | None = None) -> PyTree:
         """The condition of examples and of their images [n, h, w, c], uint8 or in [-1, 1]; the same chance without a `key`."""
@@ -340,7 +342,7 @@ def unloaded(config: ConfigDict, folder: Path, image: tuple[int, ...], told: Con
     """The run of a config without weights, for images of this shape."""
     within = space(config.get("space"), image)
     network = build.diffusion_network(config.model, within.shape, told.entries, told.counts)
-    return DiffusionRun(folder, config, network, {}, build.schedule(config.schedule), told, within)
+    return DiffusionRun(folder, config, network, {}, build.schedule(config.schedule), told, within, image)
 
 
 def upgrade(config: ConfigDict, version: int) -> ConfigDict:
@@ -365,7 +367,7 @@ def load_diffusion(path: str | Path, *, which: str = "ema", step: int | None = N
 
 def load_run_of(path: Path, config: ConfigDict, which: str, step: int | None) -> DiffusionRun:
     """The diffusion run in `path`, of this config, with what it is conditioned on."""
-    told = condition(config.get("condition"), path)
+    told = told_of(config, path)
     run = unloaded(config, path, _image(path, config), told)
     return dataclasses.replace(run, params=restore_params(path / runs.CHECKPOINTS, which, step))
 

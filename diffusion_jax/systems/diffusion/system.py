@@ -26,6 +26,7 @@ DIFFUSION = System(
         "schedule": (FIXED, "another noise"),
         "condition": (FIXED, "told something else"),
         "condition.encoder": (FREE, "compared by its weights, wherever it lies"),
+        "preprocess": (FIXED, "other pixels of the same pictures"),
         "space": (FIXED, "another x0"),
         "model.norm": (FREE, "two ways to the same derivative"),
         "sampler": (FREE, "how samples are drawn, not what is learned"),

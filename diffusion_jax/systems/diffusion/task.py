@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,39 +14,44 @@ from ml_collections import ConfigDict
 
 from diffusion_jax import build, runs
 from diffusion_jax.data.examples import to_unit
-from diffusion_jax.data.pictures.augmentation import random_shift
-from diffusion_jax.data.pipeline import batches, columns, rows_of, words_of
+from diffusion_jax.data.pictures.edm_augmentation import edm_augment
+from diffusion_jax.data.pipeline import columns, rows_of, words_of
+from diffusion_jax.data.reading import first_readable, held_out_items
 from diffusion_jax.process import uncertainty
 from diffusion_jax.process.importance import Importance
 from diffusion_jax.process.times import stratified
 from diffusion_jax.report.pictures import save_grid
-from diffusion_jax.systems.diffusion.conditions import condition, trained_on
+from diffusion_jax.systems.diffusion.conditions import told_of, trained_on
+from diffusion_jax.systems.diffusion.conditions.augmented import AUGMENT
 from diffusion_jax.systems.diffusion.conditions.condition import SHOWN
 from diffusion_jax.systems.diffusion.cost import drawing
-from diffusion_jax.systems.diffusion.data import examples
+from diffusion_jax.systems.diffusion.data import examples, training_batches
 from diffusion_jax.systems.diffusion.loss import UNCERTAINTY, diffusion_loss
 from diffusion_jax.systems.diffusion.run import DiffusionRun, unloaded
-from diffusion_jax.systems.system import Task, process_slice
+from diffusion_jax.systems.system import Task
 from diffusion_jax.train.state import TrainState
 from diffusion_jax.train.step import make_eval_step
-from diffusion_jax.typing import Array, Batch, Context, LossFn, Params, Source, UserError, one_of
+from diffusion_jax.typing import Array, Batch, Context, LossFn, Params, UserError, one_of
 
 __all__ = ["diffusion_task"]
 
-MADE = 1000
-"""What the key of a step is folded with for the entries that are made in it; the loss folds it with small numbers."""
+MADE = (1000, 1001)
+"""What the key of a step is folded with for what is made and moved in it; the loss folds it with small numbers."""
 HELD_OUT = 512
 """The most examples that the held-out loss is measured on."""
 
 
 def diffusion_task(config: ConfigDict, folder: Path, key: jax.Array) -> Task:
     """The denoising loss in the config's space, given its condition; what is frozen is made once, or handed to the step."""
-    train, held_out = (examples(config, split) for split in ("train", "validation"))
-    example = train[0]
+    reading = build.reading(config.data) if build.gives_pictures(config.data) else None
+    careful = {} if reading is None else {key: reading[key] for key in ("on_error", "error_share")}
+    train = examples(config, "train")
+    example = first_readable(train, **careful)
     if not isinstance(example, Mapping) or np.shape(example.get("image", 0)) == ():
         raise UserError(f"data {config.data.name!r}: example 0 has no array 'image'")
     image = np.shape(example["image"])
-    told = condition(config.get("condition"), data=train)
+    held_out = examples(config, "validation", image)
+    told = told_of(config, data=train)
     run = unloaded(config, folder, image, told)
     terms = build.loss(config.loss)
     loss = functools.partial(
@@ -63,14 +68,11 @@ def diffusion_task(config: ConfigDict, folder: Path, key: jax.Array) -> Task:
     run.sampler()
     uncertain = config.loss.get("uncertainty", False)
     pick = trained_on(told, train, (config.get("condition") or {}).get("name"), image)
-    shift = build.augmentation(config.data)["shift"]
-
-    def transform(batch: dict[str, np.ndarray], rng: np.random.Generator) -> dict[str, Any]:
-        cond = pick(batch["index"], rng)
-        images = random_shift(batch["image"], rng, shift)
-        return {"image": images} if cond is None else {"image": images, "cond": cond}
-
-    held = _first(held_out, HELD_OUT)
+    table = getattr(run.space, "table", None)
+    x0 = None if table is None else table(train)
+    held = held_out
+    if len(held_out) > HELD_OUT or reading is not None:
+        held = held_out_items(held_out, HELD_OUT, **careful)
     # Four noise levels an example steady the held-out loss; nothing is dropped there.
     held_batch = {"image": columns(held)["image"], "cond": told.held_out(held)}
     held_batch = jax.tree.map(lambda leaf: np.concatenate([leaf] * 4), held_batch)
@@ -80,10 +82,11 @@ def diffusion_task(config: ConfigDict, folder: Path, key: jax.Array) -> Task:
     eval_step = jax.jit(make_eval_step(_in_space(run, held_loss)))
     requests = told.shown(train, held)
 
+    parts = _parts(held_batch, None if reading is None else config.batch_size)
     frozen = {"null": run.null, "space": run.space.frozen, "condition": told.frozen}
 
     def evaluate(state: TrainState, done: int) -> dict[str, float]:
-        metrics = eval_step(state, held_batch, key)
+        metrics = _mean([eval_step(state, part, key) for part in parts])
         asked = {"prompts": requests} if run.asks else {"count": SHOWN}
         sample = functools.partial(run.generate, **asked, seed=config.seed)
         raw, averaged = (sample(denoise=run.denoiser(params)) for params in (state.params, state.ema))
@@ -92,8 +95,8 @@ def diffusion_task(config: ConfigDict, folder: Path, key: jax.Array) -> Task:
 
     return Task(
         run.network,
-        _in_space(run, loss(drop=told.dropped, uncertainty=uncertain)),
-        batches(train, config.batch_size, config.seed, transform, **process_slice()),
+        _in_space(run, loss(drop=told.dropped, uncertainty=uncertain), build.altered(config.data)),
+        training_batches(config, train, image, pick, x0),
         evaluate,
         frozen=frozen,
         counts=f"{len(train)} examples to train on, {len(held_out)} held out",
@@ -106,21 +109,36 @@ def diffusion_task(config: ConfigDict, folder: Path, key: jax.Array) -> Task:
     )
 
 
-def _first(data: Source, most: int) -> Any:
-    """The source, or its first examples."""
-    return data if len(data) <= most else [data[i] for i in range(most)]
+def _parts(batch: Batch, size: int | None) -> list[Batch]:
+    """The batch in parts of `size`, without the rest where there is a whole part; all of it where `size` is None."""
+    rows = len(jax.tree.leaves(batch)[0])
+    size = rows if size is None else min(size, rows)
+
+    def part(start: int) -> Batch:
+        return jax.tree.map(lambda leaf: leaf[start : start + size], batch)
+
+    return [part(start) for start in range(0, rows - size + 1, size)]
 
 
-def _in_space(run: DiffusionRun, loss: LossFn) -> LossFn:
-    """The loss of x0 in the run's space, of batches of examples."""
+def _mean(metrics: Sequence[Mapping[str, Array]]) -> dict[str, float]:
+    return {name: float(np.mean([float(each[name]) for each in metrics])) for name in metrics[0]}
+
+
+def _in_space(run: DiffusionRun, loss: LossFn, altered: Mapping[str, float] | None = None) -> LossFn:
+    """The loss of x0 in the run's space, of batches of examples; in training they are `altered` and told how."""
+    told, (augment, flips) = run.condition, (altered or {"augment": 0.0, "augment_flips": 1.0}).values()
 
     def loss_fn(params: Params, ctx: Context, batch: Batch, key: Array) -> Any:
-        images = to_unit(batch["image"])
-        made = run.condition.made(ctx.frozen["condition"], images, jax.random.fold_in(key, MADE))
+        cond = batch.get("cond")
+        if "x0" in batch:
+            return loss(params, ctx, {"image": batch["x0"], "cond": cond}, key)
+        images, key_made, key_moved = to_unit(batch["image"]), *(jax.random.fold_in(key, place) for place in MADE)
+        if augment > 0:
+            images, moved = edm_augment(images, jax.random.split(key_moved, len(images)), augment, flips=flips)
+            cond = {**(cond or {}), AUGMENT: moved}
+        made = told.made(ctx.frozen["condition"], images, key_made)
         x0 = jnp.asarray(run.space.encode(ctx.frozen["space"], {**batch, "image": images}))
-        given = batch.get("cond")
-        cond = {**(given or {}), **made} if made else given
-        return loss(params, ctx, {"image": x0, "cond": cond}, key)
+        return loss(params, ctx, {"image": x0, "cond": {**(cond or {}), **made} if made else cond}, key)
 
     return loss_fn
 

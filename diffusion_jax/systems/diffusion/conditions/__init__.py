@@ -8,9 +8,12 @@ from typing import Any
 
 import jax
 import numpy as np
+from ml_collections import ConfigDict
 
 from diffusion_jax.build.constructors import Spec, complete, construct, wanted
 from diffusion_jax.build.own import is_own, pick
+from diffusion_jax.data.pictures.edm_augmentation import LABELS
+from diffusion_jax.systems.diffusion.conditions.augmented import Augmented
 from diffusion_jax.systems.diffusion.conditions.condition import Condition, Nothing, Pick, Plain, asks_of
 from diffusion_jax.systems.diffusion.conditions.label import Label, label
 from diffusion_jax.systems.diffusion.conditions.text import TEXT_ENCODER, Text, read_text_encoder, text
@@ -28,6 +31,7 @@ __all__ = [
     "asks_of",
     "condition",
     "read_text_encoder",
+    "told_of",
     "trained_on",
 ]
 
@@ -51,6 +55,12 @@ def condition(spec: Spec | None, run: Path | None = None, data: Source | None = 
         if null != should:
             raise UserError(f"condition {spec['name']!r} has a null of shapes {null}; its entries make it {should}")
     return made
+
+
+def told_of(config: ConfigDict, run: Path | None = None, data: Source | None = None) -> Condition:
+    """The condition of a diffusion config, as `condition`, with the labels of the augmentation where there is one."""
+    told = condition(config.get("condition"), run, data)
+    return Augmented(told, LABELS) if config.data.get("augment") else told  # type: ignore[return-value]
 
 
 def trained_on(told: Condition, data: Source, name: Any, image: tuple[int, ...] = ()) -> Pick:
