@@ -3,7 +3,8 @@
 Command    diffusion-jax train --config configs/picture_classes.py --config.data.path=pictures
 Needs      pictures/CLASS/PICTURE, or pictures/train/CLASS/PICTURE with val and test beside; any size, any of PIL's formats
 Hardware   a laptop for 32 pixels; an accelerator for more: `diffusion-jax config check` says what a step costs
-Variants   `unconditional` is told nothing; `flow` is rectified flow; `edm` is EDM's preconditioning, noise and augmentation
+Variants   `unconditional` is told nothing; `flow` is rectified flow; `edm` is EDM's preconditioning, noise and augmentation;
+           `small` is of a size for two cores and a minute or two
 """
 
 from ml_collections import ConfigDict
@@ -17,10 +18,25 @@ EDM = {
     "loss.times": "log_normal",
     "sampler.solver": "heun",
 }
+SMALL = {
+    "steps": 1000,
+    "batch_size": 64,
+    "preprocess.size": 16,
+    "model.width": 96,
+    "model.layers": 4,
+    "model.heads": 4,
+    "optimizer.learning_rate": 1e-3,
+    "optimizer.warmup_steps": 50,
+    "ema.decay": 0.995,
+    "eval_every": 500,
+    "checkpoint_every": 500,
+    "sampler.num_steps": 20,
+}
 VARIANTS = {
     "unconditional": {"condition": {"name": "none"}, "sampler.guidance_scale": 1.0},
     "flow": {"prediction": "velocity", "loss.space": "velocity", "schedule.name": "rectified_flow"},
     "edm": EDM | {"data.augment": 0.12, "data.flip": False},
+    "small": SMALL,
 }
 
 

@@ -5,7 +5,8 @@ Command    diffusion-jax train --config configs/picture_folder.py --config.data.
                --config.condition.encoder=runs/clip_folder            (told captions, by a CLIP run or published CLIP weights)
 Needs      a folder of pictures, as deep as one likes; for `text` with captions.csv, or another table, or a text beside each
 Hardware   a laptop for 32 pixels; an accelerator for more: `diffusion-jax config check` says what a step costs
-Variants   `text` is told captions; `flow` is rectified flow; `edm` is EDM's preconditioning, noise and augmentation
+Variants   `text` is told captions; `flow` is rectified flow; `edm` is EDM's preconditioning, noise and augmentation;
+           `small` is of a size for two cores and a minute or two; so is `small_text`, told captions
 """
 
 from ml_collections import ConfigDict
@@ -19,13 +20,30 @@ EDM = {
     "loss.times": "log_normal",
     "sampler.solver": "heun",
 }
+TEXT = {
+    "condition": {"name": "text", "encoder": "runs/clip_folder", "drop": 0.1},
+    "sampler.guidance_scale": 3.0,
+}
+SMALL = {
+    "steps": 1000,
+    "batch_size": 64,
+    "preprocess.size": 16,
+    "model.width": 96,
+    "model.layers": 4,
+    "model.heads": 4,
+    "optimizer.learning_rate": 1e-3,
+    "optimizer.warmup_steps": 50,
+    "ema.decay": 0.995,
+    "eval_every": 500,
+    "checkpoint_every": 500,
+    "sampler.num_steps": 20,
+}
 VARIANTS = {
-    "text": {
-        "condition": {"name": "text", "encoder": "runs/clip_folder", "drop": 0.1},
-        "sampler.guidance_scale": 3.0,
-    },
+    "text": TEXT,
     "flow": {"prediction": "velocity", "loss.space": "velocity", "schedule.name": "rectified_flow"},
     "edm": EDM | {"data.augment": 0.12, "data.flip": False},
+    "small": SMALL,
+    "small_text": SMALL | TEXT,
 }
 
 
