@@ -34,7 +34,7 @@ GOES_WITH: dict[str, dict[str, tuple[str, ...]]] = {
     },
 }
 APART: dict[str, dict[str, tuple[str, ...]]] = {
-    "sample": {"shard_size": ("prompt",), "scale": ("prompts",)},
+    "sample": {"scale": ("prompts", "format"), "label": ("prompts",), "image": ("prompts",)},
     "evaluate": {
         "samples": ("bits_per_dim", *PICTURE_MEASURES),
         "seed": PICTURE_MEASURES,
@@ -42,7 +42,22 @@ APART: dict[str, dict[str, tuple[str, ...]]] = {
         "metric": ("bits_per_dim", *PICTURE_MEASURES),
     },
 }
-PATHS = ("run", "path", "out", "config", "prompts", *PICTURE_MEASURES, "classes", "templates", "model", "tokenizer")
+ASKED = ("prompt", "label", "image")
+"""What is drawn into one picture, unless a folder is asked for."""
+PATHS = (
+    "run",
+    "path",
+    "out",
+    "config",
+    "file",
+    "prompts",
+    "image",
+    *PICTURE_MEASURES,
+    "classes",
+    "templates",
+    "model",
+    "tokenizer",
+)
 OF_WEIGHTS = {"evaluate": ("run", ("model", "tokenizer")), "convert": ("path", ("model",))}
 """Options that say what published weights do not; a run of one's own says it itself."""
 OF_RUNS = {"convert": ("path", ("weights",))}
@@ -62,6 +77,9 @@ def check_applies(arguments: argparse.Namespace, given: Iterable[str]) -> None:
         beside = [other for other in others if other in here]
         if option in here and beside:
             raise UserError(f"{flag(option)} does not go with {flag(beside[0])}, where it changes nothing")
+    alone = [option for option in ASKED if option in here]
+    if command == "sample" and "shard_size" in here and alone and not here & {"prompts", "format"}:
+        raise UserError(f"--shard-size does not go with {flag(alone[0])}, where it changes nothing")
     if command == "evaluate" and "split" in here:
         plain = here & {"zero_shot", "linear_probe"}
         if plain and not here & {*CAPTIONED}:

@@ -1,8 +1,11 @@
-"""Many images into a folder: `.npz` shards that are complete or absent, so that a stopped generation is resumed.
+"""Many images into a folder: files that are complete or absent, so that a stopped generation is resumed.
 
-`settings.json` says what the folder holds; a folder of other settings is refused. Shard k holds the images k *
-shard_size and on, as uint8 arrays `images` [n, height, width, channels], with `index` and, where there are, `prompts`.
-Image i is a function of the seed and i alone; with several processes each writes every process_count-th shard.
+`settings.json` says what the folder holds; a folder of other settings is refused. Image i is a function of the seed and i
+alone; with several processes each writes every process_count-th part. What the parts are, the format says:
+
+- "npz": shard k holds the images k * shard_size and on, as uint8 arrays `images` [n, height, width, channels], with `index`
+  and, where something is asked for, `prompts`, `labels` or `pictures`;
+- "png": see `cli.pngs`.
 """
 
 from __future__ import annotations
@@ -13,7 +16,7 @@ import json
 import shutil
 import zipfile
 import zlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +24,8 @@ import jax
 import numpy as np
 from tqdm import tqdm
 
+from diffusion_jax.cli.asking import Asked
+from diffusion_jax.cli.pngs import COLUMNS, write_pngs
 from diffusion_jax.config import changes
 from diffusion_jax.files import write_atomic
 from diffusion_jax.parallel.hosts import first_decides
@@ -28,24 +33,43 @@ from diffusion_jax.report.pictures import to_uint8
 from diffusion_jax.systems.system import Drawing
 from diffusion_jax.typing import UserError
 
-__all__ = ["write_shards"]
+__all__ = ["write_images"]
+
+Say = Callable[[str], None]
 
 
-def write_shards(
-    run: Drawing,
-    prompts: Sequence[str] | None,
-    settings: dict[str, Any],
-    arguments: argparse.Namespace,
-    say: Callable[[str], None],
+def write_images(
+    run: Drawing, asked: Asked | None, settings: dict[str, Any], arguments: argparse.Namespace, say: Say
 ) -> int:
-    """Writes `arguments.num_images` images under `arguments.out`, skipping the shards that are there."""
-    out, total, size = Path(arguments.out), arguments.num_images, arguments.shard_size
-    note = settings | {
-        "shard_size": size,
-        "weights": run.fingerprint,
-    }
-    note |= {} if prompts is None else {"prompts": list(prompts)}
+    """Writes `arguments.num_images` images under `arguments.out`, skipping those that are there."""
+    out, png = Path(arguments.out), arguments.format == "png"
+    note = (
+        settings | ({"format": "png"} if png else {"shard_size": arguments.shard_size}) | {"weights": run.fingerprint}
+    )
+    note |= {} if asked is None else asked.note()
     first_decides(lambda: _claim(out, note, arguments.overwrite))
+
+    def drawn(index: Sequence[int]) -> np.ndarray:
+        """The images of consecutive numbers, at most a batch."""
+        wanted = None if asked is None else [asked.at(i) for i in index]
+        how = {"count": len(index), "start": index[0], "batch_size": arguments.batch_size}
+        return to_uint8(run.generate(wanted, **how, **settings))
+
+    if png:
+        write_pngs(out, arguments.num_images, arguments.batch_size, drawn, asked, arguments.seed, say)
+    else:
+        _write_shards(out, arguments, drawn, asked, say)
+    return 0
+
+
+def _write_shards(
+    out: Path,
+    arguments: argparse.Namespace,
+    drawn: Callable[[Sequence[int]], np.ndarray],
+    asked: Asked | None,
+    say: Say,
+) -> None:
+    total, size = arguments.num_images, arguments.shard_size
     shards = range(-(-total // size))
     mine = [k for k in shards if k % jax.process_count() == jax.process_index()]
     names = {k: out / f"images-{k:06d}.npz" for k in mine}
@@ -56,25 +80,28 @@ def write_shards(
         say(f"{len(mine) - len(todo)} of {len(mine)} shards are there already")
     with tqdm(total=sum(counts[k] for k in todo), unit="image", disable=not todo) as bar:
         for k in todo:
-            index = np.arange(k * size, k * size + counts[k])
-            texts = None if prompts is None else [prompts[i % len(prompts)] for i in index]
+            index = range(k * size, k * size + counts[k])
             parts = []
             for begin in range(0, len(index), arguments.batch_size):
                 chunk = index[begin : begin + arguments.batch_size]
-                wanted = None if texts is None else texts[begin : begin + arguments.batch_size]
-                how = {"count": len(chunk), "start": int(chunk[0]), "batch_size": arguments.batch_size}
-                parts.append(run.generate(wanted, **how, **settings))
+                parts.append(drawn(chunk))
                 bar.update(len(chunk))
             shard = io.BytesIO()
-            asked: dict[str, Any] = {} if texts is None else {"prompts": np.array(texts)}
-            np.savez_compressed(shard, images=to_uint8(np.concatenate(parts)), **asked, index=index)
+            said: dict[str, Any] = {name: np.array(given) for name, given in _columns(asked, index)}
+            np.savez_compressed(shard, images=np.concatenate(parts), **said, index=np.array(index))
             write_atomic(names[k], shard.getvalue())
     count = jax.process_count()
     say(
         f"{total} images in {len(shards)} shards: {out}"
         + (f", {len(mine)} of them by this process" if count > 1 else "")
     )
-    return 0
+
+
+def _columns(asked: Asked | None, index: Sequence[int]) -> Iterator[tuple[str, list[str]]]:
+    """(array, text of each image) of what is asked for; "" where an image is not asked for it."""
+    parts = [] if asked is None else [asked.parts(i) for i in index]
+    for name in () if asked is None else asked.names:
+        yield COLUMNS.get(name, "prompts"), [str(part.get(name, "")) for part in parts]
 
 
 def _claim(out: Path, note: dict[str, Any], overwrite: bool) -> None:

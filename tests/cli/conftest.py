@@ -16,6 +16,12 @@ def run(once):
     return once("tiny", tiny.make)
 
 
+@pytest.fixture(scope="session")
+def label_run(once):
+    """A small diffusion run that is told the digit."""
+    return once("label_run", tiny.make_label_run)
+
+
 @pytest.fixture
 def own_run(run, tmp_path):
     """The same as a copy of the test's own."""

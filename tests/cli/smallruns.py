@@ -66,6 +66,13 @@ def diffusion_arguments(folder: Path, **options: object) -> list[str]:
     return ["train", "--no-progress", "--config", DIFFUSION, *flags(chosen)]
 
 
+def label_arguments(workdir: Path, **options: object) -> list[str]:
+    """`train` of a small diffusion run that is told a class."""
+    told = {"condition": "{}", "condition.name": "label", "condition.drop": 0.25}
+    chosen = SMALL_DIFFUSION | told | {"workdir": workdir} | options
+    return ["train", "--no-progress", "--config", DIFFUSION, *flags(chosen)]
+
+
 def folder_arguments(folder: Path, workdir: Path, **options: object) -> list[str]:
     """`train` of a small CLIP on what `make_pictures` put in `folder`."""
     own = {"data.path": folder / "pictures", "tokenizer.path": folder / "vocabulary", "workdir": workdir}
@@ -95,6 +102,12 @@ def mean_config(file: Path) -> Path:
         """)
     )
     return file
+
+
+def make_label_run(folder: Path) -> Path:
+    """Trains one in `folder` / "diffusion"."""
+    assert main(label_arguments(folder / "diffusion")) == 0
+    return folder
 
 
 def make(folder: Path) -> Path:

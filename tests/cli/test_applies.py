@@ -11,7 +11,7 @@ import pytest
 import smallruns as tiny
 
 from diffusion_jax import cli
-from diffusion_jax.cli import commands, sample
+from diffusion_jax.cli import commands, keyvalues, sample
 from diffusion_jax.cli.applies import APART, GOES_WITH
 from diffusion_jax.cli.notices import in_short
 from diffusion_jax.data.text.word_tokenizer import WordTokenizer
@@ -84,7 +84,7 @@ def test_an_option_of_weights_is_refused_for_a_run_and_the_other_way_round(run, 
 def test_a_guidance_option_is_a_finite_number(value):
     given = argparse.Namespace(guidance="apg", guidance_option=[f"eta={value}"])
     with pytest.raises(UserError, match="is not KEY=NUMBER, finite"):
-        sample._guidance(given, {})
+        keyvalues.guidance_of(given, {})
 
 
 def test_notices_of_many_prompts_are_counted():

@@ -12,7 +12,7 @@ import pytest
 from smallruns import DIFFUSION, ROOT
 
 from diffusion_jax.build import guidance as steering
-from diffusion_jax.cli.sample import _guidance
+from diffusion_jax.cli.keyvalues import guidance_of
 from diffusion_jax.config import load_config
 from diffusion_jax.process import Cosine
 from diffusion_jax.sampling import DDIM, classifier_free, clip_guidance, initial_noise, sample, uniform
@@ -68,9 +68,9 @@ def test_a_config_with_a_wrong_guidance_is_refused_before_training(spec, message
 def test_the_command_takes_a_guidance_that_a_config_names():
     for said in ("apg", {"name": "apg"}):
         arguments = argparse.Namespace(guidance=None, guidance_option=["eta=0.2"])
-        assert _guidance(arguments, {"guidance": said}) == {"name": "apg", "eta": 0.2}
-        assert _guidance(argparse.Namespace(guidance=None, guidance_option=[]), {"guidance": said})["name"] == "apg"
-    assert _guidance(argparse.Namespace(guidance=None, guidance_option=[]), {}) is None
+        assert guidance_of(arguments, {"guidance": said}) == {"name": "apg", "eta": 0.2}
+        assert guidance_of(argparse.Namespace(guidance=None, guidance_option=[]), {"guidance": said})["name"] == "apg"
+    assert guidance_of(argparse.Namespace(guidance=None, guidance_option=[]), {}) is None
 
 
 def test_numbers_of_a_guidance_are_finite():

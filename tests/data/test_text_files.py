@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from diffusion_jax.cli.sample import _read_prompts
+from diffusion_jax.cli.asking import read_requests
 from diffusion_jax.data.sources.caption_folder import CaptionFolder
 from diffusion_jax.data.sources.class_folder import ClassFolder
 from diffusion_jax.data.text.bpe import BpeTokenizer
@@ -32,7 +32,7 @@ def readers(folder):
     learn_vocabulary(["low lower lowest"], 3, folder / "v")
     vocabulary, merges = ((folder / "v" / name).read_text() for name in ("vocab.json", "merges.txt"))
     return {
-        "prompts.txt": (lambda p: _read_prompts(str(p)), "a seven\na two\n"),
+        "prompts.txt": (lambda p: read_requests(str(p)), "a seven\na two\n"),
         "templates.txt": (lambda p: read_templates(str(p)), "a {}\n{}\n"),
         "table.csv": (lambda p: captions(folder), "image,caption\na.png,red\n"),
         "table.jsonl": (lambda p: CaptionFolder(folder, captions=p.name).texts, '{"image": "a.png", "text": "red"}\n'),

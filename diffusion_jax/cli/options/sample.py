@@ -15,18 +15,37 @@ def add(commands: Any) -> None:
         "sample",
         help="draw images from a run",
         formatter_class=Help,
-        description="Draw images for a prompt into a PNG grid whose metadata holds the settings, or for a file of prompts\n"
-        "(one a line) into a folder of .npz shards that can be resumed. A run that draws unasked takes no prompt.",
+        description="Draw images into a PNG grid whose metadata holds the settings, or, for a file of requests or with\n"
+        "--format, into a folder of files that can be resumed. A run is asked for what it was told in training: a\n"
+        "--prompt, a --label, an --image, or several of them; one that draws unasked takes none.",
         epilog="examples: diffusion-jax sample --run runs/digits --prompt 'a bold seven' --out seven.png\n"
         "          diffusion-jax sample --run runs/digits --prompt 'a two' --negative 'a slanted two' --out two.png\n"
         "          diffusion-jax sample --run runs/digits --prompt two --guidance apg --guidance-option eta=0.2 --out a.png\n"
-        "          diffusion-jax sample --run runs/digits --prompts prompts.txt --num-images 5000 --out samples",
+        "          diffusion-jax sample --run runs/digits --prompts prompts.txt --num-images 5000 --out samples\n"
+        "          diffusion-jax sample --run runs/shoes --label sneaker --label 7 --num-images 16 --out shoes.png\n"
+        "          diffusion-jax sample --run runs/shoes --label sneaker --num-images 500 --format png --out sneakers",
     )
     sample.add_argument("--run", required=True, metavar="DIR", help="the run's folder, such as runs/digits")
     which = sample.add_mutually_exclusive_group()
-    which.add_argument("--prompt", help="what to draw, of a run that is asked")
-    which.add_argument("--prompts", metavar="FILE", help="a file with a prompt a line; they are taken in turn")
-    sample.add_argument("--negative", metavar="PROMPT", help="what to keep away from")
+    which.add_argument(
+        "--prompt",
+        metavar="TEXT",
+        action="append",
+        default=[],
+        help="what to draw, in words; this and the next two may be repeated, and are then taken in turn",
+    )
+    which.add_argument(
+        "--prompts",
+        metavar="FILE",
+        help="a file with a request a line, taken in turn: a prompt, a class, a picture's path, or of a run that asks for "
+        'several things {"label": "sneaker", "prompt": "a red one"}',
+    )
+    sample.add_argument(
+        "--label", metavar="CLASS", action="append", default=[], help="a class to draw, by its name or number"
+    )
+    sample.add_argument("--image", metavar="FILE", action="append", default=[], help="a picture that the run draws by")
+    sample.add_argument("--negative", metavar="TEXT", help="what to keep away from, in words")
+    sample.add_argument("--negative-label", metavar="CLASS", help="a class to keep away from")
     sample.add_argument("--guidance-scale", type=float, metavar="W", help="1 is no guidance (default: the config's)")
     sample.add_argument(
         "--guidance", metavar="NAME", help="classifier_free, apg, cfg_plus_plus or cfg_zero (default: the config's)"
@@ -46,6 +65,13 @@ def add(commands: Any) -> None:
         "euler_ancestral, euler_maruyama, exponential_euler, heun, ipndm, lms, pndm, predictor_corrector, restart, "
         "sa_solver or unipc (default: the config's)",
     )
+    sample.add_argument(
+        "--solver-option",
+        metavar="KEY=VALUE",
+        action="append",
+        default=[],
+        help="an option of the solver, such as order=3 of dpm_solver_pp; repeat it for several (`config show` lists them)",
+    )
     sample.add_argument("--eta", type=float, help="DDIM's noise, from 0 (none) to 1 (as DDPM)")
     sample.add_argument(
         "--grid",
@@ -56,9 +82,14 @@ def add(commands: Any) -> None:
     sample.add_argument("--num-images", type=int, metavar="N", default=8, help="how many images")
     sample.add_argument("--seed", type=int, default=0, help="image i is a function of the seed and of i")
     sample.add_argument("--batch-size", type=int, metavar="N", default=256, help="images at a time")
-    sample.add_argument("--shard-size", type=int, metavar="N", default=1000, help="images a file of a folder")
+    sample.add_argument("--shard-size", type=int, metavar="N", default=1000, help="images an .npz file of a folder")
+    sample.add_argument(
+        "--format",
+        choices=("npz", "png"),
+        help="what a folder holds: .npz shards, or a .png an image and what was asked in metadata.jsonl (default: npz)",
+    )
     sample.add_argument("--weights", choices=("ema", "params"), default="ema", help="averaged or raw weights")
     sample.add_argument("--scale", type=int, metavar="N", default=12, help="pixels of the PNG a pixel of an image")
-    sample.add_argument("--out", required=True, metavar="PATH", help="the PNG file, or the folder of shards")
+    sample.add_argument("--out", required=True, metavar="PATH", help="the PNG file, or the folder of files")
     sample.add_argument("--overwrite", action="store_true", help="replace what is at --out")
     distributed(sample)

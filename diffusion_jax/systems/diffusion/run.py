@@ -87,6 +87,11 @@ class DiffusionRun:
         return {**(cond or {}), **made} if made else cond
 
     @property
+    def class_names(self) -> tuple[str, ...]:
+        """The classes that may be asked for, in the order of their numbers; () of a run that is told none."""
+        return tuple(getattr(self.condition, "classes", ()))
+
+    @property
     def clip(self) -> ClipRun:
         """The CLIP run whose text tower conditions the model. UserError where none does."""
         found = getattr(self.condition, "clip", None)

@@ -1,0 +1,94 @@
+"""A folder of PNGs: a file an image, named by its number, and what each was asked for in `metadata.jsonl`.
+
+The table is one that the sources of pictures read back (`data.name = "folder"`), and others' loaders of folders of images too:
+
+    {"file_name": "000003.png", "text": "sneaker", "label": "sneaker", "seed": 0, "index": 3}
+
+`text` is what was asked for in words: the prompt, or else the class, or else the picture's name. It is written when all
+images are there, by whichever process finds them so; of a run that draws unasked there is nothing to say, and no table.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+from PIL import Image
+from tqdm import tqdm
+
+from diffusion_jax.cli.asking import Asked
+from diffusion_jax.files import write_atomic
+from diffusion_jax.report.pictures import encode_png
+from diffusion_jax.typing import UserError
+
+__all__ = ["COLUMNS", "TABLE", "write_pngs"]
+
+TABLE = "metadata.jsonl"
+COLUMNS = {"prompt": "prompts", "label": "labels", "image": "pictures"}
+"""What is asked for, as arrays of it are called."""
+
+
+def write_pngs(
+    out: Path,
+    total: int,
+    batch: int,
+    drawn: Callable[[Sequence[int]], np.ndarray],
+    asked: Asked | None,
+    seed: int,
+    say: Callable[[str], None],
+) -> None:
+    """Writes those of `total` images that are not there, `batch` at a time, each of several processes its own batches.
+
+    `drawn(numbers)` are uint8 [n, height, width, channels]. UserError for what is no picture of 1 or 3 channels.
+    """
+    parts = [range(begin, min(begin + batch, total)) for begin in range(0, total, batch)]
+    mine = parts[jax.process_index() :: jax.process_count()]
+    todo = [(part, missing) for part in mine if (missing := [i for i in part if not _whole(_file(out, i), say)])]
+    count, lacking = sum(map(len, mine)), sum(len(missing) for _, missing in todo)
+    if lacking < count:
+        say(f"{count - lacking} of {count} images are there already")
+    with tqdm(total=lacking, unit="image", disable=not todo) as bar:
+        for part, missing in todo:
+            images = drawn(part)  # the whole part: one shape is compiled, whatever is missing of it
+            if images.ndim != 4 or images.shape[-1] not in (1, 3):
+                raise UserError(f"the run draws arrays of shape {images.shape[1:]}, no pictures: give --format npz")
+            for i in missing:
+                write_atomic(_file(out, i), encode_png(images[i - part.start]))
+            bar.update(len(missing))
+    if asked is not None and all(_file(out, i).is_file() for i in range(total)):
+        lines = [json.dumps(_row(asked, i, seed), ensure_ascii=False) for i in range(total)]
+        write_atomic(out / TABLE, ("\n".join(lines) + "\n").encode())
+    several = f", {count} of them by this process" if jax.process_count() > 1 else ""
+    say(f"{total} images: {out}{several}")
+
+
+def _file(out: Path, i: int) -> Path:
+    return out / f"{i:06d}.png"
+
+
+def _whole(path: Path, say: Callable[[str], None]) -> bool:
+    """Whether a picture is there and, what is said otherwise, undamaged."""
+    if not path.is_file():
+        return False
+    try:
+        with Image.open(path) as picture:
+            picture.load()
+    except (OSError, ValueError, SyntaxError):
+        say(f"{path} is damaged and is made again")
+        return False
+    return True
+
+
+def _row(asked: Asked, i: int, seed: int) -> dict[str, Any]:
+    """What the table says of image i."""
+    parts = {name: value for name, value in asked.parts(i).items() if value is not None}
+    prompt = next((value for name, value in parts.items() if name not in ("label", "image")), None)
+    words = [prompt, parts.get("label"), Path(parts["image"]).name if "image" in parts else None]
+    row = {"file_name": _file(Path(), i).name, "text": next((str(word) for word in words if word is not None), "")}
+    row |= {"label": str(parts["label"])} if "label" in parts else {}
+    row |= {"asked_picture": str(parts["image"])} if "image" in parts else {}
+    return row | {"seed": seed, "index": i}
