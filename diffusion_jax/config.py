@@ -155,7 +155,7 @@ def apply_overrides(config: ConfigDict, overrides: Mapping[str, str], keys: Keys
     """`config` with each dotted key set to its text, read as the type that the key has now, or as that which `keys` says.
 
     The order does not matter: `loss.weight_options.gamma` may come before the `loss.weight` that takes it. "{}" empties a
-    group.
+    group, and {"name": "label", "drop": 0.1} stands in its place.
     """
     _set_all(config, overrides, keys, "", text=True)
     return config
@@ -172,19 +172,29 @@ def _set_all(
         ready = [
             key
             for key in left
-            if key in flat or key in known or (key in groups and (isinstance(left[key], Mapping) or left[key] == "{}"))
+            if key in flat or key in known or (key in groups and _as_group(left[key], text) is not None)
         ]
         if not ready:
             raise UserError(f"{where}{_unknown(next(iter(left)), flat, known)}")
         for key in ready:
             value = left.pop(key)
-            if isinstance(value, Mapping) or (
-                text and value == "{}" and key in groups
-            ):  # a whole group in place of the file's
-                value = ConfigDict({} if value == "{}" else dict(value))
+            group = _as_group(value, text) if key in groups or not text else None
+            if group is not None:  # a whole group in place of the file's
+                value = ConfigDict(group)
             elif text:
                 value = _parse(key, value, flat.get(key), known.get(key))
             _assign(config, key, value, known)
+
+
+def _as_group(value: Any, text: bool) -> dict[str, Any] | None:
+    """The keys of a group that is said whole, as a text {"name": "label", "drop": 0.1}; None for what is no group."""
+    if text and isinstance(value, str) and value.lstrip().startswith("{"):
+        try:
+            value = ast.literal_eval(value.strip())
+        except (ValueError, SyntaxError, TypeError, RecursionError, MemoryError):
+            return None
+    whole = isinstance(value, Mapping) and all(isinstance(key, str) for key in value)
+    return dict(value) if whole else None
 
 
 def flatten(config: Mapping[str, Any] | ConfigDict, prefix: str = "") -> dict[str, Any]:

@@ -8,6 +8,7 @@ What would make training silently stand still or go uphill lies outside: rates b
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 
 from diffusion_jax.build.learning import OPTIMIZERS
@@ -33,7 +34,7 @@ from diffusion_jax.data.pictures.cropping import CROPS
 from diffusion_jax.data.pictures.preprocess import RESIZE
 from diffusion_jax.data.pictures.resizing import FILTERS
 
-__all__ = ["RANGES", "REMAT", "SIZE", "range_of", "row_of"]
+__all__ = ["RANGES", "REMAT", "SIZE", "range_of", "row_of", "whole_of"]
 
 REMAT = (
     "checkpoint_dots", "checkpoint_dots_with_no_batch_dims", "dots_saveable", "dots_with_no_batch_dims_saveable",
@@ -123,10 +124,18 @@ RANGES: dict[str, Range] = {
 
 
 def row_of(rows: Mapping[str, Range], group: str, name: str | None, key: str) -> str:
-    """The row of a key in a group whose constructor is called `name`; a schedule within a schedule has the rows of one."""
-    within = "schedule" if group == "schedule.base" and f"{group}.{key}" not in rows else group
+    """The row of a key in a group whose constructor is called `name`.
+
+    A schedule within a schedule has the rows of one, a part of several the rows of what it is a part of.
+    """
+    within = "schedule" if group == "schedule.base" and f"{group}.{key}" not in rows else whole_of(group)
     own = f"{within}[{name}].{key}"
     return own if own in rows else f"{within}.{key}" if within else key
+
+
+def whole_of(key: str) -> str:
+    """A key or group of one part of several, `condition.parts.NAME.drop`, as that of a whole: `condition.drop`."""
+    return re.sub(r"\.parts\.[^.]+(?=\.|$)", "", key)
 
 
 def range_of(rows: Mapping[str, Range], group: str, name: str | None, key: str) -> Range:

@@ -17,6 +17,7 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
+from diffusion_jax.build.key_ranges import whole_of
 from diffusion_jax.build.keys import REQUIRED
 from diffusion_jax.config import changes, flatten, to_dict
 from diffusion_jax.data.sources.shards import expand
@@ -70,7 +71,11 @@ def changes_of(config: ConfigDict) -> dict[str, tuple[str, str]]:
 
 
 def kind_of(key: str, table: Mapping[str, tuple[str, str]]) -> str:
-    """FIXED, FREE or MOVED. KeyError for a key that neither stands in the table nor its group."""
+    """FIXED, FREE or MOVED. KeyError for a key that neither stands in the table nor its group.
+
+    Of a part of several a key is what it is of a whole.
+    """
+    key = whole_of(key)
     while key not in table:
         group, dot, _ = key.rpartition(".")
         if not dot:

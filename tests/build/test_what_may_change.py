@@ -20,7 +20,8 @@ ROOT = Path(__file__).parents[2]
 TASK = Task(Network(lambda rngs: nnx.Linear(1, 1, rngs=rngs)), lambda *_: None, lambda step: {})
 CONFIGS = [load_config(str(path)) for path in sorted((ROOT / "configs").glob("*.py"))]
 MAY_CHANGE = {
-    "workdir", "steps", "log_every", "eval_every", "checkpoint_every", "condition.encoder", "data.path", "data.data_dir",
+    "workdir", "steps", "log_every", "eval_every", "checkpoint_every", "condition.encoder", "condition.cache",
+    "condition.sample_level", "data.path", "data.data_dir",
     "data.index", "data.on_error", "data.error_share",
     "data.workers", "data.eval_pairs", "tokenizer.path", "model.scan", "model.remat",
     "model.norm", "loss.chunk", "loss.micro_batches",

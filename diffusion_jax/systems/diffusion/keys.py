@@ -46,7 +46,7 @@ def groups(config: ConfigDict) -> dict[str, Group]:
     found = {
         "data": _data(config),
         "preprocess": Group("preprocess", None, GENERATIVE),
-        "condition": named_group("condition", CONDITIONS, config, CONDITION_GIVEN, first="none"),
+        **_condition(config),
         "space": named_group("space", SPACES, config, ("image",), first="pixels"),
         "model": _model(config),
         "schedule": named_group("schedule", SCHEDULES, config),
@@ -71,6 +71,21 @@ def groups(config: ConfigDict) -> dict[str, Group]:
     name = chosen(named, guidances.GUIDANCE)
     rule = group_of(f"guidance {name!r}", "guidance", name, guidances.GUIDANCE, guidances.GIVEN)
     found["sampler.guidance"] = rule.beside(**dict.fromkeys(guidances.LIMITS), name="classifier_free")
+    return found
+
+
+def _condition(config: ConfigDict) -> dict[str, Group]:
+    """The condition's, and of several those of each part, `condition.parts.NAME`."""
+    found = {"condition": named_group("condition", CONDITIONS, config, CONDITION_GIVEN, first="none")}
+    if "parts" not in found["condition"].defaults:
+        return found
+    parts = spec_at(spec_at(config, "condition"), "parts")
+    found["condition.parts"] = Group("condition.parts", None, dict.fromkeys(parts, REQUIRED))
+    for name in parts:
+        group = named_group(name, CONDITIONS, parts, CONDITION_GIVEN)
+        defaults = {key: default for key, default in group.defaults.items() if key != "parts"}
+        label = f"condition part {name!r}"
+        found[f"condition.parts.{name}"] = dataclasses.replace(group, label=label, defaults=defaults)
     return found
 
 

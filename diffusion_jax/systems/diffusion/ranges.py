@@ -25,6 +25,7 @@ from diffusion_jax.process.denoiser import TIME_INPUTS
 from diffusion_jax.process.prediction import KINDS
 from diffusion_jax.process.times import MODE_RANGE
 from diffusion_jax.systems.diffusion.conditions import CONDITIONS
+from diffusion_jax.systems.diffusion.conditions.image import IMAGE_KINDS
 from diffusion_jax.systems.diffusion.spaces import SPACES
 
 __all__ = ["RANGES"]
@@ -42,8 +43,12 @@ _BASES = tuple(name for name in SCHEDULES if name != "shifted")
 RANGES: dict[str, Range] = {
     "model.name": named("model", NETWORKS),
     "condition.name": named("condition", CONDITIONS),
-    "condition.encoder": text("the path of a CLIP run, as text", path=True),
+    "condition.encoder": text("the path of a CLIP run or of published weights, as text", path=True),
+    "condition.cache": optional(text("the path of a folder, as text"), "nothing is kept on disk"),
     "condition.drop": share(usual=0.1),
+    "condition.kind": choice("condition.kind", IMAGE_KINDS),
+    "condition.factor": whole(2, 1024),
+    "condition.sample_level": number(0.0, 1.0, of="a noise level"),
     "space.name": named("space", SPACES),
     "prediction": choice("prediction", PREDICTIONS),
     "time": choice("time", TIME_INPUTS),

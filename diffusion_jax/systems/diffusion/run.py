@@ -167,7 +167,7 @@ class DiffusionRun:
         self,
         *,
         guidance_scale: ArrayLike | Sequence[float] | None = None,
-        negative: str | Sequence[str] | None = None,
+        negative: Any = None,
         guidance: Mapping[str, Any] | str | None = None,
         denoise: DenoiseFn | None = None,
     ) -> DenoiseFn:
@@ -247,7 +247,7 @@ class DiffusionRun:
         prompts: Any = None,
         *,
         count: int | None = None,
-        negative: str | Sequence[str] | None = None,
+        negative: Any = None,
         guidance_scale: ArrayLike | Sequence[float] | None = None,
         guidance: Mapping[str, Any] | str | None = None,
         solver: str | None = None,

@@ -27,6 +27,8 @@ DIFFUSION = System(
         "condition": (FIXED, "told something else"),
         "condition.encoder": (FREE, "compared by its weights, wherever it lies"),
         "preprocess": (FIXED, "other pixels of the same pictures"),
+        "condition.cache": (FREE, "where the same outputs are kept"),
+        "condition.sample_level": (FREE, "how samples are drawn, not what is learned"),
         "space": (FIXED, "another x0"),
         "model.norm": (FREE, "two ways to the same derivative"),
         "sampler": (FREE, "how samples are drawn, not what is learned"),

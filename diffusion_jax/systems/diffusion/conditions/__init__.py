@@ -15,7 +15,10 @@ from diffusion_jax.build.own import is_own, pick
 from diffusion_jax.data.pictures.edm_augmentation import LABELS
 from diffusion_jax.systems.diffusion.conditions.augmented import Augmented
 from diffusion_jax.systems.diffusion.conditions.condition import Condition, Nothing, Pick, Plain, asks_of
+from diffusion_jax.systems.diffusion.conditions.embedding import Embedding, embedding
+from diffusion_jax.systems.diffusion.conditions.image import LowResolution, Masked, image
 from diffusion_jax.systems.diffusion.conditions.label import Label, label
+from diffusion_jax.systems.diffusion.conditions.several import Several
 from diffusion_jax.systems.diffusion.conditions.text import TEXT_ENCODER, Text, read_text_encoder, text
 from diffusion_jax.typing import Source, UserError
 
@@ -24,9 +27,13 @@ __all__ = [
     "GIVEN",
     "TEXT_ENCODER",
     "Condition",
+    "Embedding",
     "Label",
+    "LowResolution",
+    "Masked",
     "Nothing",
     "Plain",
+    "Several",
     "Text",
     "asks_of",
     "condition",
@@ -35,19 +42,41 @@ __all__ = [
     "trained_on",
 ]
 
-CONDITIONS: dict[str, Callable[..., Any]] = {"none": Nothing, "label": label, "text": text}
-GIVEN = ("run", "data")
+
+def several(
+    parts: Any,
+    config: ConfigDict,
+    drop: float = 0.0,
+    run: Path | None = None,
+    data: Source | None = None,
+) -> Several:
+    """The condition of `parts`, {name: a group of its own as `condition` is}; `drop` is the share told nothing at all.
+
+    UserError for a part that tells nothing or has parts itself.
+    """
+    for name, spec in parts.items():
+        if spec["name"] in ("none", "several"):
+            raise UserError(f"config key 'condition.parts.{name}.name' is {spec['name']!r}: a part tells one thing")
+    return Several({name: condition(spec, run, data, config) for name, spec in parts.items()}, drop)
+
+
+CONDITIONS: dict[str, Callable[..., Any]] = {
+    "none": Nothing, "label": label, "text": text, "embedding": embedding, "image": image, "several": several,
+}  # fmt: skip
+GIVEN = ("run", "data", "config")
 """Keywords of conditions that are not the user's to set."""
 
 
-def condition(spec: Spec | None, run: Path | None = None, data: Source | None = None) -> Condition:
+def condition(
+    spec: Spec | None, run: Path | None = None, data: Source | None = None, config: ConfigDict | None = None
+) -> Condition:
     """The condition of a config's `condition` group, nothing where there is none.
 
-    Of the run in `run` where one is loaded, and of the examples `data` to train on where one begins.
+    Of the run in `run` where one is loaded, and of the examples `data` to train on where one begins; `config` is the whole.
     """
     spec = spec or {"name": "none"}
     make = pick("condition", spec["name"], CONDITIONS)
-    made = construct("condition", CONDITIONS, spec, **wanted(make, {"run": run, "data": data}))
+    made = construct("condition", CONDITIONS, spec, **wanted(make, {"run": run, "data": data, "config": config}))
     complete("condition", spec["name"], made, Condition)
     if is_own(spec["name"]):
         null = {entry: np.shape(leaf) for entry, leaf in (made.null or {}).items()}
@@ -59,21 +88,21 @@ def condition(spec: Spec | None, run: Path | None = None, data: Source | None = 
 
 def told_of(config: ConfigDict, run: Path | None = None, data: Source | None = None) -> Condition:
     """The condition of a diffusion config, as `condition`, with the labels of the augmentation where there is one."""
-    told = condition(config.get("condition"), run, data)
+    told = condition(config.get("condition"), run, data, config)
     return Augmented(told, LABELS) if config.data.get("augment") else told  # type: ignore[return-value]
 
 
-def trained_on(told: Condition, data: Source, name: Any, image: tuple[int, ...] = ()) -> Pick:
+def trained_on(told: Condition, data: Source, name: Any, shape: tuple[int, ...] = ()) -> Pick:
     """`told.training(data)`. UserError where what it gives is not of the shapes that the condition's `entries` say.
 
-    Of pictures of the shape `image` what is `made` of them in the step counts too.
+    Of pictures of this `shape` what is `made` of them in the step counts too.
     """
     pick = told.training(data)
     first = pick(np.arange(1), np.random.default_rng(0)) or {}
     found = {entry: np.shape(leaf) for entry, leaf in first.items()}
-    made = jax.eval_shape(told.made, told.frozen, np.zeros((1, *image), np.float32), jax.random.key(0)) if image else {}
+    made = jax.eval_shape(told.made, told.frozen, np.zeros((1, *shape), np.float32), jax.random.key(0)) if shape else {}
     found |= {entry: tuple(leaf.shape) for entry, leaf in made.items()}
-    should = {entry: (1, *shape) for entry, shape in told.entries.items()}
+    should = {entry: (1, *of_one) for entry, of_one in told.entries.items()}
     if found != should:
         raise UserError(f"condition {name!r} gives {found} for one example in training; its entries make it {should}")
     return pick

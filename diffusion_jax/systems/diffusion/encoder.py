@@ -1,0 +1,159 @@
+"""The frozen CLIP that a condition or a space is made with: a run trained here, or a folder or file of published weights.
+
+A run that is conditioned keeps a note of where the encoder lies, relative to it, and a fingerprint of its weights. The
+encoder may move with the run, and is refused where it is not there any more, or holds other weights.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import os
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from diffusion_jax import runs
+from diffusion_jax.data.pictures.preprocess import Preprocess
+from diffusion_jax.nets import Network
+from diffusion_jax.systems.clip.loss import unit
+from diffusion_jax.systems.clip.pretrained import load_pretrained
+from diffusion_jax.systems.clip.run import ClipRun, load_clip
+from diffusion_jax.typing import Array, Params, UserError
+
+__all__ = ["Encoder", "embedder", "encoder_of", "load_encoder", "read_note"]
+
+WEIGHTS = ("*.safetensors", "*.bin", "*.pt", "*.npz", "open_clip_config.json")
+"""By which files a folder is one of published weights."""
+
+
+class _Silent:
+    """In place of the tokenizer of weights that are to see pictures alone: they may have no vocabulary beside them."""
+
+    vocabulary_size, context_length = 0, 0
+
+    def encode(self, texts: Sequence[str]) -> Any:
+        """UserError."""
+        raise UserError("the CLIP was loaded for pictures alone: it reads no texts")
+
+    def explain(self, texts: Sequence[str]) -> list[str]:
+        """Nothing."""
+        return []
+
+
+def _published(path: Path) -> bool:
+    """Whether published weights lie there: a file, or a folder of them that is no run."""
+    if path.is_file():
+        return True
+    if not path.is_dir() or any(runs.is_run(place) and _has_system(place) for place in (path, path / "clip")):
+        return False
+    return (path / runs.CONFIG).is_file() or any(next(path.glob(kind), None) is not None for kind in WEIGHTS)
+
+
+def _has_system(folder: Path) -> bool:
+    return "system" in runs.read_json(folder / runs.CONFIG)
+
+
+def load_encoder(path: str | Path, *, texts: bool = True) -> ClipRun:
+    """The CLIP at a path: a run, or published weights; of these without a tokenizer where no `texts` are to be read.
+
+    UserError where there is neither, as `load_clip` and `load_pretrained`.
+    """
+    if _published(Path(path)):
+        return load_pretrained(path, tokenizer=None if texts else _Silent())
+    return load_clip(path)
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Encoder:
+    """A CLIP and the note that a run keeps of it in `file`; `what` is what messages call it, "text encoder"."""
+
+    clip: ClipRun
+    file: str
+    what: str
+
+    @functools.cached_property
+    def fingerprint(self) -> str:
+        """A digest of its weights."""
+        return runs.fingerprint(self.clip.params)
+
+    def notes(self, folder: Path) -> Mapping[str, Mapping[str, Any]]:
+        """Where it lies from the run's folder, and its fingerprint."""
+        return {self.file: {"run": os.path.relpath(self.clip.path, folder), "fingerprint": self.fingerprint}}
+
+    def agrees(self, folder: Path, anew: bool) -> None:
+        """UserError for a folder that holds the encoder, and for a run there of other weights."""
+        if self.clip.path.resolve().is_relative_to(folder.resolve()):
+            raise UserError(f"{folder} holds the {self.what} {self.clip.path}: choose another --config.workdir")
+        if anew or not (folder / self.file).is_file():
+            return
+        if read_note(folder, self.file, self.what)["fingerprint"] != self.fingerprint:
+            raise UserError(
+                f"{folder} was trained on another {self.what} than {self.clip.path} holds now: choose another "
+                "--config.workdir, or --overwrite to begin anew"
+            )
+
+
+def encoder_of(path: str, run: Path | None, file: str, what: str, *, texts: bool = True) -> Encoder:
+    """The encoder that a config names, or that the run in `run` notes in `file`. UserError where it is gone, or another."""
+    if run is None:
+        return Encoder(load_encoder(path, texts=texts), file, what)
+    note = read_note(run, file, what)
+    place = Path(os.path.normpath(run / note["run"]))
+    trained = runs.is_run(place) or (place.is_dir() and any(runs.is_run(inner) for inner in place.glob("*")))
+    if not (trained or _published(place)):
+        raise UserError(
+            f"there is no {what} in {os.path.abspath(place)!r}, where {file} of the diffusion run "
+            f"{str(run)!r} says that it lies{runs.nearest(place)}"
+        )
+    found = Encoder(load_encoder(place, texts=texts), file, what)
+    if found.fingerprint != note["fingerprint"]:
+        if _published(place):
+            raise UserError(
+                f"the {what} in {place} has other weights than those that {run} was trained on: put them back, or train the "
+                "diffusion run anew"
+            )
+        raise UserError(f"the {what} in {found.clip.path} was trained again after {run}: train the diffusion run anew")
+    return found
+
+
+def read_note(path: Path, file: str, what: str) -> dict[str, str]:
+    """{"run", "fingerprint"} of the encoder that the diffusion run in `path` was trained on."""
+    note = path / file
+    if not note.is_file():
+        raise UserError(f"{note} is missing: the run does not say which {what} it was trained on")
+    found = runs.read_json(note)
+    if not {"run", "fingerprint"} <= found.keys():
+        raise UserError(f"{note} lacks 'run' or 'fingerprint': it was not written by `diffusion-jax train`")
+    return found
+
+
+def embedder(clip: ClipRun, image: tuple[int, ...]) -> tuple[Callable[[Params, Array], Array], int]:
+    """(params, images [n, *image] in [-1, 1]) -> unit-norm embeddings [n, d], for the compiled step; and d.
+
+    Pictures are brought to the tower's size as its preparation does it (bicubic, antialiased) but for the rounding to
+    levels; a CLIP of arrays takes them as they are. UserError for images that the tower cannot take.
+    """
+    embed = _embedder(clip.network, clip.preprocess)
+    made = jax.eval_shape(embed, clip.params, jax.ShapeDtypeStruct((1, *image), jnp.float32))
+    return embed, made.shape[-1]
+
+
+@functools.cache
+def _embedder(network: Network, preprocess: Preprocess | None) -> Callable[[Params, Array], Array]:
+    encode = network.method("encode_image")
+
+    @jax.jit
+    def embed(params: Params, images: Array) -> Array:
+        x = images
+        if preprocess is not None:
+            edge = preprocess.edge
+            if x.shape[1:3] != (edge, edge):
+                x = jax.image.resize(x, (x.shape[0], edge, edge, x.shape[3]), "cubic", antialias=True)
+            x = jnp.asarray(preprocess.from_unit_range(jnp.clip(x, -1.0, 1.0)))
+        return unit(encode(params, x).embedding)
+
+    return embed
