@@ -158,7 +158,8 @@ def _bytes(state: TrainState, built: Built) -> str:
         for leaf, where in zip(jax.tree.leaves(state), jax.tree.leaves(layout), strict=True)
     )
     axes = ", ".join(f"{name}={size}" for name, size in mesh.shape.items())
-    return f"{_size(sum(sizes.values()))} ({told}), {_size(each)} on each of {mesh.size} devices ({axes})"
+    place = f"{_size(each)} on each of {mesh.size} devices ({axes})" if mesh.size > 1 else "on one device"
+    return f"{_size(sum(sizes.values()))} ({told}), {place}"
 
 
 def _leaf_bytes(leaf: Any, shape: Sequence[int] | None = None) -> int:

@@ -171,6 +171,35 @@ def test_check_of_pictures_with_captions(once, tmp_path, capsys):
             assert int(np.argmax(middle)) == names[word.split()[1]], (place, word, middle)
 
 
+def test_check_names_the_examples_that_were_read_in_place_of_broken_ones(tmp_path, capsys):
+    """Two classes that are told apart by their colour, and many broken files of one: words and pictures go together."""
+    for name, colour in (("red", (255, 0, 0)), ("blue", (0, 0, 255))):
+        (tmp_path / "pictures" / name).mkdir(parents=True)
+        for i in range(12):
+            Image.new("RGB", (20, 16), colour).save(tmp_path / "pictures" / name / f"{i}.png")
+    for i in range(0, 12, 3):
+        (tmp_path / "pictures" / "red" / f"{i}.png").write_bytes(b"broken")
+    options = tiny.SMALL_DIFFUSION | {
+        "data.path": tmp_path / "pictures",
+        "data.on_error": "skip",
+        "data.error_share": 0.9,
+        "data.validation": 0.2,
+        "preprocess.size": 8,
+        "model.heads": 2,
+        "workdir": tmp_path / "run",
+    }
+    config = str(tiny.ROOT / "configs" / "picture_classes.py")
+    said = checked(capsys, config, *tiny.flags(options), "--out", tmp_path / "x.png")
+    assert said["batch"] == "16 examples: cond/label int32 [16], image uint8 [16, 8, 8, 3]"
+    with Image.open(tmp_path / "x.png") as picture:
+        colours, words = np.asarray(picture.convert("RGB")), picture.info["words"].splitlines()
+    assert {*words} == {"red", "blue"} and len(words) == 16
+    for place, word in enumerate(words):
+        row, column = divmod(place, 8)
+        assert colours[54 + 102 * row, 54 + 102 * column].argmax() == {"red": 0, "blue": 2}[word]
+    assert not (tmp_path / "run").exists()
+
+
 def test_check_of_a_system_of_ones_own(tmp_path, capsys, monkeypatch):
     shutil.copy(Path(__file__).parent / "own_parts.py", tmp_path)
     monkeypatch.chdir(tmp_path)

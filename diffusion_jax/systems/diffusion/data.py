@@ -17,7 +17,7 @@ from diffusion_jax.systems.diffusion.conditions.condition import Pick
 from diffusion_jax.systems.system import process_slice
 from diffusion_jax.typing import Source
 
-__all__ = ["examples", "training_batches"]
+__all__ = ["examples", "rows_read", "training_batches"]
 
 
 def examples(config: ConfigDict, split: str, image: Sequence[int] | None = None) -> Source:
@@ -47,19 +47,7 @@ def training_batches(
             return made if cond is None else {**made, "cond": cond}
 
         return batches(train if x0 is None else Rows(x0), config.batch_size, config.seed, transform, **process_slice())
-    reading = build.reading(config.data)
-    prepare = build.pictures(config.get("preprocess"), raw(train), shape=image, crop=reading["crop"])
-    rows = picture_batches(
-        raw(train),
-        config.batch_size,
-        config.seed,
-        build.cropping(prepare, reading, distort=False),
-        workers=reading["workers"] or None,
-        flip=reading["flip"],
-        on_error=reading["on_error"],
-        error_share=reading["error_share"],
-        **process_slice(),
-    )
+    rows = _reader(config, train, image)
     place, count = process_slice().values()
     local = config.batch_size // count
     mine = slice(place * local, (place + 1) * local)
@@ -74,6 +62,30 @@ def training_batches(
         return {"image": found["image"], **told}
 
     return batch
+
+
+def rows_read(config: ConfigDict, train: Source, image: Sequence[int], step: int) -> np.ndarray:
+    """The examples [rows] that the batch of a step is made of: others in place of those that cannot be read."""
+    if not build.gives_pictures(config.data):
+        return rows_of(train, config.batch_size, config.seed, step)
+    return _reader(config, train, image)(step)["index"]
+
+
+def _reader(config: ConfigDict, train: Source, image: Sequence[int]) -> Callable[[int], dict[str, Any]]:
+    """The pictures of this process's rows of a step's batch, and which examples they are."""
+    reading = build.reading(config.data)
+    prepare = build.pictures(config.get("preprocess"), raw(train), shape=image, crop=reading["crop"])
+    return picture_batches(
+        raw(train),
+        config.batch_size,
+        config.seed,
+        build.cropping(prepare, reading, distort=False),
+        workers=reading["workers"] or None,
+        flip=reading["flip"],
+        on_error=reading["on_error"],
+        error_share=reading["error_share"],
+        **process_slice(),
+    )
 
 
 class Rows:

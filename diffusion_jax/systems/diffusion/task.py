@@ -15,7 +15,7 @@ from ml_collections import ConfigDict
 from diffusion_jax import build, runs
 from diffusion_jax.data.examples import to_unit
 from diffusion_jax.data.pictures.edm_augmentation import edm_augment
-from diffusion_jax.data.pipeline import columns, rows_of, words_of
+from diffusion_jax.data.pipeline import columns, words_of
 from diffusion_jax.data.reading import first_readable, held_out_items
 from diffusion_jax.process import uncertainty
 from diffusion_jax.process.importance import Importance
@@ -25,7 +25,7 @@ from diffusion_jax.systems.diffusion.conditions import told_of, trained_on
 from diffusion_jax.systems.diffusion.conditions.augmented import AUGMENT
 from diffusion_jax.systems.diffusion.conditions.condition import SHOWN
 from diffusion_jax.systems.diffusion.cost import drawing
-from diffusion_jax.systems.diffusion.data import examples, training_batches
+from diffusion_jax.systems.diffusion.data import examples, rows_read, training_batches
 from diffusion_jax.systems.diffusion.loss import UNCERTAINTY, diffusion_loss
 from diffusion_jax.systems.diffusion.run import DiffusionRun, unloaded
 from diffusion_jax.systems.system import Task
@@ -104,7 +104,7 @@ def diffusion_task(config: ConfigDict, folder: Path, key: jax.Array) -> Task:
         beside={UNCERTAINTY: uncertainty.init()} if uncertain else {},
         notes={runs.EXAMPLE: {"image": list(image)}, **told.notes(folder)},
         agrees=told.agrees,
-        words=lambda step, batch: words_of(train, rows_of(train, config.batch_size, config.seed, step)),
+        words=lambda step, batch: words_of(train, rows_read(config, train, image, step)),
         drawing=drawing(run),
     )
 
