@@ -9,7 +9,9 @@ has to be copied between.
 
 from __future__ import annotations
 
+import collections
 import logging
+import math
 import os
 import threading
 from collections.abc import Callable, Mapping
@@ -34,6 +36,8 @@ __all__ = [
 _log = logging.getLogger(__name__)
 ImageFn = Callable[[Any, np.random.Generator], np.ndarray]
 Read = TypeVar("Read")
+KEPT = 1 << 30
+"""Bytes of prepared pictures that are kept at most, all or none, where they are the same whenever they are read."""
 MIRROR = 0x6D6972726F72  # sets the generator of what is mirrored apart from those of the rows
 
 
@@ -81,9 +85,11 @@ def row_numbers(source: Source, batch_size: int, process_index: int, process_cou
 
 
 def mirrored(images: np.ndarray, seed: int, step: int, batch_size: int, mine: range) -> np.ndarray:
-    """These rows [b, h, w, c] with half of them, by chance, turned left to right; each of the global batch by itself."""
+    """These rows [b, h, w, c] of which half, by chance, are turned left to right in place; each of the global batch by itself."""
     chance = np.random.default_rng([seed, step, MIRROR]).random(batch_size) < 0.5
-    return np.where(chance[mine.start : mine.stop, None, None, None], images[:, :, ::-1], images)
+    turned = np.flatnonzero(chance[mine.start : mine.stop])
+    images[turned] = images[turned, :, ::-1]
+    return images
 
 
 def rows(
@@ -108,16 +114,16 @@ def rows(
     one_of("on_error", on_error, ("raise", "skip"))
     mine = row_numbers(source, batch_size, process_index, process_count)
     order = shuffled(len(source), seed)
-    pool = ThreadPoolExecutor(workers or min(16, os.cpu_count() or 1))
+    threads = workers or min(16, os.cpu_count() or 1)
+    pool = ThreadPoolExecutor(threads)
     told: set[int] = set()
     lock = threading.Lock()
 
-    def row(step: int, number: int) -> tuple[int, Read]:
-        example = int(order[step * batch_size + number])
+    def row(step: int, number: int, example: int, rng: np.random.Generator) -> tuple[int, Read]:
         for tried in range(len(source)):
             at = (example + tried) % len(source)
             try:
-                return at, read(at, np.random.default_rng([seed, step, number, tried]))
+                return at, read(at, rng if tried == 0 else np.random.default_rng([seed, step, number, tried]))
             except UserError as error:
                 if on_error == "raise":
                     raise
@@ -128,7 +134,31 @@ def rows(
                     check_share(len(told), len(source), "the pictures to train on", str(error), error_share)
         raise UserError("no example of the source can be read")
 
-    return lambda step: list(pool.map(lambda number: row(step, number), mine))
+    def batch(step: int) -> list[tuple[int, Read]]:
+        # Made one after another before any is read: between two pictures each costs four times as much.
+        examples = [int(order[step * batch_size + number]) for number in mine]
+        rngs = [np.random.default_rng([seed, step, number, 0]) for number in mine]
+        left = collections.deque(zip(mine, examples, rngs, strict=True))
+        found: dict[int, tuple[int, Read]] = {}
+
+        def some() -> None:
+            """Rows, one after another, until none is left: a task a thread costs less than a task a row."""
+            while left:
+                try:
+                    number, example, rng = left.popleft()
+                except IndexError:  # another thread was faster
+                    return
+                try:
+                    found[number] = row(step, number, example, rng)
+                except BaseException:
+                    left.clear()
+                    raise
+
+        for task in [pool.submit(some) for _ in range(min(threads, len(mine)))]:
+            task.result()
+        return [found[number] for number in mine]
+
+    return batch
 
 
 def picture_batches(
@@ -148,7 +178,8 @@ def picture_batches(
 
     `image_fn(image, rng)` makes the array of a row, such as a `data.pictures.cropping.Crop`; with `flip` half of them are
     mirrored. Where the source has `columns()` whose "image" an `image_fn.keeps` says it leaves as they are, the rows are
-    gathered from it at once: the same ones. For the rest see `rows`, and what it raises.
+    gathered from it at once: the same ones. Where it says that its rows are `fixed` in shape and owe nothing to chance, a
+    picture is read once, if all fit in `KEPT`. For the rest see `rows`, and what it raises.
     """
     mine = row_numbers(source, batch_size, process_index, process_count)
 
@@ -165,8 +196,21 @@ def picture_batches(
 
         return gathered
 
+    shape = getattr(image_fn, "fixed", None)
+    keep = shape is not None and len(source) * math.prod(shape) <= KEPT
+    kept = (
+        np.empty((len(source), *shape), np.uint8) if keep and shape is not None else None
+    )  # pages that are written alone
+    there = np.zeros(len(source), bool)
+
     def read(example: int, rng: np.random.Generator) -> np.ndarray:
-        return read_picture(source[example], lambda image: image_fn(image, rng))
+        if kept is not None and there[example]:
+            return kept[example]
+        made = read_picture(source[example], lambda image: image_fn(image, rng))
+        if kept is not None:
+            kept[example] = made
+            there[example] = True
+        return made
 
     found = rows(
         source,

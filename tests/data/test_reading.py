@@ -61,10 +61,10 @@ def test_arrays_are_gathered_as_they_would_be_read(arrays, flip):
 
 def test_half_of_all_rows_are_mirrored_each_by_itself():
     images = np.arange(2, dtype=np.uint8).reshape(1, 1, 2, 1).repeat(300, 0)
-    turned = np.stack([mirrored(images, 0, step, 300, range(300))[:, 0, 0, 0] for step in range(20)])
+    turned = np.stack([mirrored(images.copy(), 0, step, 300, range(300))[:, 0, 0, 0] for step in range(20)])
     assert turned.mean() == pytest.approx(0.5, abs=4 * 0.5 / np.sqrt(6000))
     assert len(np.unique(turned, axis=0)) == 20 and len(np.unique(turned.T, axis=0)) > 290
-    np.testing.assert_array_equal(mirrored(images[:7], 0, 3, 300, range(20, 27))[:, 0, 0, 0], turned[3, 20:27])
+    np.testing.assert_array_equal(mirrored(images[:7].copy(), 0, 3, 300, range(20, 27))[:, 0, 0, 0], turned[3, 20:27])
 
 
 def test_crops_keep_the_aspect_where_nothing_is_to_be_distorted():
@@ -156,6 +156,30 @@ def test_pairs_are_mirrored_as_pictures_are_and_need_captions():
     assert (turned != plain).any() and (turned == plain).all((1, 2, 3)).any()
     with pytest.raises(UserError, match="an example has no caption"):
         pair_batches(Listed([{"image": rows[0]["image"]}]), 1, 2, crop, words)(0)
+
+
+def test_what_is_the_same_whenever_it_is_read_is_read_once():
+    """Crops without chance are kept, mirrored ones unmirrored; random ones are not, nor what does not fit."""
+    counted = []
+
+    class Counting(Listed):
+        def __getitem__(self, index):
+            counted.append(index)
+            return super().__getitem__(index)
+
+    source = Counting([{"image": image[..., 0]} for image in squares(12)[0]])
+    plain = lambda image, rng: Crop(GREY, "center")(image, rng)  # noqa: E731
+    kept, again = (picture_batches(source, 8, 4, make, flip=True) for make in (Crop(GREY, "center"), plain))
+    found = [kept(step)["image"] for step in range(6)]
+    assert sorted(counted) == list(range(12))
+    for step, images in enumerate(found):
+        np.testing.assert_array_equal(again(step)["image"], images)
+    assert Crop(GREY, "none").fixed == (8, 8, 1) and Crop(GREY, "random").fixed is None
+    counted.clear()
+    random = picture_batches(source, 8, 4, Crop(GREY, "random"))
+    for step in range(6):
+        random(step)
+    assert len(counted) == 48
 
 
 @pytest.mark.parametrize(

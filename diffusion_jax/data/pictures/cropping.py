@@ -48,7 +48,11 @@ class Crop:
             return self.prepare.pixels(image)
         return self.prepare.random_pixels(image, rng, self.scale, (3 / 4, 4 / 3) if self.distort else None)
 
+    @property
+    def fixed(self) -> tuple[int, int, int] | None:
+        """The shape of a row where a picture is always the same row; None where that is left to chance."""
+        return None if self.crop == "random" else (self.prepare.edge, self.prepare.edge, self.prepare.channels)
+
     def keeps(self, images: Any) -> bool:
         """Whether the rows of arrays such as these [n, height, width, channels] are the arrays themselves, with no chance."""
-        edge, channels = self.prepare.edge, self.prepare.channels
-        return self.crop != "random" and edge == self.prepare.size and images.shape[1:] == (edge, edge, channels)
+        return self.prepare.edge == self.prepare.size and images.shape[1:] == self.fixed

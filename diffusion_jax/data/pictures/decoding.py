@@ -73,7 +73,9 @@ def open_picture(image: Picture, exif: bool = False, background: str | Sequence[
 
 def in_channels(picture: Image.Image, channels: int) -> Image.Image:
     """The picture as RGB (3) or, by PIL's weights of red, green and blue, L (1). UserError for a mode that has no colours."""
-    if channels == 1 and picture.mode in ("1", "L", "LA"):
+    if picture.mode == ("RGB" if channels == 3 else "L"):
+        return picture  # PIL would copy it
+    if channels == 1 and picture.mode in ("1", "LA"):
         return picture.convert("L")
     if picture.mode == "P" and "transparency" in picture.info:
         picture = picture.copy()

@@ -148,7 +148,8 @@ class Preprocess:
             return self._in_channels(x[0].astype(np.int32)).astype(np.uint8)
         top, left = self._start(height), self._start(width)
         picture = picture.resize((width, height), FILTERS[self.interpolation])
-        picture = picture.crop((left, top, left + self.edge, top + self.edge))
+        if (width, height) != (self.edge, self.edge):
+            picture = picture.crop((left, top, left + self.edge, top + self.edge))
         return _array(in_channels(picture, self.channels))
 
     def _opened(self, image: Picture) -> Image.Image:
