@@ -5,10 +5,10 @@
 Needs PyTorch beside the package (the extra `parity`). A round reads with each of the two once, one after the other, for as
 long, and the ratio is the median of the rounds' (above 1: ours reads more pictures a second). Both decode by Pillow, resize the
 short side by its bicubic filter, cut the centre, mirror half of the rows and give a batch of uint8; the peer has a worker
-process a core (persistent, two batches ahead each, as is its default), ours a thread a core and one batch ahead, as the training loop
-asks for them. Every picture is decoded each time, though in training ours keeps what is always the same: that rate is told
-apart. That both give the same pixels is checked first. Other programs of the machine slow both, and its load is written beside
-the numbers.
+process a core (persistent, two batches ahead each, as is its default), ours a thread a core and one batch ahead, as the
+training loop asks for them. Every picture is decoded each time, though in training ours keeps what is always the same: that
+rate is told apart. That both give the same pixels is checked first. Other programs of the machine slow both, and its load is
+written beside the numbers.
 """
 
 from __future__ import annotations

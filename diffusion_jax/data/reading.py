@@ -85,7 +85,7 @@ def row_numbers(source: Source, batch_size: int, process_index: int, process_cou
 
 
 def mirrored(images: np.ndarray, seed: int, step: int, batch_size: int, mine: range) -> np.ndarray:
-    """These rows [b, h, w, c] of which half, by chance, are turned left to right in place; each of the global batch by itself."""
+    """These rows [b, h, w, c], half of them turned left to right in place: each of the global batch by its own chance."""
     chance = np.random.default_rng([seed, step, MIRROR]).random(batch_size) < 0.5
     turned = np.flatnonzero(chance[mine.start : mine.stop])
     images[turned] = images[turned, :, ::-1]
