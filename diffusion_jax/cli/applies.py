@@ -34,7 +34,7 @@ GOES_WITH: dict[str, dict[str, tuple[str, ...]]] = {
     },
 }
 APART: dict[str, dict[str, tuple[str, ...]]] = {
-    "sample": {"scale": ("prompts", "format"), "label": ("prompts",), "image": ("prompts",)},
+    "sample": {"scale": ("prompts", "format"), "label": ("prompts",), "image": ("prompts",), "mask": ("prompts",)},
     "evaluate": {
         "samples": ("bits_per_dim", *PICTURE_MEASURES),
         "seed": PICTURE_MEASURES,
@@ -42,7 +42,7 @@ APART: dict[str, dict[str, tuple[str, ...]]] = {
         "metric": ("bits_per_dim", *PICTURE_MEASURES),
     },
 }
-ASKED = ("prompt", "label", "image")
+ASKED = ("prompt", "label", "image", "mask")
 """What is drawn into one picture, unless a folder is asked for."""
 PATHS = (
     "run",
@@ -52,6 +52,7 @@ PATHS = (
     "file",
     "prompts",
     "image",
+    "mask",
     *PICTURE_MEASURES,
     "classes",
     "templates",

@@ -24,7 +24,8 @@ from diffusion_jax.typing import UserError
 
 __all__ = ["OPTIONS", "Asked", "asked_of", "negative_of", "read_requests"]
 
-OPTIONS = ("prompt", "label", "image")
+OPTIONS = ("prompt", "label", "image", "mask")
+PICTURES = ("image", "mask")
 """The options that say what a run may ask for. What a run of one's own asks for under another name is said by `--prompt`."""
 NEGATIVE = {"prompt": "negative", "label": "negative_label"}
 TOLD = 8
@@ -59,9 +60,8 @@ class Asked:
         if self.names == ("prompt",):
             return {"prompts": list(self.rows or self.given["prompt"])}
         found: dict[str, Any] = {"requests": list(self.rows or [dict(self.given)])}
-        pictures = sorted(
-            {str(one["image"]) for i in range(len(self.different())) if "image" in (one := self.parts(i))}
-        )
+        every = [self.parts(i) for i in range(len(self.different()))]
+        pictures = sorted({str(one[name]) for one in every for name in PICTURES if one.get(name) is not None})
         return found | ({"pictures": {name: _digest(name) for name in pictures}} if pictures else {})
 
 
@@ -131,7 +131,7 @@ def _one(run: Any, name: str, value: Any, where: str) -> Any:
     """What is asked under a name. UserError for a class that there is not, and for a picture that is not there."""
     if name == "label" and (classes := _classes(run)):
         return classes[label_of(classes, value)]
-    if name == "image":
+    if name in PICTURES and value is not None:
         path = Path(str(value))
         if status(path) is None:
             raise UserError(

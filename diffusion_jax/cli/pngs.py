@@ -28,7 +28,7 @@ from diffusion_jax.typing import UserError
 __all__ = ["COLUMNS", "TABLE", "write_pngs"]
 
 TABLE = "metadata.jsonl"
-COLUMNS = {"prompt": "prompts", "label": "labels", "image": "pictures"}
+COLUMNS = {"prompt": "prompts", "label": "labels", "image": "pictures", "mask": "masks"}
 """What is asked for, as arrays of it are called."""
 
 
@@ -86,9 +86,9 @@ def _whole(path: Path, say: Callable[[str], None]) -> bool:
 def _row(asked: Asked, i: int, seed: int) -> dict[str, Any]:
     """What the table says of image i."""
     parts = {name: value for name, value in asked.parts(i).items() if value is not None}
-    prompt = next((value for name, value in parts.items() if name not in ("label", "image")), None)
+    prompt = next((value for name, value in parts.items() if name not in ("label", "image", "mask")), None)
     words = [prompt, parts.get("label"), Path(parts["image"]).name if "image" in parts else None]
     row = {"file_name": _file(Path(), i).name, "text": next((str(word) for word in words if word is not None), "")}
     row |= {"label": str(parts["label"])} if "label" in parts else {}
-    row |= {"asked_picture": str(parts["image"])} if "image" in parts else {}
+    row |= {f"asked_{name}": str(parts[name]) for name in ("image", "mask") if name in parts}
     return row | {"seed": seed, "index": i}

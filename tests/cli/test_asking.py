@@ -20,7 +20,15 @@ CLASSES = ("shirt", "sneaker", "bag")
 
 def given(**options):
     """The options of `sample`, of which nothing is given but these."""
-    none = {"prompt": [], "label": [], "image": [], "prompts": None, "negative": None, "negative_label": None}
+    none = {
+        "prompt": [],
+        "label": [],
+        "image": [],
+        "mask": [],
+        "prompts": None,
+        "negative": None,
+        "negative_label": None,
+    }
     return argparse.Namespace(run="r", **none | options)
 
 
@@ -138,6 +146,51 @@ def test_a_class_is_drawn_by_its_name_and_by_its_number(label_run, tmp_path, cap
         tiny.fails(capsys, draw(label_run, tmp_path / "c.png", *extra), said)
     tiny.fails(capsys, draw(label_run, tmp_path / "new", "--format", "png", "--label", "ten"), "none of the classes")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["a.png", "b.png", "many", "requests.txt"]
+
+
+def make_filling(folder):
+    """A small run that is told a class, a picture with a part hidden, and which part that is."""
+    parts = {"class": {"name": "label"}, "picture": {"name": "image", "kind": "masked"}}
+    told = {"condition": {"name": "several", "parts": parts}, "steps": 2, "eval_every": 2, "optimizer.warmup_steps": 1}
+    options = tiny.SMALL_DIFFUSION | told | {"workdir": folder / "diffusion"}
+    assert main(["train", "--no-progress", "--config", tiny.DIFFUSION, *tiny.flags(options)]) == 0
+
+
+def test_several_things_are_asked_for_at_once(once, tmp_path, capsys):
+    run = once("filling", make_filling)
+    ramp = np.arange(64, dtype=np.uint8).reshape(8, 8) * 4
+    Image.fromarray(ramp).save(tmp_path / "ramp.png")
+    Image.fromarray(np.where(np.eye(8), 255, 0).astype(np.uint8)).save(tmp_path / "mask.png")
+    pictures = ["--image", str(tmp_path / "ramp.png"), "--mask", str(tmp_path / "mask.png")]
+    folder = ["--format", "png"]
+    assert main(draw(run, tmp_path / "out", *folder, *pictures, "--label", "three", "--label", "4")) == 0
+    rows = [json.loads(line) for line in (tmp_path / "out" / "metadata.jsonl").read_text().splitlines()]
+    assert [row["label"] for row in rows] == ["three", "four", "three", "four"]
+    assert {row["asked_image"] for row in rows} == {str(tmp_path / "ramp.png")} and rows[0]["text"] == "three"
+    request = {"label": "four", "image": ramp[..., None], "mask": np.eye(8)}
+    direct = load_run(run).generate([request], seed=0, start=1)[0, ..., 0]
+    drawn = np.asarray(Image.open(tmp_path / "out" / "000001.png"), float)
+    assert np.abs((direct.clip(-1, 1) + 1) * 127.5 - drawn).max() <= 1
+    # Another picture of the same name is another request.
+    Image.fromarray(ramp[::-1]).save(tmp_path / "ramp.png")
+    again = draw(run, tmp_path / "out", *folder, *pictures, "--label", "three", "--label", "4")
+    tiny.fails(capsys, again, "holds images of other settings (pictures.")
+    (tmp_path / "broken.png").write_bytes(b"no picture")
+    (tmp_path / "lines.txt").write_text('{"label": "three"}\n{"label": 4}\n')
+    assert main(draw(run, tmp_path / "lines", "--prompts", str(tmp_path / "lines.txt"))) == 0
+    with np.load(tmp_path / "lines" / "images-000000.npz") as shard:
+        assert list(shard["labels"]) == ["three", "four"] * 2 and list(shard["masks"]) == [""] * 4
+    for extra, said in (
+        (pictures[:2], "a request without 'mask'"),
+        (["--image", str(tmp_path / "broken.png"), *pictures[2:]], "broken.png"),
+        (
+            [],
+            "give --label (zero, one, two, three, four, five, six, seven, ...) or --image or --mask, or --prompts FILE",
+        ),
+        (["--prompt", "a"], "takes no --prompt: it asks for --label, --image and --mask"),
+    ):
+        tiny.fails(capsys, draw(run, tmp_path / "none", *folder, *extra), said)
+    assert not (tmp_path / "none").exists()
 
 
 # Options of the solver

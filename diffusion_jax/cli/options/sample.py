@@ -32,7 +32,7 @@ def add(commands: Any) -> None:
         metavar="TEXT",
         action="append",
         default=[],
-        help="what to draw, in words; this and the next two may be repeated, and are then taken in turn",
+        help="what to draw, in words; this and the next three may be repeated, and are then taken in turn",
     )
     which.add_argument(
         "--prompts",
@@ -44,6 +44,13 @@ def add(commands: Any) -> None:
         "--label", metavar="CLASS", action="append", default=[], help="a class to draw, by its name or number"
     )
     sample.add_argument("--image", metavar="FILE", action="append", default=[], help="a picture that the run draws by")
+    sample.add_argument(
+        "--mask",
+        metavar="FILE",
+        action="append",
+        default=[],
+        help="with --image, of a run that fills in what is hidden: a picture that is white there",
+    )
     sample.add_argument("--negative", metavar="TEXT", help="what to keep away from, in words")
     sample.add_argument("--negative-label", metavar="CLASS", help="a class to keep away from")
     sample.add_argument("--guidance-scale", type=float, metavar="W", help="1 is no guidance (default: the config's)")

@@ -197,7 +197,10 @@ class DiffusionRun:
         )
 
     def notices(self, requests: Sequence[Any]) -> list[str]:
-        """What is to be said of requests before they are drawn."""
+        """What is to be said of requests before they are drawn. UserError for pictures that nobody can be asked by."""
+        if not {"prompt", "label"}.issuperset(self.asks):
+            for start in range(0, len(requests), 64):
+                self.condition.request(requests[start : start + 64])
         return self.condition.notices(requests)
 
     def settings(

@@ -90,6 +90,14 @@ class Several(Plain):
             raise AttributeError("clip")
         return found[0].clip  # type: ignore[attr-defined]
 
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """The classes of the part that is asked for one. AttributeError where none is."""
+        found = [part for part in self.parts.values() if hasattr(part, "classes")]
+        if not found:
+            raise AttributeError("classes")
+        return found[0].classes  # type: ignore[attr-defined]
+
     def _of(self, part: Condition, cond: PyTree) -> PyTree:
         return {entry: cond[entry] for entry in part.entries if entry in cond}
 
