@@ -198,9 +198,8 @@ def picture_batches(
 
     shape = getattr(image_fn, "fixed", None)
     keep = shape is not None and len(source) * math.prod(shape) <= KEPT
-    kept = (
-        np.empty((len(source), *shape), np.uint8) if keep and shape is not None else None
-    )  # pages that are written alone
+    # Memory is taken by what is written alone: an epoch that is never finished takes less.
+    kept = np.empty((len(source), *shape), np.uint8) if keep and shape is not None else None
     there = np.zeros(len(source), bool)
 
     def read(example: int, rng: np.random.Generator) -> np.ndarray:
@@ -250,6 +249,8 @@ def held_out_items(data: Source, most: int, on_error: str = "raise", error_share
             _log.warning("held-out picture %d is skipped (%d so far): %s", index, len(unread), error)
     if unread:
         check_share(len(unread), len(unread) + len(found), "the held-out pictures", unread[0], error_share)
+        if not found:
+            raise UserError(f"none of the held-out pictures can be read; one of them: {unread[0]}")
         _log.info("%d held-out pictures are measured, %d that cannot be read are not", len(found), len(unread))
     return found
 

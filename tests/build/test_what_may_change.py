@@ -161,3 +161,15 @@ def test_shards_are_known_by_name_and_size(tmp_path):
     assert set(before) == {"data.path"}
     (tmp_path / "1.tar").write_text("longer")
     assert contents_of(config) != before
+
+
+def test_files_of_arrays_are_known_by_their_bytes_wherever_they_lie(tmp_path):
+    """Two arrays of one shape have one size."""
+    (tmp_path / "moved").mkdir()
+    for name, bytes_ in (("a.npz", b"one"), ("moved/b.npz", b"one"), ("c.npz", b"two")):
+        (tmp_path / name).write_bytes(bytes_)
+    found = [
+        contents_of(changed(CONFIGS[0], data__path=str(tmp_path / name), tokenizer__path=""))["data.path"]
+        for name in ("a.npz", "moved/b.npz", "c.npz")
+    ]
+    assert found[0] == found[1] != found[2]

@@ -5,11 +5,12 @@ import pytest
 from PIL import Image
 from sourced import FORMS, as_arrays, png, source, squares
 
+from diffusion_jax.data.examples import Examples
 from diffusion_jax.data.pairs import pair_batches
 from diffusion_jax.data.pictures.boxes import even_box
 from diffusion_jax.data.pictures.cropping import Crop
 from diffusion_jax.data.pictures.preprocess import HALF, Preprocess
-from diffusion_jax.data.reading import check_share, mirrored, picture_batches
+from diffusion_jax.data.reading import check_share, held_out_items, mirrored, picture_batches
 from diffusion_jax.data.text.word_tokenizer import WordTokenizer
 from diffusion_jax.typing import UserError
 
@@ -156,6 +157,16 @@ def test_pairs_are_mirrored_as_pictures_are_and_need_captions():
     assert (turned != plain).any() and (turned == plain).all((1, 2, 3)).any()
     with pytest.raises(UserError, match="an example has no caption"):
         pair_batches(Listed([{"image": rows[0]["image"]}]), 1, 2, crop, words)(0)
+
+
+def test_held_out_pictures_none_of_which_can_be_read_are_one_line():
+    broken = Examples(Listed([{"image": b"broken", "name": "a"}] * 3), Preprocess(8).pixels)
+    for share, said in (
+        (1.0, "none of the held-out pictures can be read; one of them: a"),
+        (0.9, "more than 0.9 of the"),
+    ):
+        with pytest.raises(UserError, match=said):
+            held_out_items(broken, 2, "skip", share)
 
 
 def test_what_is_the_same_whenever_it_is_read_is_read_once():
