@@ -19,15 +19,15 @@ from flax import nnx
 
 from diffusion_jax.build.constructors import Spec, accepts, as_declared, signature_of, wanted
 from diffusion_jax.build.own import is_own, pick
-from diffusion_jax.nets import DiT, Network
+from diffusion_jax.nets import DiT, Network, VectorMLP
 from diffusion_jax.typing import UserError, one_of
 
 __all__ = ["GIVEN", "NETWORKS", "compute_dtype", "diffusion_network", "given_to"]
 
-NETWORKS: dict[str, Callable[..., Any]] = {"dit": DiT}
+NETWORKS: dict[str, Callable[..., Any]] = {"dit": DiT, "mlp": VectorMLP}
 SHAPES = ("shape", "entries", "counts")
 GIVEN = (
-    *SHAPES, "image_size", "channels", "pooled", "context", "classes", "embedding", "image", "level", "augment",
+    *SHAPES, "dim", "image_size", "channels", "pooled", "context", "classes", "embedding", "image", "level", "augment",
 )  # fmt: skip
 """Keywords of networks that the data and the condition decide."""
 

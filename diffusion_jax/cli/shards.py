@@ -53,7 +53,9 @@ def write_images(
         """The images of consecutive numbers, at most a batch."""
         wanted = None if asked is None else [asked.at(i) for i in index]
         how = {"count": len(index), "start": index[0], "batch_size": arguments.batch_size}
-        return to_uint8(run.generate(wanted, **how, **settings))
+        images = run.generate(wanted, **how, **settings)
+        # What is no picture stays the numbers that it is.
+        return to_uint8(images) if images.ndim == 4 and images.shape[-1] in (1, 3) else images
 
     if png:
         write_pngs(out, arguments.num_images, arguments.batch_size, drawn, asked, arguments.seed, say)

@@ -7,6 +7,7 @@ from diffusion_jax.nets.mlp import MLP
 from diffusion_jax.nets.presets import CLIP_MODELS, clip_model, complete
 from diffusion_jax.nets.resnet import ModifiedResNet
 from diffusion_jax.nets.text import TextTransformer
+from diffusion_jax.nets.vector import VectorMLP
 from diffusion_jax.nets.vit import TowerOutput, VisionTransformer
 
 __all__ = [
@@ -20,6 +21,7 @@ __all__ = [
     "Stack",
     "TextTransformer",
     "TowerOutput",
+    "VectorMLP",
     "VisionTransformer",
     "clip_model",
     "complete",

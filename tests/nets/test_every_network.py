@@ -17,7 +17,17 @@ import pytest
 from flax import nnx
 
 from diffusion_jax import nets
-from diffusion_jax.nets import CLIP, MLP, DiT, ModifiedResNet, Network, Stack, TextTransformer, VisionTransformer
+from diffusion_jax.nets import (
+    CLIP,
+    MLP,
+    DiT,
+    ModifiedResNet,
+    Network,
+    Stack,
+    TextTransformer,
+    VectorMLP,
+    VisionTransformer,
+)
 from diffusion_jax.nets.layers import LayerNorm, Linear
 from diffusion_jax.parallel.mesh import make_mesh, put_batch, replicated
 from diffusion_jax.parallel.rules import path_of, shardings, split_over_fsdp
@@ -122,6 +132,20 @@ ROWS = {
         VISION,
         lambda seed: (normal(seed, 8, 8, 1), 500 + 200 * normal(seed + 1), None),
         unconditional=True,
+        zero=True,
+    ),
+    "VectorMLP": Row(
+        VectorMLP,
+        {"dim": 6, "width": 16, "layers": 2, "pooled": 5, "embedding": 3, "classes": 4},
+        lambda seed: (
+            normal(seed, 6),
+            500 + 200 * normal(seed + 1),
+            {
+                "pooled": normal(seed + 2, 5),
+                "embedding": normal(seed + 3, 3),
+                "label": (seed + jnp.arange(BATCH)) % 4,
+            },
+        ),
         zero=True,
     ),
     "MLP": Row(

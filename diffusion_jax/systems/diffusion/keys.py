@@ -29,6 +29,7 @@ from diffusion_jax.build.sources import (
 )
 from diffusion_jax.systems.diffusion.conditions import CONDITIONS
 from diffusion_jax.systems.diffusion.conditions import GIVEN as CONDITION_GIVEN
+from diffusion_jax.systems.diffusion.spaces import GIVEN as SPACE_GIVEN
 from diffusion_jax.systems.diffusion.spaces import SPACES
 from diffusion_jax.typing import Prediction, UserError
 
@@ -47,7 +48,7 @@ def groups(config: ConfigDict) -> dict[str, Group]:
         "data": _data(config),
         "preprocess": Group("preprocess", None, GENERATIVE),
         **_condition(config),
-        "space": named_group("space", SPACES, config, ("image",), first="pixels"),
+        "space": named_group("space", SPACES, config, SPACE_GIVEN, first="pixels"),
         "model": _model(config),
         "schedule": named_group("schedule", SCHEDULES, config),
         "loss": Group("loss", None, parameters(loss_options)),

@@ -23,6 +23,7 @@ from diffusion_jax.process import bound, from_noise_level
 from diffusion_jax.sampling.likelihood import DIVERGENCES, dequantise, log_likelihood
 from diffusion_jax.sampling.sample import held, hold
 from diffusion_jax.systems.diffusion.run import DiffusionRun
+from diffusion_jax.systems.diffusion.spaces import Pixels
 from diffusion_jax.typing import UserError, one_of
 
 __all__ = ["bits_per_dim"]
@@ -54,6 +55,10 @@ def bits_per_dim(
     if levels is None:
         raise UserError(
             f"the data {run.config.data.name!r} do not say how many grey levels they have: no bits per dimension"
+        )
+    if not isinstance(run.space, Pixels):
+        raise UserError(
+            f"the run works in space {run.config.space.name!r}: bits per dimension are of a run in 'pixels'"
         )
     total = len(data) if scans is None else scans
     if not 1 <= total <= len(data):

@@ -50,6 +50,8 @@ RANGES: dict[str, Range] = {
     "condition.factor": whole(2, 1024),
     "condition.sample_level": number(0.0, 1.0, of="a noise level"),
     "space.name": named("space", SPACES),
+    "space.encoder": text("the path of a CLIP run or of published weights, as text", path=True),
+    "space.cache": optional(text("the path of a folder, as text"), "x0 is made in the step"),
     "prediction": choice("prediction", PREDICTIONS),
     "time": choice("time", TIME_INPUTS),
     "sigma_data": number(0.0, above=True, usual=0.5, of="a standard deviation"),

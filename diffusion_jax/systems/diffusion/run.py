@@ -346,9 +346,11 @@ def _scale(given: Any) -> Any:
     return float(scale) if scale.ndim == 0 else scale.astype(np.float32)
 
 
-def unloaded(config: ConfigDict, folder: Path, image: tuple[int, ...], told: Condition) -> DiffusionRun:
-    """The run of a config without weights, for images of this shape."""
-    within = space(config.get("space"), image)
+def unloaded(
+    config: ConfigDict, folder: Path, image: tuple[int, ...], told: Condition, *, begun: bool = False
+) -> DiffusionRun:
+    """The run of a config without weights, for images of this shape; with `begun` one that lies in its folder."""
+    within = space(config.get("space"), image, folder if begun else None, config)
     network = build.diffusion_network(config.model, within.shape, told.entries, told.counts)
     return DiffusionRun(folder, config, network, {}, build.schedule(config.schedule), told, within, image)
 
@@ -376,7 +378,7 @@ def load_diffusion(path: str | Path, *, which: str = "ema", step: int | None = N
 def load_run_of(path: Path, config: ConfigDict, which: str, step: int | None) -> DiffusionRun:
     """The diffusion run in `path`, of this config, with what it is conditioned on."""
     told = told_of(config, path)
-    run = unloaded(config, path, _image(path, config), told)
+    run = unloaded(config, path, _image(path, config), told, begun=True)
     return dataclasses.replace(run, params=restore_params(path / runs.CHECKPOINTS, which, step))
 
 

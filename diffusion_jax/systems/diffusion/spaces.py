@@ -11,12 +11,17 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
-from diffusion_jax.build.constructors import Spec, complete, construct
+from ml_collections import ConfigDict
+
+from diffusion_jax.build.constructors import Spec, complete, construct, wanted
+from diffusion_jax.build.own import pick
+from diffusion_jax.systems.diffusion.embeddings import embeddings
 from diffusion_jax.typing import Array, Batch, PyTree
 
-__all__ = ["SPACES", "Pixels", "Space", "space"]
+__all__ = ["GIVEN", "SPACES", "Pixels", "Space", "space"]
 
 
 @runtime_checkable
@@ -56,12 +61,20 @@ class Pixels:
         return x0
 
 
-SPACES: dict[str, Callable[..., Any]] = {"pixels": Pixels}
+SPACES: dict[str, Callable[..., Any]] = {"pixels": Pixels, "embeddings": embeddings}
+GIVEN = ("image", "run", "config")
+"""Keywords of spaces that are not the user's to set."""
 
 
-def space(spec: Spec | None, image: tuple[int, ...]) -> Space:
-    """The space of a config's `space` group, pixels where there is none, for images of this shape."""
+def space(
+    spec: Spec | None, image: tuple[int, ...], run: Path | None = None, config: ConfigDict | None = None
+) -> Space:
+    """The space of a config's `space` group, pixels where there is none, for images of this shape.
+
+    Of the run in `run` where one is loaded; `config` is the whole.
+    """
     spec = spec or {"name": "pixels"}
-    made = construct("space", SPACES, spec, image=tuple(image))
+    make = pick("space", spec["name"], SPACES)
+    made = construct("space", SPACES, spec, image=tuple(image), **wanted(make, {"run": run, "config": config}))
     complete("space", spec["name"], made, Space)
     return made

@@ -30,6 +30,7 @@ DIFFUSION = System(
         "condition.cache": (FREE, "where the same outputs are kept"),
         "condition.sample_level": (FREE, "how samples are drawn, not what is learned"),
         "space": (FIXED, "another x0"),
+        "space.encoder": (FREE, "compared by its weights, wherever it lies"),
         "model.norm": (FREE, "two ways to the same derivative"),
         "sampler": (FREE, "how samples are drawn, not what is learned"),
     },

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -70,6 +71,11 @@ def diffusion_task(config: ConfigDict, folder: Path, key: jax.Array) -> Task:
     pick = trained_on(told, train, (config.get("condition") or {}).get("name"), image)
     table = getattr(run.space, "table", None)
     x0 = None if table is None else table(train)
+    if x0 is not None and set(told.entries) - set(pick(np.arange(1), np.random.default_rng(0)) or {}):
+        raise UserError(
+            f"space {config.space.name!r} reads x0 from its cache, and condition {config.condition.name!r} is made of the "
+            "pictures in the step: set config key 'condition.cache', or leave 'space.cache' out"
+        )
     held = held_out
     if len(held_out) > HELD_OUT or reading is not None:
         held = held_out_items(held_out, HELD_OUT, **careful)
@@ -93,6 +99,13 @@ def diffusion_task(config: ConfigDict, folder: Path, key: jax.Array) -> Task:
         _save_samples(folder / "samples", done, raw, averaged, requests if run.asks else [])
         return {"val_loss": float(metrics["loss"]), "val_loss_ema": float(metrics["ema_loss"])}
 
+    kept: list[Any] = [part for part in (told, run.space) if hasattr(part, "notes")]
+    notes = {file: note for part in kept for file, note in part.notes(folder).items()}
+
+    def agrees(folder: Path, anew: bool) -> None:
+        for part in kept:
+            part.agrees(folder, anew)
+
     return Task(
         run.network,
         _in_space(run, loss(drop=told.dropped, uncertainty=uncertain), build.altered(config.data)),
@@ -102,8 +115,8 @@ def diffusion_task(config: ConfigDict, folder: Path, key: jax.Array) -> Task:
         counts=f"{len(train)} examples to train on, {len(held_out)} held out",
         aux=terms["sample_t"].init() if importance else None,
         beside={UNCERTAINTY: uncertainty.init()} if uncertain else {},
-        notes={runs.EXAMPLE: {"image": list(image)}, **told.notes(folder)},
-        agrees=told.agrees,
+        notes={runs.EXAMPLE: {"image": list(image)}, **notes},
+        agrees=agrees,
         words=lambda step, batch: words_of(train, rows_read(config, train, image, step)),
         drawing=drawing(run),
     )
@@ -154,5 +167,12 @@ def _save_samples(folder: Path, step: int, raw: np.ndarray, averaged: np.ndarray
     np.savez(folder / f"step_{step:06d}.npz", raw=raw, ema=averaged)
     if raw.ndim == 4 and raw.shape[-1] in (1, 3):
         settings = {"step": str(step), "rows": "raw weights; averaged weights"}
-        settings |= {"prompts": "; ".join(str(one) for one in asked)} if asked else {}
+        settings |= {"prompts": "; ".join(_in_words(one) for one in asked)} if asked else {}
         save_grid(folder / f"step_{step:06d}.png", np.concatenate([raw, averaged]), len(raw), 8, settings)
+
+
+def _in_words(request: Any) -> str:
+    """A request as a text: pictures have none."""
+    if isinstance(request, Mapping):
+        return ", ".join(f"{name} {_in_words(value)}" for name, value in request.items())
+    return str(request) if isinstance(request, str | int | float | np.generic | os.PathLike) else "a picture"
