@@ -1,0 +1,82 @@
+"""A text-conditioned diffusion transformer that draws emoji, on the frozen text tower of `emoji_clip.py`.
+
+Command    make emoji                                       (CLIP, this, measuring, the page; experiments/emoji)
+           diffusion-jax train --config configs/emoji_diffusion.py
+Needs      runs/emoji/pictures.npz, which python -m experiments.emoji draws, and a CLIP run on it in runs/emoji/clip
+Variants   `style` is told the style alone, as a label; `small` is for trying out
+"""
+
+from ml_collections import ConfigDict
+
+VARIANTS = {
+    "style": {"condition": {"name": "label", "drop": 0.1}},
+    "small": {"steps": 20, "batch_size": 16, "model.layers": 2, "model.width": 64, "model.heads": 2},
+}
+
+
+def get_config() -> ConfigDict:
+    config = ConfigDict()
+    config.system = "diffusion"
+    config.workdir = "runs/emoji/diffusion"
+    config.seed = 0
+    config.steps = 2000
+    config.batch_size = 128
+
+    config.data = ConfigDict(
+        {
+            "name": "experiments.emoji.source:Emoji",
+            "path": "runs/emoji/pictures.npz",
+            "fingerprint": None,
+            "tones": 2,
+            "validation": 0.05,
+            "test": 0.1,
+            "pairs": 0.3,
+            "captions": 5,
+            "crop": "center",
+            "flip": False,
+            "workers": 0,
+        }
+    )
+    config.preprocess = ConfigDict({"size": 32, "channels": 3})
+    config.condition = ConfigDict({"name": "text", "encoder": "runs/emoji/clip", "drop": 0.1})
+
+    config.model = ConfigDict(
+        {
+            "name": "dit",
+            "patch": 4,
+            "width": 192,
+            "layers": 6,
+            "heads": 6,
+            "mlp_ratio": 4.0,
+            "dropout_rate": 0.0,
+            "dtype": "auto",
+            "scan": False,
+        }
+    )
+    config.schedule = ConfigDict({"name": "cosine"})
+    config.prediction = "v"
+    config.time = "t1000"
+    config.sigma_data = 0.5
+    config.loss = ConfigDict({"space": "v", "weight": "simple", "times": "stratified"})
+
+    config.optimizer = ConfigDict(
+        {
+            "name": "adamw",
+            "learning_rate": 1e-3,
+            "warmup_steps": 100,
+            "schedule": "cosine",
+            "b1": 0.9,
+            "b2": 0.99,
+            "eps": 1e-8,
+            "weight_decay": 0.01,
+            "clip_norm": 1.0,
+        }
+    )
+    config.ema = ConfigDict({"decay": 0.998})
+
+    config.sampler = ConfigDict({"solver": "ddim", "grid": "natural", "num_steps": 25, "guidance_scale": 3.0})
+
+    config.log_every = 25
+    config.eval_every = 400
+    config.checkpoint_every = 200
+    return config
