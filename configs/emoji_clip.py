@@ -18,7 +18,7 @@ def get_config() -> ConfigDict:
     config.system = "clip"
     config.workdir = "runs/emoji/clip"
     config.seed = 0
-    config.steps = 1200
+    config.steps = 1000
     config.batch_size = 256
 
     config.data = ConfigDict(
@@ -41,15 +41,21 @@ def get_config() -> ConfigDict:
     )
     config.tokenizer = ConfigDict({"name": "bpe", "path": "runs/emoji/vocabulary"})
     config.preprocess = ConfigDict(
-        {"mean": (0.5, 0.5, 0.5), "std": (0.5, 0.5, 0.5), "resize": "shortest", "interpolation": "bicubic", "exif": False}
+        {
+            "mean": (0.5, 0.5, 0.5),
+            "std": (0.5, 0.5, 0.5),
+            "resize": "shortest",
+            "interpolation": "bicubic",
+            "exif": False,
+        }
     )
 
     config.model = ConfigDict(
         {
             "name": "clip",
             "embed": 96,
-            "vision": {"image_size": 32, "patch": 4, "width": 128, "layers": 4, "heads": 4, "activation": "gelu"},
-            "text": {"context_length": 24, "width": 96, "layers": 3, "heads": 4, "activation": "gelu"},
+            "vision": {"image_size": 32, "patch": 4, "width": 96, "layers": 3, "heads": 4, "activation": "gelu"},
+            "text": {"context_length": 20, "width": 96, "layers": 3, "heads": 4, "activation": "gelu"},
             "dtype": "auto",
             "scan": False,
         }

@@ -169,12 +169,13 @@ def image_grid(
     title: str = "",
     per_line: int = 0,
     widest: int = 96,
+    marks: Mapping[tuple[int, int], str] | None = None,
 ) -> Figure:
     """Groups of images in a table: `cells[r][c]` ([n, h, w, c] in [-1, 1]) under `columns[c]`, beside `rows[r]`.
 
     A group is laid out `per_line` to a line (0: as a near-square). With no `rows` the cells have heads alone. On a
     phone each row's label stands above its cells, and cells of more than three to a line stand one below the other.
-    `ValueError` when labels and cells do not agree.
+    Cells (r, c) in `marks` are outlined, with what is said of them below. `ValueError` when labels and cells do not agree.
     """
     if any(len(line) != len(columns) for line in cells) or (rows and len(rows) != len(cells)):
         shape = [len(line) for line in cells]
@@ -184,11 +185,17 @@ def image_grid(
     for r, line in enumerate(cells):
         if rows:
             parts.append(f'<div class="label">{escape(rows[r])}</div>')
-        for name, group in zip(columns, line, strict=True):
-            said = ", ".join(part for part in (rows[r] if rows else "", name) if part)
+        for c, (name, group) in enumerate(zip(columns, line, strict=True)):
+            mark = (marks or {}).get((r, c), "")
+            said = ", ".join(part for part in (rows[r] if rows else "", name, mark) if part)
             wrap = per_line or math.ceil(math.sqrt(len(group)))
             picture = _image(group, wrap, f"{said}: {len(group)} images", widest)
-            parts.append(f'<div><div class="own" aria-hidden="true">{escape(name)}</div>{picture}</div>')
+            own = f'<div class="own" aria-hidden="true">{escape(name)}</div>'
+            if mark:
+                picture = (
+                    f'<div class="marked">{picture}</div><div class="mark" aria-hidden="true">{escape(mark)}</div>'
+                )
+            parts.append(f"<div>{own}{picture}</div>")
     kind = ("" if rows else " bare") + (" stack" if per_line > 3 else "")
     body = f'<div class="grid{kind}" style="--n:{len(columns)}">{"".join(parts)}</div>'
     return Figure(body=body, alt=alt, caption=caption, title=title)

@@ -295,6 +295,8 @@ align-items:center}
 .grid .head{font-size:14px;line-height:1.3;color:var(--muted);align-self:end}
 .grid .label{font-size:16px;line-height:1.35;overflow-wrap:anywhere}
 .grid .own{display:none;font-size:13px;line-height:1.3;color:var(--muted);margin:4px 0 6px}
+.grid .marked img{outline:2px solid var(--s2);outline-offset:3px;border-radius:1px}
+.grid .mark{font-size:13px;line-height:1.3;color:var(--s2);margin-top:6px}
 .grid.bare{grid-template-columns:repeat(var(--n),minmax(0,1fr))}
 .strip{display:grid;grid-template-columns:repeat(var(--n),minmax(0,1fr));gap:6px clamp(2px,.7vw,8px)}
 .strip .label{grid-column:1/-1;font-size:15px;line-height:1.35;margin:0}

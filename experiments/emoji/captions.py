@@ -6,9 +6,9 @@ The grammar, with N the name (an article before it where it takes one), T a list
     unsaid  = N | "an emoji of " N | N ": " T | T
     N       = [article] name [", " skin tone]
 
-The first caption says name, tone and style; about half of the others leave the style unsaid, as people do, and are then the same for
-every style of a subject. A subject without tags has captions of its name alone. The captions of a picture are a function of
-its words, its tone, its style and its code points.
+The first caption says name, tone and style; about half of the others leave the style unsaid, as people do, and are then the
+same for every style of a subject. A subject without tags has captions of its name alone. The captions of a picture are a
+function of its words, its tone, its style and its code points.
 """
 
 from __future__ import annotations
@@ -33,8 +33,13 @@ def with_article(name: str) -> str:
     """ "a cat", "an eagle"; a name that is in the plural, is no common noun or ends as a participle is as it is."""
     head = (_BEFORE.match(name) or [name, name])[1].split(" ")
     last = head[-1]
-    plural = last.endswith("s") and not last.endswith(("ss", "us", "is"))
-    if plural or not re.fullmatch(r"[a-z][a-z-]*", head[0]) or last.endswith("ing") or name.startswith(("flag", "keycap")):
+    plural = any(word.endswith("s") and not word.endswith(("ss", "us", "is")) for word in (head[0], last))
+    if (
+        plural
+        or not re.fullmatch(r"[a-z][a-z-]*", head[0])
+        or last.endswith("ing")
+        or name.startswith(("flag", "keycap"))
+    ):
         return name
     return _article(name)
 

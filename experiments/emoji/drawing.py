@@ -1,8 +1,8 @@
 """Emoji as pixels: the drawings of OpenMoji's wheel and of Iconify's JSON tarballs, through resvg.
 
-An Iconify set has in `icons.json` the body of each icon, to stand in an svg of viewBox 0 0 w h (w and h the icon's own, or else the
-set's, or else 16), and in `chars.json` which code points are which icon. Icons marked hidden are older names. A set without
-`chars.json` (fluent-emoji has an empty one) is read by the names of the other sets, which are the same.
+An Iconify set has in `icons.json` the body of each icon, to stand in an svg of viewBox 0 0 w h (w and h the icon's own, or
+else the set's, or else 16), and in `chars.json` which code points are which icon. Icons marked hidden are older names. A set
+without `chars.json` (fluent-emoji has an empty one) is read by the names of the other sets, which are the same.
 """
 
 from __future__ import annotations
@@ -129,7 +129,7 @@ def _name(prefix: str) -> str:
 
 
 def _common(one: str, other: str) -> int:
-    return next((i for i, (a, b) in enumerate(zip(one, other)) if a != b), min(len(one), len(other)))  # noqa: B905
+    return next((i for i, (a, b) in enumerate(zip(one, other)) if a != b), min(len(one), len(other)))
 
 
 def _borrowed(others: Sequence[Mapping[str, Any]]) -> dict[str, str]:

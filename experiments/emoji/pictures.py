@@ -1,8 +1,8 @@
 """All emoji of some styles drawn once and kept in one file, with what they are called: what the source reads.
 
-A picture is told by its subject (code points without skin tones), its skin tone (0, or a place in `TONE_NAMES`) and its style. Left
-out are sequences without a name and those of two skin tones at once. The file carries a fingerprint of what it was drawn from: the
-same inputs give the same file, and others are drawn anew.
+A picture is told by its subject (code points without skin tones), its skin tone (0, or a place in `TONE_NAMES`) and its style.
+Left out are sequences without a name and those of two skin tones at once. The file carries a fingerprint of what it was drawn
+from: the same inputs give the same file, and others are drawn anew.
 """
 
 from __future__ import annotations
@@ -175,9 +175,7 @@ def load(file: Path) -> Pictures:
         with file.open("rb") as opened, np.load(opened, allow_pickle=False) as stored:
             columns = {name: stored[name] for name in ("images", "subjects", "tones", "styles")}
             notes = json.loads(str(stored["notes"]))
-        words = {
-            code: Word(word["name"], tuple(word["tags"]), word["group"]) for code, word in notes["words"].items()
-        }
+        words = {code: Word(word["name"], tuple(word["tags"]), word["group"]) for code, word in notes["words"].items()}
         return Pictures(
             **columns,
             words=words,

@@ -2,10 +2,10 @@
 
 What is held out, by a hash that depends on nothing else:
 
-- **families** of subjects (`words.family`), in no style and no skin tone trained on: `test` (retrieval of what was never seen) and
-  `validation` (the losses on the way);
-- of the other subjects that are there in several styles a share, `pairs`, in one of their styles, with all skin tones: the model
-  has seen the subject, and the style, and not the two together. They are the split "pairs".
+- **families** of subjects (`words.family`), in no style and no skin tone trained on: `test` (retrieval of what was never seen)
+  and `validation` (the losses on the way);
+- of the other subjects that are there in several styles a share, `pairs`, in one of their styles, with all skin tones: the
+  model has seen the subject, and the style, and not the two together. They are the split "pairs".
 
 Most pictures of people differ by skin tone alone: of the five tones of a subject `tones` are kept, the same in every style.
 """
@@ -68,9 +68,7 @@ class Emoji:
                 f"{path} was drawn from other inputs ({self.all.fingerprint}) than config key 'data.fingerprint' says "
                 f"({fingerprint}): draw it from those, or begin another run"
             )
-        of_family = {
-            subject: split_of(family(word.name), validation, test) for subject, word in self.all.words.items()
-        }
+        of_family = {subject: split_of(family(word.name), validation, test) for subject, word in self.all.words.items()}
         found = np.array([of_family[subject] for subject in self.all.subjects])
         found[held_pairs(self.all, pairs) & (found == "train")] = "pairs"
         self.rows = np.flatnonzero((found == split) & _kept_tones(self.all, tones))

@@ -65,7 +65,9 @@ def family(name: str) -> str:
 
 def emojibase_words(tarball: Path) -> dict[str, Word]:
     """subject -> its words, from the tarball of the npm package emojibase-data. UserError where it is none."""
-    found = read_members(tarball, ("package/en/data.json", "package/en/messages.json"), "the npm package emojibase-data")
+    found = read_members(
+        tarball, ("package/en/data.json", "package/en/messages.json"), "the npm package emojibase-data"
+    )
     groups = {group["order"]: group["message"].lower() for group in found["package/en/messages.json"]["groups"]}
     words = {}
     for entry in found["package/en/data.json"]:
@@ -78,16 +80,8 @@ def emojibase_words(tarball: Path) -> dict[str, Word]:
 
 def package_words(data: Mapping[str, Mapping[str, Any]] | None = None) -> dict[str, Word]:
     """subject -> its words, from the PyPI package emoji, or from `data` in its layout. UserError where it is not installed."""
-    if data is None:
-        try:
-            from emoji import EMOJI_DATA as data  # type: ignore[no-redef]
-        except ImportError as error:
-            raise UserError(
-                "names of emoji need the package emoji: pip install 'diffusion-jax[emoji]', or give --words, the tarball of "
-                "the npm package emojibase-data"
-            ) from error
     words: dict[str, Word] = {}
-    for text, entry in data.items():
+    for text, entry in (_package() if data is None else data).items():
         subject, tones = without_tone("-".join(f"{ord(letter):x}" for letter in text))
         name = _told(entry["en"].strip(":").replace("_", " "))
         if tones or not subject or subject in words or subject in HAIR:
@@ -97,6 +91,17 @@ def package_words(data: Mapping[str, Mapping[str, Any]] | None = None) -> dict[s
         tags = dict.fromkeys(_told(alias.strip(":").replace("_", " ")) for alias in entry.get("alias", ()))
         words[subject] = Word(name, tuple(tag for tag in tags if tag != name))
     return words
+
+
+def _package() -> Mapping[str, Mapping[str, Any]]:
+    try:
+        from emoji import EMOJI_DATA
+    except ImportError as error:
+        raise UserError(
+            "names of emoji need the package emoji: pip install 'diffusion-jax[emoji]', or give --words, the tarball of the "
+            "npm package emojibase-data"
+        ) from error
+    return EMOJI_DATA
 
 
 def _told(text: str) -> str:

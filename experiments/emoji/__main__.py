@@ -1,0 +1,156 @@
+"""Emoji in words: CLIP and text-conditioned diffusion on 32 x 32 emoji, end to end, by one command.
+
+    python -m experiments.emoji [--styles noto.tgz twemoji.tgz ...] [--words emojibase-data.tgz] [--out runs/emoji] [--seed 0]
+
+Draws the emoji, learns a vocabulary from their captions, trains `configs/emoji_clip.py`, then `configs/emoji_diffusion.py` on
+its frozen text tower, measures, and writes `report/index.html` and `report/metrics.json`. OpenMoji and its names come with the
+extra `emoji`. Further styles are tarballs of the npm packages @iconify-json/noto, @iconify-json/twemoji,
+@iconify-json/fluent-emoji-flat, @iconify-json/fluent-emoji; `--words` is that of emojibase-data, whose tags make better
+captions (`npm pack NAME` writes a tarball). What is there already is reused: run it again after a stop and it goes on.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+from experiments.arguments import made_folder, one_seed
+from experiments.digits.__main__ import Clock
+from experiments.progress import say
+
+ROOT = Path(__file__).resolve().parents[2]
+MERGES = 1500
+
+
+def main() -> int:
+    """Every stage in turn, each timed; the times of finished stages are kept beside the run."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument(
+        "--styles", type=Path, nargs="*", default=[], help="tarballs of npm packages @iconify-json/NAME"
+    )
+    parser.add_argument("--words", type=Path, default=None, help="the tarball of the npm package emojibase-data")
+    parser.add_argument("--out", type=Path, default=Path("runs/emoji"), help="the runs' folder")
+    parser.add_argument("--seed", type=int, default=0, help="seed of the weights, the data order and the samples")
+    parser.add_argument("--samples", type=int, default=240, help="the most pictures that a number is of")
+    parser.add_argument(
+        "--set",
+        action="append",
+        default=[],
+        metavar="RUN.KEY=VALUE",
+        help="of a config: diffusion.steps=4000, clip.seed=1",
+    )
+    parser.add_argument("--fresh", action="store_true", help="delete the runs that are there and begin anew")
+    arguments = parser.parse_args()
+
+    from diffusion_jax.cli import guarded
+
+    return guarded(lambda: emoji(arguments))
+
+
+def emoji(arguments: argparse.Namespace) -> int:
+    """Draw, learn the words, train, train, evaluate, report."""
+    from diffusion_jax.config import load_config
+    from diffusion_jax.parallel.accelerator import configure
+    from diffusion_jax.systems.diffusion.run import DiffusionRun
+    from diffusion_jax.systems.table import load_run
+    from diffusion_jax.training import train_run
+    from experiments.digits.measures import load_evaluation, save_evaluation
+    from experiments.emoji.measures import evaluate
+    from experiments.emoji.page import write_emoji_page
+    from experiments.emoji.pictures import drawn
+    from experiments.emoji.vocabulary import learned
+
+    began = time.perf_counter()
+    one_seed(arguments.seed)
+    said = overrides(arguments.set)
+    out: Path = arguments.out
+    made_folder("--out", out)
+    configure(say)
+    clock = Clock(out / "seconds.json")
+    say("1/6 the pictures")
+    with clock("pictures"):
+        pictures = drawn(out / "pictures.npz", arguments.styles, arguments.words, say)
+    common = {
+        "seed": str(arguments.seed),
+        "data.path": str(out / "pictures.npz"),
+        "data.fingerprint": pictures.fingerprint,
+    }
+    vocabulary = out / f"vocabulary-{pictures.fingerprint}"
+    clip = load_config(
+        str(ROOT / "configs/emoji_clip.py"),
+        common | {"workdir": str(out / "clip"), "tokenizer.path": str(vocabulary)} | said["clip"],
+    )
+    diffusion = load_config(
+        str(ROOT / "configs/emoji_diffusion.py"),
+        common | {"workdir": str(out / "diffusion"), "condition.encoder": str(out / "clip")} | said["diffusion"],
+    )
+    say("2/6 the vocabulary of the captions")
+    with clock("vocabulary"):
+        learned(clip.data, MERGES, vocabulary, say)
+    say("3/6 CLIP on captioned emoji")
+    with clock("clip"):
+        train_run(clip, overwrite=arguments.fresh, say=say)
+    say("4/6 diffusion on CLIP's text")
+    with clock("diffusion"):
+        train_run(diffusion, overwrite=arguments.fresh, say=say)
+    say("5/6 evaluation")
+    run = load_run(out / "diffusion")
+    assert isinstance(run, DiffusionRun)
+    report = out / "report"
+    evaluation = load_evaluation(report)
+    key = f"{run.fingerprint}-{pictures.fingerprint}-{arguments.samples}-{arguments.seed}"
+    if evaluation is not None and evaluation.notes.get("key") == key:
+        say(f"reusing {report / 'metrics.json'}")
+    else:
+        with clock("evaluation"):
+            evaluation = evaluate(run, out, samples=arguments.samples, seed=arguments.seed, say=say)
+        evaluation.notes |= {"key": key, "commands": [command(arguments)]}
+    evaluation.metrics["seconds"] = dict(clock.seconds)
+    save_evaluation(report, evaluation)
+    say("6/6 report")
+    with clock("report"):
+        page = write_emoji_page(out)
+    evaluation.metrics["seconds"] = dict(clock.seconds)
+    save_evaluation(report, evaluation)
+    summary(evaluation.metrics)
+    say(f"look at {page} ({time.perf_counter() - began:.0f} s this time)")
+    return 0
+
+
+def overrides(given: list[str]) -> dict[str, dict[str, str]]:
+    """{"clip": {key: value}, "diffusion": {...}} of RUN.KEY=VALUE. UserError for another run, and without a key or value."""
+    from diffusion_jax.typing import UserError, one_of
+
+    found: dict[str, dict[str, str]] = {"clip": {}, "diffusion": {}}
+    for text in given:
+        name, equals, value = text.partition("=")
+        run, dot, key = name.partition(".")
+        if not (equals and dot and key):
+            raise UserError(f"--set {text!r} is not RUN.KEY=VALUE, such as diffusion.steps=4000")
+        found[one_of("run of --set", run, found)][key] = value
+    return found
+
+
+def command(arguments: argparse.Namespace) -> str:
+    """What makes it again, as the makefile has it."""
+    styles, words = " ".join(map(str, arguments.styles)), arguments.words
+    told = f"make emoji{f' SEED={arguments.seed}' if arguments.seed else ''}"
+    told += f' STYLES="{styles}"' if styles else ""
+    return told + (f" WORDS={words}" if words else "")
+
+
+def summary(metrics: dict[str, Any]) -> None:
+    """The main numbers, in the terminal."""
+    held, frechet = metrics["clip"]["held_out"], metrics["frechet"]
+    print(f"CLIP on subjects never seen, recall@5  {held['image_to_text']:.1%}, {held['ratio']:.1f} times chance")
+    if metrics.get("pairs", {}).get("style_right") is not None:
+        print(f"reader of style, on real pictures      {metrics['reader']['accuracy']:.1%}")
+        print(f"unseen pairs in the style asked for    {metrics['pairs']['style_right']:.1%}")
+    print(f"Frechet distance to real emoji         {frechet['drawn']:.1f} (real against real {frechet['real']:.1f})")
+
+
+if __name__ == "__main__":
+    sys.exit(main())
