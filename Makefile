@@ -5,15 +5,20 @@ SEED ?= 0
 RUN ?= $(if $(filter 0,$(SEED)),runs/digits,runs/digits-seed$(SEED))
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
+EMOJI ?= $(if $(filter 0,$(SEED)),runs/emoji,runs/emoji-seed$(SEED))
 SPIRAL ?= $(if $(filter 0,$(SEED)),runs/spiral,runs/spiral-seed$(SEED))
 
-.PHONY: demo spiral test test-all test-parity test-gpu lint types format clean
+.PHONY: demo spiral emoji test test-all test-parity test-gpu lint types format clean
 
 demo: $(VENV)/.installed
 	$(BIN)/python -m experiments.digits --out $(RUN) --seed $(SEED)
 
 spiral: $(VENV)/.installed
 	$(BIN)/python -m experiments.spiral --out $(SPIRAL) --seed $(SEED)
+
+# Further styles and better captions: STYLES="noto.tgz twemoji.tgz" WORDS=emojibase-data.tgz (experiments/emoji/__main__.py)
+emoji: $(VENV)/.emoji
+	$(BIN)/python -m experiments.emoji --out $(EMOJI) --seed $(SEED) $(if $(STYLES),--styles $(STYLES)) $(if $(WORDS),--words $(WORDS))
 
 test: $(VENV)/.dev
 	$(BIN)/python -m pytest -n 2 --dist worksteal
@@ -49,6 +54,11 @@ $(VENV)/bin/python:
 $(VENV)/.installed: $(VENV)/bin/python pyproject.toml
 	@echo "installing diffusion_jax and what it needs into $(VENV) (about a minute, 1 GB)"
 	@$(PIP) install -e .
+	@touch $@
+
+$(VENV)/.emoji: $(VENV)/.installed
+	@echo "installing OpenMoji, the names of emoji and resvg (40 MB)"
+	@$(PIP) install -e '.[emoji]'
 	@touch $@
 
 $(VENV)/.dev: $(VENV)/.installed

@@ -19,7 +19,7 @@ def get_config() -> ConfigDict:
     config.system = "diffusion"
     config.workdir = "runs/emoji/diffusion"
     config.seed = 0
-    config.steps = 2000
+    config.steps = 1800
     config.batch_size = 128
 
     config.data = ConfigDict(
@@ -44,9 +44,9 @@ def get_config() -> ConfigDict:
         {
             "name": "dit",
             "patch": 4,
-            "width": 192,
+            "width": 160,
             "layers": 6,
-            "heads": 6,
+            "heads": 5,
             "mlp_ratio": 4.0,
             "dropout_rate": 0.0,
             "dtype": "auto",
@@ -72,11 +72,11 @@ def get_config() -> ConfigDict:
             "clip_norm": 1.0,
         }
     )
-    config.ema = ConfigDict({"decay": 0.998})
+    config.ema = ConfigDict({"decay": 0.997})
 
     config.sampler = ConfigDict({"solver": "ddim", "grid": "natural", "num_steps": 25, "guidance_scale": 3.0})
 
     config.log_every = 25
-    config.eval_every = 400
+    config.eval_every = 600
     config.checkpoint_every = 200
     return config

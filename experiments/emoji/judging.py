@@ -77,8 +77,9 @@ def within(
     }
 
 
-def style_reader(train: Emoji, folder: Path, steps: int = STEPS, seed: int = 0) -> TrainedReader:
+def style_reader(train: Emoji, folder: Path, steps: int | None = None, seed: int = 0) -> TrainedReader:
     """The reader of the styles of the training pictures, from `folder` where it is there."""
+    steps = STEPS if steps is None else steps
     columns = train.columns()
     size, _, channels = columns["image"].shape[1:]
     file = folder / f"reader-{train.all.fingerprint}-{steps}-{seed}.safetensors"

@@ -43,6 +43,7 @@ PROMPTS = (
     "a tree",
 )
 SHOWN = 12
+AT_ONCE = 40  # one size for all, which is compiled once
 SHOWY = ("animals & nature", "food & drink", "objects", "travel & places", "activities", "smileys & emotion", "")
 
 Say = Callable[[str], None]
@@ -110,7 +111,7 @@ class _Samples:
     def draw(self, prompts: Sequence[str], start: int, scale: float | None = None, **options: Any) -> np.ndarray:
         return self.run.generate(
             list(prompts), guidance_scale=self.scale if scale is None else scale, seed=self.seed, start=start,
-            batch_size=128, **options,
+            batch_size=AT_ONCE, **options,
         )  # fmt: skip
 
     def chosen(self, split: str, count: int | None = None) -> np.ndarray:

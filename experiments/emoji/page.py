@@ -152,7 +152,7 @@ def _matrix(e: Evaluation) -> tuple[Block, ...]:
         image_grid(
             matrix_cells(e),
             e.notes["matrix_subjects"],
-            e.notes["styles"],
+            [f"{name}: real, drawn" for name in e.notes["styles"]],
             per_line=2,
             alt=f"{len(held)} subjects in {len(e.notes['styles'])} styles, real and drawn; one style of each was held out.",
             caption=(
