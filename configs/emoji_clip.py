@@ -9,7 +9,14 @@ Variants   `small` is for trying out: a few steps of narrow towers
 from ml_collections import ConfigDict
 
 VARIANTS = {
-    "small": {"steps": 20, "batch_size": 32, "model.vision.layers": 1, "model.text.layers": 1, "data.eval_pairs": 64},
+    "small": {
+        "steps": 20,
+        "optimizer.warmup_steps": 5,
+        "batch_size": 32,
+        "model.vision.layers": 1,
+        "model.text.layers": 1,
+        "data.eval_pairs": 64,
+    },
 }
 
 

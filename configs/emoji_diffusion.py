@@ -10,7 +10,14 @@ from ml_collections import ConfigDict
 
 VARIANTS = {
     "style": {"condition": {"name": "label", "drop": 0.1}},
-    "small": {"steps": 20, "batch_size": 16, "model.layers": 2, "model.width": 64, "model.heads": 2},
+    "small": {
+        "steps": 20,
+        "optimizer.warmup_steps": 5,
+        "batch_size": 16,
+        "model.layers": 2,
+        "model.width": 64,
+        "model.heads": 2,
+    },
 }
 
 

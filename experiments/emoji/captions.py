@@ -6,8 +6,8 @@ The grammar, with N the name (an article before it where it takes one), T a list
     unsaid  = N | "an emoji of " N | N ": " T | T
     N       = [article] name [", " skin tone]
 
-The first caption says name, tone and style; about half of the others leave the style unsaid, as people do, and are then the
-same for every style of a subject. A subject without tags has captions of its name alone. The captions of a picture are a
+The first caption says name, tone and style; about half of all leave the style unsaid, as people do, and are then the same
+for every style of a subject. A subject without tags has captions of its name alone. The captions of a picture are a
 function of its words, its tone, its style and its code points.
 """
 
@@ -65,16 +65,22 @@ def captions(word: Word, tone: str, style: str, code: str, count: int = 5) -> tu
     """
     if not 1 <= count <= MOST:
         raise UserError(f"count {count} of captions is not in 1 .. {MOST}; nearest: {min(max(count, 1), MOST)}")
-    found = {full(word, tone, style): None}
+    unsaid = _some(UNSAID, count // 2, word, tone, "", code)
+    said = _some(SAID, count - count // 2, word, tone, style, code)
+    first = full(word, tone, style)
+    return (first, *[text for text in said if text != first][: count - count // 2 - 1], *unsaid)
+
+
+def _some(forms: tuple[str, ...], count: int, word: Word, tone: str, style: str, code: str) -> list[str]:
+    """At most `count` different captions of these forms, by chance, the same for the same arguments."""
+    forms = tuple(form for form in forms if word.tags or "{t}" not in form)
+    bare, found = word.name + (f", {tone}" if tone else ""), {}
     for turn in range(4 * count):
-        if len(found) == count:
-            break
-        unsaid = turn % 2 == 0
-        seed = f"{code} {tone} {turn}" if unsaid else f"{code} {tone} {style} {turn}"
-        rng = np.random.default_rng(int.from_bytes(hashlib.blake2b(seed.encode(), digest_size=8).digest()))
-        forms = [form for form in (UNSAID if unsaid else SAID) if word.tags or "{t}" not in form]
+        seed = hashlib.blake2b(f"{code} {tone} {style} {turn}".encode(), digest_size=8).digest()
+        rng = np.random.default_rng(int.from_bytes(seed))
         form = forms[int(rng.integers(len(forms)))]
         tags = ", ".join(rng.permutation(np.array(word.tags))[: int(rng.integers(1, 4))]) if word.tags else ""
-        bare = word.name + (f", {tone}" if tone else "")
-        found[form.format(n=named(word, tone), b=bare, s=style, a=_article(style), t=tags)] = None
-    return tuple(found)
+        found[form.format(n=named(word, tone), b=bare, s=style, a=_article(style or " "), t=tags)] = None
+        if len(found) == count:
+            break
+    return list(found)

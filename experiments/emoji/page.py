@@ -43,19 +43,21 @@ TARGETS: dict[str, tuple[str, float | None, bool, str, str]] = {
         "Unseen pairs are drawn in the style asked for", 0.8, True, "percent",
         "{pairs.pictures} pairs of subject and style never seen together, by the reader of style",
     ),
-    "seen.style_right": ("The same for pairs that were trained on", None, True, "percent", "{seen.pictures} pictures"),
+    "seen.style_right": ("Trained ones are drawn in the style asked for", None, True, "percent", "{seen.pictures} pictures"),
     "unseen_subjects.style_right": (
-        "The same for subjects never seen", None, True, "percent", "{unseen_subjects.pictures} pictures",
+        "Subjects never seen are drawn in the style asked for", None, True, "percent", "{unseen_subjects.pictures} pictures",
     ),
     "pairs.subject_pixels.recall": (
         "Unseen pairs: their own real picture is among the five nearest", None, True, "percent",
         "8 x 8 mean colours, among the real ones of the style; chance {pairs.subject_pixels.chance:.1%}; no network judges",
     ),
     "seen.subject_pixels.recall": (
-        "The same for pairs that were trained on", None, True, "percent", "chance {seen.subject_pixels.chance:.1%}",
+        "Trained pictures: their own among the five nearest", None, True, "percent",
+        "8 x 8 mean colours; chance {seen.subject_pixels.chance:.1%}",
     ),
     "unseen_subjects.subject_pixels.recall": (
-        "The same for subjects never seen", None, True, "percent", "chance {unseen_subjects.subject_pixels.chance:.1%}",
+        "Subjects never seen: their own among the five nearest", None, True, "percent",
+        "8 x 8 mean colours; chance {unseen_subjects.subject_pixels.chance:.1%}",
     ),
     "pairs.subject_clip.image_to_text": (
         "Unseen pairs: CLIP finds the caption, recall@5", None, True, "percent",
@@ -63,7 +65,7 @@ TARGETS: dict[str, tuple[str, float | None, bool, str, str]] = {
         "chance {pairs.subject_clip.chance:.1%}",
     ),
     "seen.subject_clip.image_to_text": (
-        "The same for pairs that were trained on", None, True, "percent",
+        "Trained pictures: CLIP finds the caption, recall@5", None, True, "percent",
         "real pictures {seen.subject_clip_real.image_to_text:.1%}, chance {seen.subject_clip.chance:.1%}",
     ),
     "frechet.drawn": (
@@ -204,7 +206,7 @@ def _unseen(e: Evaluation) -> Figure:
         ("real", "drawn"),
         alt=f"{len(captions)} captions of subjects that were in no training picture, with the real emoji and a drawing.",
         caption=(
-            "None of these subjects was trained on in any style: the drawing is what the words of the caption give, "
+            "No picture of these subjects was trained on in any style: the drawing is what the words of the caption give, "
             "as far as they stand in captions of others."
         ),
     )
