@@ -74,7 +74,8 @@ def captions(word: Word, tone: str, style: str, code: str, count: int = 5) -> tu
 def _some(forms: tuple[str, ...], count: int, word: Word, tone: str, style: str, code: str) -> list[str]:
     """At most `count` different captions of these forms, by chance, the same for the same arguments."""
     forms = tuple(form for form in forms if word.tags or "{t}" not in form)
-    bare, found = word.name + (f", {tone}" if tone else ""), {}
+    bare = word.name + (f", {tone}" if tone else "")
+    found: dict[str, None] = {}
     for turn in range(4 * count):
         seed = hashlib.blake2b(f"{code} {tone} {style} {turn}".encode(), digest_size=8).digest()
         rng = np.random.default_rng(int.from_bytes(seed))
