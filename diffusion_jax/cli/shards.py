@@ -3,8 +3,9 @@
 `settings.json` says what the folder holds; a folder of other settings is refused. Image i is a function of the seed and i
 alone; with several processes each writes every process_count-th part. What the parts are, the format says:
 
-- "npz": shard k holds the images k * shard_size and on, as uint8 arrays `images` [n, height, width, channels], with `index`
-  and, where something is asked for, `prompts`, `labels` or `pictures`;
+- "npz": shard k holds the images k * shard_size and on, as uint8 arrays `images` [n, height, width, channels] (of a run
+  that draws vectors as they are, float32 [n, size]), with `index` and, where something is asked for, `prompts`, `labels`,
+  `pictures` or `masks`;
 - "png": see `cli.pngs`.
 """
 
@@ -50,11 +51,10 @@ def write_images(
     first_decides(lambda: _claim(out, note, arguments.overwrite))
 
     def drawn(index: Sequence[int]) -> np.ndarray:
-        """The images of consecutive numbers, at most a batch."""
+        """The images of consecutive numbers, at most a batch, as bytes; what is no picture as it is."""
         wanted = None if asked is None else [asked.at(i) for i in index]
         how = {"count": len(index), "start": index[0], "batch_size": arguments.batch_size}
         images = run.generate(wanted, **how, **settings)
-        # What is no picture stays the numbers that it is.
         return to_uint8(images) if images.ndim == 4 and images.shape[-1] in (1, 3) else images
 
     if png:

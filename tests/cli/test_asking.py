@@ -13,6 +13,7 @@ from diffusion_jax import load_run
 from diffusion_jax.cli import main
 from diffusion_jax.cli.asking import asked_of, negative_of
 from diffusion_jax.cli.keyvalues import solver_options_of
+from diffusion_jax.systems.diffusion.run import DiffusionRun
 from diffusion_jax.typing import UserError
 
 CLASSES = ("shirt", "sneaker", "bag")
@@ -317,3 +318,15 @@ def test_where_png_folders_do_not_go(run, tmp_path, capsys):
     assert main(pngs(run, tmp_path / "x", 2, *asked, "--prompt", "a two")) == 0
     rows = [json.loads(line) for line in (tmp_path / "x" / "metadata.jsonl").read_text().splitlines()]
     assert [row["text"] for row in rows] == ["a seven", "a two"] and "label" not in rows[0]
+
+
+def test_what_is_no_picture_is_written_as_it_is(label_run, tmp_path, monkeypatch, capsys):
+    vectors = np.linspace(-3, 3, 20, dtype=np.float32).reshape(4, 5)
+    monkeypatch.setattr(DiffusionRun, "generate", lambda self, *_, **__: vectors)
+    monkeypatch.setattr(DiffusionRun, "shape", (5,))
+    assert main(draw(label_run, tmp_path / "out", "--label", "3", "--format", "npz")) == 0
+    with np.load(tmp_path / "out" / "images-000000.npz") as shard:
+        np.testing.assert_array_equal(shard["images"], vectors)
+    for out in (("x.png",), ("x", "--format", "png")):
+        wrong = draw(label_run, tmp_path / out[0], *out[1:], "--label", "3")
+        tiny.fails(capsys, wrong, "the run draws arrays of shape (5,), no pictures: give --format npz and a folder")
