@@ -40,6 +40,7 @@ APART: dict[str, dict[str, tuple[str, ...]]] = {
         "seed": PICTURE_MEASURES,
         "bits_per_dim": PICTURE_MEASURES,
         "metric": ("bits_per_dim", *PICTURE_MEASURES),
+        "features": ("bits_per_dim", *PICTURE_MEASURES),
     },
 }
 ASKED = ("prompt", "label", "image", "mask")
@@ -53,6 +54,7 @@ PATHS = (
     "prompts",
     "image",
     "mask",
+    "features",
     *PICTURE_MEASURES,
     "classes",
     "templates",

@@ -1,7 +1,9 @@
 """`diffusion-jax evaluate` and `report` of a run: metrics by name, or what the run's data bring to measure and show it.
 
 A metric is a function of a run, metric(run, *, split, samples, seed, say) -> {name: number}; one of one's own is
-`--metric mine:metric`. It is given those keywords that it has. A source may name what measures and shows runs on it, as
+`--metric mine:metric`. It is given those keywords that it has; beside these there are `features`, the name of what is compared
+in, `shared`, a dict in which metrics that are taken together leave things for each other, and `keep(name, array)`, by which it
+leaves arrays for a page. A source may name what measures and shows runs on it, as
 "module:attribute" in its `measures` and `page`: measures(run, folder, split, samples=, seed=, say=) writes its numbers into the
 folder, page(path) writes a page and returns its path.
 """
@@ -9,10 +11,14 @@ folder, page(path) writes a page and returns its path.
 from __future__ import annotations
 
 import argparse
+import io
 import json
+import zipfile
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from diffusion_jax import build
 from diffusion_jax.build.constructors import wanted
@@ -22,10 +28,21 @@ from diffusion_jax.parallel.memory import enough_memory
 from diffusion_jax.runs import read_json
 from diffusion_jax.typing import UserError
 
-__all__ = ["WRITTEN", "check_metrics", "folder_of", "measure", "measure_by", "show"]
+__all__ = [
+    "ARRAYS",
+    "NUMBERS",
+    "WRITTEN",
+    "brought",
+    "check_metrics",
+    "folder_of",
+    "measure",
+    "measure_by",
+    "read_arrays",
+    "show",
+]
 
-NUMBERS = "measures.json"
-WRITTEN = (NUMBERS, "metrics.json", "evaluation.npz")
+NUMBERS, ARRAYS = "measures.json", "measures.npz"
+WRITTEN = (NUMBERS, ARRAYS, "metrics.json", "evaluation.npz")
 Say = Callable[[str], None]
 Metrics = Mapping[str, Callable[..., Mapping[str, Any]]]
 
@@ -51,13 +68,18 @@ def brought(config: Any, what: str) -> Any:
     return None if name is None else own(what, name)
 
 
-def measure(run: Any, table: Metrics, arguments: argparse.Namespace, say: Say) -> int:
-    """The metrics that were asked for; without any, what the data bring, or all of the table."""
-    theirs = None if arguments.metric else brought(run.config, "measures")
+def measure(run: Any, table: Metrics, arguments: argparse.Namespace, say: Say, *, bring: bool = True) -> int:
+    """The metrics that were asked for; without any, what the data bring (unless `bring` is false), or all of the table."""
+    theirs = brought(run.config, "measures") if bring and not arguments.metric else None
     names = arguments.metric or ([] if theirs is not None else list(table))
     if theirs is None and not names:
         raise UserError(
             f"nothing measures the run in {arguments.run!r}: name a --metric of yours as 'module:attribute'"
+        )
+    if theirs is not None and arguments.features is not None:
+        raise UserError(
+            f"--features {arguments.features} changes nothing of what the data {run.config.data.name!r} measure themselves: "
+            "name a --metric, such as samples"
         )
     with enough_memory(f"lower --samples {arguments.samples}"):
         if theirs is not None:
@@ -70,10 +92,15 @@ def measure(run: Any, table: Metrics, arguments: argparse.Namespace, say: Say) -
 
 def measure_by(run: Any, metrics: Metrics, arguments: argparse.Namespace, say: Say) -> int:
     """Each metric, printed and written to measures.json; those in the file that were not taken again stay."""
-    folder = folder_of(arguments, (NUMBERS,))
-    file = folder / NUMBERS
+    folder = folder_of(arguments, (NUMBERS, ARRAYS))
+    file, beside = folder / NUMBERS, folder / ARRAYS
     before = read_json(file) if file.is_file() else {}
-    given = {"split": arguments.split, "samples": arguments.samples, "seed": arguments.seed, "say": say}
+    arrays: dict[str, np.ndarray] = {}
+    given = {"split": arguments.split, "samples": arguments.samples, "seed": arguments.seed, "say": say, "shared": {}}
+    chosen = arguments.features
+    given |= {"features": chosen or "pixels", "keep": lambda name, array: arrays.__setitem__(name, np.asarray(array))}
+    if chosen is not None and not any("features" in wanted(metric, given) for metric in metrics.values()):
+        raise UserError(f"--features {chosen} changes nothing: {', '.join(metrics)} compare in none")
     found: dict[str, Any] = {}
     for name, metric in metrics.items():
         numbers = metric(run, **wanted(metric, given))
@@ -83,8 +110,23 @@ def measure_by(run: Any, metrics: Metrics, arguments: argparse.Namespace, say: S
     # Printed first: numbers of an hour are not lost to a disk that is full by now.
     print(json.dumps(found, indent=2), flush=True)
     write_atomic(file, (json.dumps({**before, **found}, indent=2) + "\n").encode())
+    if arrays:
+        out = io.BytesIO()
+        np.savez(out, **{**read_arrays(beside), **arrays})  # type: ignore[arg-type]
+        write_atomic(beside, out.getvalue())
     say(f"written to {file}")
     return 0
+
+
+def read_arrays(file: Path) -> dict[str, np.ndarray]:
+    """The arrays that metrics left, {} where there are none. UserError for a file that is damaged."""
+    if not file.is_file():
+        return {}
+    try:
+        with np.load(file) as stored:
+            return {name: stored[name] for name in stored.files}
+    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
+        raise UserError(f"{file} is damaged ({error}): delete it and evaluate the run again") from error
 
 
 def _plain(metric: str, key: Any, value: Any) -> Any:

@@ -19,7 +19,7 @@ from diffusion_jax import build, load_config, load_run, runs
 from diffusion_jax.build import own
 from diffusion_jax.cli import main
 from diffusion_jax.data.pipeline import columns
-from diffusion_jax.systems.diffusion.measures import samples_in_pixels
+from diffusion_jax.systems.diffusion.measures import nearest_training, samples_beside_data
 from diffusion_jax.systems.diffusion.spaces import Pixels
 from diffusion_jax.systems.table import keys
 from diffusion_jax.typing import UserError
@@ -130,10 +130,13 @@ def test_samples_are_measured_against_the_examples(whole, monkeypatch):
         (real, 0.0, 1.0),
     ):
         monkeypatch.setattr(type(run), "generate", lambda self, drawn=drawn, **_: drawn)
-        found = samples_in_pixels(run, split="test", samples=len(real), say=lambda text: None)
+        given = {"split": "test", "samples": len(real), "say": lambda text: None}
+        found = samples_beside_data(run, **given)
         assert found["frechet"] == pytest.approx(frechet, rel=1e-5, abs=1e-5)
         assert found["diversity"] == pytest.approx(diversity, rel=1e-6)
-        assert found["nearest_training"] is None  # the rings of the split are rings of the training examples
+        assert (
+            nearest_training(run, **given)["ratio"] is None
+        )  # the rings of the split are rings of the training examples
 
 
 def test_a_run_goes_on_and_refuses_other_parts(whole, folder, capsys):

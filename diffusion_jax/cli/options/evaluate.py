@@ -19,6 +19,7 @@ def add(commands: Any) -> None:
         "yours, into report/clip_metrics.json.",
         epilog="examples: diffusion-jax evaluate --run runs/digits --split validation --samples 500\n"
         "          diffusion-jax evaluate --run runs/digits --bits-per-dim\n"
+        "          diffusion-jax evaluate --run runs/fashion --samples 10000 --features lite0\n"
         "          diffusion-jax evaluate --run clip-vit-base-patch32 --zero-shot imagenet/val --templates seven\n"
         "          diffusion-jax evaluate --run runs/my_clip --retrieval pictures --out /tmp/numbers",
     )
@@ -52,8 +53,15 @@ def add(commands: Any) -> None:
         metavar="NAME",
         action="append",
         default=[],
-        help="a metric of the run's system (retrieval, samples) or of yours as module:attribute; repeat it for several "
+        help="a metric of the run's system (loss_by_noise, nearest, retrieval, samples) or of yours as module:attribute; "
+        "repeat it for several "
         "(default: what the run's data bring, or all)",
+    )
+    evaluate.add_argument(
+        "--features",
+        metavar="NAME",
+        help="of a diffusion run, what samples and pictures are compared in: pixels (the default), lite0 (EfficientNet-Lite0), "
+        "the folder of a CLIP run or of published CLIP weights, or yours as module:attribute",
     )
     evaluate.add_argument("--zero-shot", metavar="DIR", help="of a CLIP: classify the pictures DIR/CLASS/PICTURE")
     evaluate.add_argument("--classes", metavar="FILE", help='with --zero-shot: a JSON file {"folder": "name", ...}')

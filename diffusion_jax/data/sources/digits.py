@@ -153,7 +153,8 @@ class DigitsSource:
     class_names: ClassVar[tuple[str, ...]] = CLASS_NAMES
     templates: ClassVar[tuple[str, ...]] = TEMPLATES  # of the class names, for zero-shot classification
     vocabulary: ClassVar[tuple[str, ...]] = VOCABULARY  # of every caption and prompt
-    # "module:attribute" of what measures a run on these scans, and of what shows it.
+    # "module:attribute" of what measures a run on these scans, and of what shows it, and which conditions' runs they are of.
+    told: ClassVar[tuple[str, ...]] = ("text",)
     measures: ClassVar[str] = "experiments.digits.measures:measure"
     page: ClassVar[str] = "experiments.digits.page:write_page"
 

@@ -1,9 +1,9 @@
-"""Bits per dimension of held-out scans under a diffusion run: the ODE's number, and the variational bound beside it.
+"""Bits per dimension of held-out pictures under a diffusion run: the ODE's number, and the variational bound beside it.
 
-Three numbers of each scan, given its caption and given nothing. `ode`: uniformly dequantised, by the probability-flow ODE
-(`sampling.likelihood`). `vlb`: the variational bound (`process.bound`) for the same dequantised scan as data with a
-density, which is looser. `levels`: the bound for the grey levels themselves, with the model's own decoder and without
-dequantisation. All begin at the noise level of a cell, 2 / (levels - 1) / sqrt(12): below it the model was asked about
+Three numbers of each picture, given what the model is told of it and given nothing. `ode`: uniformly dequantised, by the
+probability-flow ODE (`sampling.likelihood`). `vlb`: the variational bound (`process.bound`) for the same dequantised picture
+as data with a density, which is looser. `levels`: the bound for the grey levels themselves, with the model's own decoder and
+without dequantisation. All begin at the noise level of a cell, 2 / (levels - 1) / sqrt(12): below it the model was asked about
 grey levels alone in training, and has no density in between.
 """
 
@@ -18,10 +18,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from diffusion_jax import build
+from diffusion_jax.data.examples import to_unit
 from diffusion_jax.process import bound, from_noise_level
 from diffusion_jax.sampling.likelihood import DIVERGENCES, dequantise, log_likelihood
 from diffusion_jax.sampling.sample import held, hold
+from diffusion_jax.systems.diffusion.drawn import held_out
 from diffusion_jax.systems.diffusion.run import DiffusionRun
 from diffusion_jax.systems.diffusion.spaces import Pixels
 from diffusion_jax.typing import UserError, one_of
@@ -43,14 +44,19 @@ def bits_per_dim(
     batch_size: int = 90,
     say: Callable[[str], None] = lambda text: None,
 ) -> dict[str, Any]:
-    """{"captioned" (where it has a condition), "null"}: {"ode", "vlb", "levels", each with "_error", one standard error;
-    "nfe"}, and settings.
+    """{"captioned" or "told", "null"}: {"ode", "vlb", "levels", each with "_error", one standard error; "nfe"}, and settings.
 
-    The first `scans` of the split, all by default; `divergence` and `num_probes` as in `sampling.log_likelihood`. Raises
-    UserError for data whose source does not say its grey levels, and for settings out of range.
+    What it is told of an example, of a text its first caption, and nothing where it may be told nothing. The first `scans` of
+    the split, all by default; `divergence` and `num_probes` as in `sampling.log_likelihood`. Raises UserError for a run in
+    another space than pixels, for data whose source does not say its grey levels, and for settings out of range.
     """
     one_of("divergence", divergence, DIVERGENCES)
-    data = build.source(run.config.data, split)
+    if not isinstance(run.space, Pixels):
+        raise UserError(
+            f"bits per dimension are of pixels, and the run in {str(run.path)!r} works in the space "
+            f"{run.config.space.name!r}"
+        )
+    split, data = held_out(run, split, say)
     levels = getattr(data, "levels", None)
     if levels is None:
         raise UserError(
@@ -65,10 +71,6 @@ def bits_per_dim(
         raise UserError(f"scans {total} are not from 1 to the {len(data)} of the {split} split")
     if batch_size < 1:
         raise UserError(f"batch_size {batch_size} is not at least 1")
-    images = data.columns()["image"][:total]
-    examples = [data[i] for i in range(total)]
-    told = {"captioned": run.condition.held_out(examples)} if run.condition.entries else {}
-    told["null"] = jax.tree.map(lambda leaf: np.repeat(leaf, total, axis=0), run.null)
     cell = 2.0 / (levels - 1)
     schedule = from_noise_level(run.schedule, cell / math.sqrt(12.0))
     found: dict[str, Any] = {
@@ -76,15 +78,18 @@ def bits_per_dim(
         "divergence": divergence, "num_probes": num_probes, "seed": seed,
     }  # fmt: skip
     size, offset = min(batch_size, total), -math.log2(cell)
-    for name, given in told.items():
+    told = "captioned" if run.asks == ("prompt",) else "told"
+    for name in ([told] if run.condition.entries else []) + (["null"] if run.condition.guides or not run.asks else []):
         columns: dict[str, list[np.ndarray]] = {key: [] for key in ("ode", "vlb", "levels", "nfe")}
         for start in range(0, total, size):
             # The last batch goes on from the beginning, so that all have one shape.
             rows = (start + np.arange(size)) % total
             count = min(size, total - start)
-            cond = jax.tree.map(lambda leaf: leaf[rows], given)  # noqa: B023
+            some = [data[int(row)] for row in rows]
+            exact = to_unit(np.stack([example["image"] for example in some]))
+            null = jax.tree.map(lambda leaf: np.repeat(leaf, size, axis=0), run.null)
+            cond = null if name == "null" else run.told(some, exact)
             keys = jax.vmap(lambda i: jax.random.fold_in(jax.random.key(seed), i))(jnp.asarray(rows))
-            exact = jnp.asarray(images[rows])
             x = dequantise(exact, keys, levels)
             ode = log_likelihood(
                 run.denoise, schedule, x, key=keys, cond=cond, divergence=divergence, num_probes=num_probes,
@@ -96,7 +101,7 @@ def bits_per_dim(
                 "vlb": _bound(run.denoise, schedule, x, cond, key),
                 "levels": _bound(run.denoise, schedule, exact, cond, key, levels),
             }
-            entries = math.prod(images.shape[1:])
+            entries = math.prod(exact.shape[1:])
             for part, nats in parts.items():
                 bits = np.asarray(bound.bits_per_dim(nats, entries)) + (0.0 if part == "levels" else offset)
                 columns[part].append(bits[:count])

@@ -1,31 +1,50 @@
-"""`diffusion-jax evaluate` and `report` of diffusion runs, and the metrics that they have by name."""
+"""`diffusion-jax evaluate` and `report` of diffusion runs, and the metrics that they have by name.
+
+`samples` puts samples beside pictures that are held out, `nearest` beside those that were trained on, `loss_by_noise` asks the
+model itself (`noise_levels`). The first two compare in features (`features`), which `--features` chooses.
+"""
 
 from __future__ import annotations
 
 import argparse
 import json
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from diffusion_jax import build
-from diffusion_jax.data.pipeline import columns
-from diffusion_jax.files import write_atomic
-from diffusion_jax.metrics import frechet_distance, mean_pairwise_distance, nearest_distance
+from diffusion_jax.files import check_folder, write_atomic
+from diffusion_jax.metrics import (
+    frechet_distance,
+    kernel_distance,
+    mean_pairwise_distance,
+    nearest,
+    precision_recall,
+)
 from diffusion_jax.parallel.memory import enough_memory
+from diffusion_jax.systems.diffusion.drawn import blurred, drawn, order, pictures
+from diffusion_jax.systems.diffusion.features import Features, features_named
 from diffusion_jax.systems.diffusion.likelihood import bits_per_dim
+from diffusion_jax.systems.diffusion.noise_levels import loss_by_noise
 from diffusion_jax.systems.diffusion.run import DiffusionRun
-from diffusion_jax.systems.measuring import WRITTEN, folder_of, measure, show
+from diffusion_jax.systems.measuring import WRITTEN, brought, folder_of, measure, show
 from diffusion_jax.systems.table import config_at, load_run
-from diffusion_jax.typing import UserError
+from diffusion_jax.typing import Source, UserError
 
-__all__ = ["METRICS", "OPTIONS", "evaluate", "report", "samples_in_pixels"]
+__all__ = ["METRICS", "OPTIONS", "evaluate", "nearest_training", "report", "samples_beside_data"]
 
-OPTIONS = ("bits_per_dim",)
+OPTIONS = ("bits_per_dim", "features")
 """The options of `evaluate` that are of diffusion runs, whatever else lies in the folder."""
 BITS = (("ODE", "ode"), ("bound", "vlb"), ("bound for levels", "levels"))
+MOST_NEAREST = 1000
+"""Samples at most whose nearest training pictures are looked for."""
+ROWS = 1 << 29
+"""Numbers of training features that are held at most, 2 GB: of wider features fewer training pictures are looked through."""
+SHOWN, NEIGHBOURS = 8, 3
 Say = Callable[[str], None]
+Keep = Callable[[str, Any], None]
 
 
 def evaluate(arguments: argparse.Namespace, say: Say) -> int:
@@ -33,13 +52,31 @@ def evaluate(arguments: argparse.Namespace, say: Say) -> int:
     folder_of(arguments, ("bits_per_dim.json",) if arguments.bits_per_dim else WRITTEN)
     run = load_run(arguments.run)
     if not isinstance(run, DiffusionRun):
-        raise UserError(f"the run in {arguments.run!r} is no diffusion run; a likelihood needs one")
-    return _bits(run, arguments, say) if arguments.bits_per_dim else measure(run, METRICS, arguments, say)
+        what = "a likelihood needs" if arguments.bits_per_dim else "--features need"
+        raise UserError(f"the run in {arguments.run!r} is no diffusion run; {what} one")
+    if arguments.bits_per_dim:
+        return _bits(run, arguments, say)
+    return measure(run, METRICS, arguments, say, bring=_brings(run.config))
+
+
+def _brings(config: Any) -> bool:
+    """Whether the data's own `measures` and `page` are of runs told what this one is: their `told` names conditions."""
+    if "data" not in config or build.gives_pictures(config.data):
+        return True
+    told = getattr(build.source(config.data, "train"), "told", None)
+    return told is None or (config.get("condition") or {"name": "none"})["name"] in told
 
 
 def report(arguments: argparse.Namespace, say: Say) -> int:
-    """The page of an evaluated run."""
-    return show(config_at(arguments.run), arguments, say)
+    """The page that the data of a run bring, or else that of any run."""
+    config = config_at(arguments.run)
+    if _brings(config) and brought(config, "page") is not None:
+        return show(config, arguments, say)
+    from diffusion_jax.systems.diffusion.page import write
+
+    folder = check_folder(Path(arguments.run) / "report", ("index.html",), "the folder")
+    say(f"written: {write(load_run(arguments.run), folder, say)}")
+    return 0
 
 
 def _bits(run: DiffusionRun, arguments: argparse.Namespace, say: Say) -> int:
@@ -48,7 +85,7 @@ def _bits(run: DiffusionRun, arguments: argparse.Namespace, say: Say) -> int:
         found = bits_per_dim(
             run, arguments.split, scans=arguments.scans, divergence=arguments.divergence, seed=arguments.seed, say=say
         )
-    for name, title in (("captioned", "given its caption"), ("null", "given nothing")):
+    for name, title in (("captioned", "given its caption"), ("told", "given its condition"), ("null", "given nothing")):
         if name in found:
             said = ", ".join(f"{k} {found[name][key]:.3f} ± {found[name][key + '_error']:.3f}" for k, key in BITS)
             print(f"bits per dimension, {title}: {said}", flush=True)
@@ -57,27 +94,106 @@ def _bits(run: DiffusionRun, arguments: argparse.Namespace, say: Say) -> int:
     return 0
 
 
-def samples_in_pixels(
-    run: DiffusionRun, *, split: str, samples: int = 500, seed: int = 0, say: Say = print
+def samples_beside_data(
+    run: DiffusionRun,
+    *,
+    split: str,
+    samples: int = 500,
+    seed: int = 0,
+    features: str = "pixels",
+    say: Say = print,
+    shared: dict[Any, Any] | None = None,
 ) -> dict[str, Any]:
-    """Samples beside the examples of a split, as vectors of pixels, given the conditions that training showed.
+    """Samples beside the pictures of a split, both as rows of features, without guidance; `drawn` says what is compared.
 
-    `frechet` to the split and `frechet_real` of as many training examples; `diversity`, the mean distance between two samples
-    over that between two examples; `nearest_training`, the mean distance to the nearest training example over the split's.
+    `frechet`, `kernel` (KID, with its deviation from subset to subset), `precision`, `recall`, `density` and `coverage`; each
+    also for as many training pictures in place of the samples (`_real`, the floor) and for these blurred (`_blurred`).
+    `diversity` is the mean distance between two samples over that between two pictures. None where there are too few.
     """
-    train, held_out = (build.source(run.config.data, name) for name in ("train", split))
-    say(f"{samples} samples of {run.path} beside the {len(held_out)} of the {split} split")
-    asked = run.condition.shown(train, held_out)
-    drawn = {"prompts": [asked[i % len(asked)] for i in range(samples)]} if run.asks else {"count": samples}
-    rows = [run.generate(**drawn, guidance_scale=1.0, seed=seed), columns(train)["image"], columns(held_out)["image"]]
-    made, known, real = (np.asarray(images).reshape(len(images), -1) for images in rows)
-    some = known[np.random.default_rng(0).permutation(len(known))[: len(made)]]
+    see, sets = _features(features, shared), drawn(run, split, samples, seed, say, shared)
+    real = see(sets.real, say, "the split")
+    found: dict[str, Any] = {
+        "features": see.name, "split": sets.split, "samples": len(sets.made), "pictures": len(real), "guidance_scale": 1.0,
+    }  # fmt: skip
+    made = see(sets.made, say, "the samples")
+    for ending, rows in (
+        ("", made),
+        ("_real", see(sets.floor, say, "the training")),
+        ("_blurred", see(blurred(sets.floor), say, "the blurred")),
+    ):
+        found |= {f"{name}{ending}": value for name, value in _scores(rows, real).items()}
+        if len(rows) > 2000:
+            say(f"  scored: {ending.strip('_') or 'samples'}")
+    found["diversity"] = _ratio(mean_pairwise_distance(made), mean_pairwise_distance(real))
+    return found
+
+
+def _features(name: str, shared: dict[Any, Any] | None) -> Features:
+    """The features of a name, made once for the metrics that share them."""
+    place = ("features", name)
+    if shared is None:
+        return features_named(name)
+    if place not in shared:
+        shared[place] = features_named(name)
+    return shared[place]
+
+
+def _scores(rows: np.ndarray, real: np.ndarray) -> dict[str, float | None]:
+    """Every score of rows beside those of the real pictures."""
+    least = min(len(rows), len(real))
+    kernel = kernel_distance(real, rows) if least >= 4 else (None, None)
+    shares = precision_recall(real, rows) if least > 5 else None
+    found = {"frechet": frechet_distance(rows, real), "kernel": kernel[0], "kernel_deviation": kernel[1]}
+    names = ("precision", "recall", "density", "coverage")
+    return found | {name: getattr(shares, name, None) for name in names}
+
+
+def nearest_training(
+    run: DiffusionRun,
+    *,
+    split: str,
+    samples: int = 500,
+    seed: int = 0,
+    features: str = "pixels",
+    say: Say = print,
+    shared: dict[Any, Any] | None = None,
+    keep: Keep = lambda name, array: None,
+) -> dict[str, Any]:
+    """How near samples are to what was trained on, beside how near pictures are that were not: is it memory?
+
+    `distance` and `distance_real` are mean distances to the nearest training picture of samples and of held-out pictures,
+    `ratio` the first over the second, which is small for copies (None where the split is all in the training).
+    `nearer` is the share of samples nearer than 1% of the held-out pictures are; 0.01 is what those would have themselves.
+    The samples that are nearest, with their neighbours, are kept for the page.
+    """
+    see, sets = _features(features, shared), drawn(run, split, samples, seed, say, shared)
+    made, real = sets.made[:MOST_NEAREST], sets.real[:MOST_NEAREST]
+    rows = see(made, say, "the samples")
+    some = order(len(sets.train))[: max(NEIGHBOURS, ROWS // rows.shape[1])]
+    say(f"  nearest of {len(some)} training pictures to {len(made)} samples, in {see.name}")
+    known = _rows_of(run, sets.train, some, see, say)
+    near = nearest(rows, known, min(NEIGHBOURS, len(known)), say=say)
+    beside = nearest(see(real), known, say=say).distance[:, 0]
+    first = np.argsort(near.distance[:, 0], kind="stable")[:SHOWN]
+    keep("nearest_samples", made[first])
+    keep("nearest_training", np.stack([pictures(run, sets.train, some[row]) for row in near.row[first]]))
+    keep("nearest_distances", near.distance[first])
+    closest = near.distance[:, 0]
     return {
-        "frechet": frechet_distance(made, real),
-        "frechet_real": frechet_distance(some, real),
-        "diversity": _ratio(mean_pairwise_distance(made), mean_pairwise_distance(real)),
-        "nearest_training": _ratio(nearest_distance(made, known).mean(), nearest_distance(real, known).mean()),
-    }
+        "features": see.name, "split": sets.split, "samples": len(made), "pictures": len(real), "training": len(some),
+        "distance": float(closest.mean()), "distance_real": float(beside.mean()),
+        "ratio": _ratio(closest.mean(), beside.mean()), "nearer": float((closest < np.quantile(beside, 0.01)).mean()),
+    }  # fmt: skip
+
+
+def _rows_of(run: DiffusionRun, data: Source, rows: np.ndarray, see: Features, say: Say) -> np.ndarray:
+    """Features of many examples, some at a time, so that their images are never all in memory."""
+    found, step = [], 4 * see.at_once
+    for start in range(0, len(rows), step):
+        found.append(see(pictures(run, data, rows[start : start + step])))
+        if start // step % 16 == 15:
+            say(f"  {see.name} features of the training: {start + len(found[-1])} of {len(rows)}")
+    return np.concatenate(found)
 
 
 def _ratio(first: Any, second: Any) -> float | None:
@@ -85,4 +201,8 @@ def _ratio(first: Any, second: Any) -> float | None:
     return float(first / second) if second > 0 else None
 
 
-METRICS: dict[str, Callable[..., dict[str, Any]]] = {"samples": samples_in_pixels}
+METRICS: dict[str, Callable[..., dict[str, Any]]] = {
+    "samples": samples_beside_data,
+    "nearest": nearest_training,
+    "loss_by_noise": loss_by_noise,
+}
