@@ -19,26 +19,58 @@ from typing import Any
 import jax
 import numpy as np
 
-from diffusion_jax.data.examples import labels_of, raw, to_unit
+from diffusion_jax.data.examples import Examples, labels_of, raw, to_unit
 from diffusion_jax.systems.diffusion.run import DiffusionRun
 from diffusion_jax.typing import Array, Source, UserError
 
-__all__ = ["Drawn", "blurred", "draw", "drawn", "held_out", "order", "pictures", "requests", "shape_shown", "x0_of"]
+__all__ = [
+    "Drawn",
+    "blurred",
+    "draw",
+    "drawn",
+    "examples_of",
+    "held_out",
+    "order",
+    "pictures",
+    "requests",
+    "shape_shown",
+    "x0_of",
+]
 
 Say = Callable[[str], None]
 CHUNK = 2048  # samples between two lines of progress
 PART = 256  # examples at a time
 
 
+class _Careful(Examples):
+    """Examples of which the next stands for one that cannot be read, as in training, which counted and named them."""
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        for offset in range(len(self)):
+            try:
+                return super().__getitem__((index + offset) % len(self))
+            except UserError as error:
+                last = error
+        raise UserError(f"no example can be read; the last of them: {last}")
+
+
+def examples_of(run: DiffusionRun, split: str) -> Source:
+    """The examples of a split; where training left broken pictures out, another example stands for each."""
+    data = run.examples(split)
+    if isinstance(data, Examples) and run.config.data.get("on_error") == "skip":
+        return _Careful(data.source, data.prepare)
+    return data
+
+
 def held_out(run: DiffusionRun, split: str, say: Say) -> tuple[str, Source]:
     """(the split, its examples): the one asked for, or validation where the data have no test split, saying so."""
     try:
-        return split, run.examples(split)
+        return split, examples_of(run, split)
     except UserError:
         if split != "test":
             raise
         try:
-            found = run.examples("validation")
+            found = examples_of(run, "validation")
         except UserError:
             found = None
         if found is None:
@@ -148,7 +180,7 @@ def drawn(
     if place in shared:
         return shared[place]
     name, data = held_out(run, split, say)
-    train = run.examples("train")
+    train = examples_of(run, "train")
     say(f"{samples} samples of {run.path} beside the {len(data)} examples of the {name} split")
     if min(len(data), len(train)) < samples:
         say(f"  {len(data)} examples to compare with and {len(train)} of the training: fewer than the samples")
