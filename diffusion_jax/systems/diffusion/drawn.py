@@ -111,14 +111,14 @@ def pictures(run: DiffusionRun, data: Source, rows: Sequence[int] | np.ndarray) 
 
 
 def requests(run: DiffusionRun, data: Source, rows: Sequence[int] | np.ndarray) -> list[Any]:
-    """What the examples of these rows are, as requests to the run: a label, a caption, a picture, several together.
+    """What the examples of these rows are, as requests to the run: labels, captions, pictures, middles hidden, or several.
 
     A run that is asked for anything else is asked for what its condition shows, in turn; one that draws unasked for None.
     """
     if not run.asks:
         return [None] * len(rows)
     source = raw(data)
-    held = {"label": "label", "prompt": "captions", "image": "image"}
+    held = {"label": "label", "prompt": "captions", "image": "image", "mask": "image"}
     if not all(source[int(rows[0])].get(held.get(name, "")) is not None for name in run.asks):
         return list(itertools.islice(itertools.cycle(run.condition.shown(data, data)), len(rows)))
     labels = labels_of(data) if "label" in run.asks else np.zeros(0, int)
@@ -126,10 +126,18 @@ def requests(run: DiffusionRun, data: Source, rows: Sequence[int] | np.ndarray) 
         "label": lambda row: int(labels[row]),
         "prompt": lambda row: source[row]["captions"][0],
         "image": lambda row: data[row]["image"],
+        "mask": lambda row: _middle(run.image),
     }
     if len(run.asks) == 1:
         return [known[run.asks[0]](int(row)) for row in rows]
     return [{name: known[name](int(row)) for name in run.asks} for row in rows]
+
+
+def _middle(image: tuple[int, ...]) -> np.ndarray:
+    """A mask [h, w] that hides the middle half of each side."""
+    mask = np.zeros(image[:2], bool)
+    mask[tuple(slice(size // 4, size - size // 4) for size in image[:2])] = True
+    return mask
 
 
 def draw(run: DiffusionRun, asked: Sequence[Any], seed: int, say: Say, **settings: Any) -> np.ndarray:

@@ -57,7 +57,7 @@ class Features:
                 )
             found.append(rows)
             done = start + len(part)
-            if self.name != "pixels" and done * 4 // len(images) > told and done < len(images):
+            if self.name != "pixels" and len(images) > 1000 and done * 4 // len(images) > told and done < len(images):
                 told = done * 4 // len(images)
                 say(f"  {self.name} features of {what}: {done} of {len(images)}")
         return np.concatenate(found)

@@ -17,7 +17,7 @@ from diffusion_jax.report.curves import loss_chart
 from diffusion_jax.report.figures import Chart, Series, filmstrip, image_grid, line_chart
 from diffusion_jax.report.making import Making, how_it_was_made
 from diffusion_jax.report.numbers import number
-from diffusion_jax.report.page import Block, Columns, Figure, Page, Section, write_page
+from diffusion_jax.report.page import Block, Code, Columns, Figure, Page, Section, write_page
 from diffusion_jax.runs import read_json
 from diffusion_jax.systems.diffusion.drawn import held_out, shape_shown
 from diffusion_jax.systems.diffusion.run import DiffusionRun
@@ -59,7 +59,7 @@ def page_of(run: DiffusionRun, folder: Path, say: Say) -> Page:
     sections.append(Section("Training", _training(run, measured.get("loss_by_noise"))))
     sections.append(Section("How it was made", how_it_was_made(_making(run, folder, measured, bits))))
     return Page(
-        title=f"{run.path.resolve().name}: a diffusion model of {run.config.data.name}",
+        title=f"{run.path.resolve().name}, a diffusion model",
         lead=_lead(run, shape, pictures),
         tiles=score_tiles(measured, bits),
         sections=tuple(sections),
@@ -77,7 +77,8 @@ def _lead(run: DiffusionRun, shape: tuple[int, ...], pictures: bool) -> str:
     size = sum(int(np.size(leaf)) for leaf in _leaves(run.params))
     steps = f"{run.config.steps:,} steps of {run.config.batch_size}"
     asked = f"asked with {told}" if told else "asked for nothing"
-    return f"It draws {what}, {asked}. The network ({run.config.model.name}) has {size:,} parameters and saw {steps} examples."
+    data = run.config.data.get("path", run.config.data.name)
+    return f"It draws {what}, {asked}. The network ({run.config.model.name}) has {size:,} parameters and saw {steps} examples of {data}."
 
 
 def _leaves(tree: Any) -> list[Any]:
@@ -139,7 +140,7 @@ def _scores(run: DiffusionRun, measured: Numbers, bits: Numbers) -> tuple[Block,
         if not there
     ]
     if missing:
-        blocks.append("Not measured yet: " + "; ".join(f"diffusion-jax {command}" for command in missing) + ".")
+        blocks += ["Not measured yet:", Code("\n".join(f"diffusion-jax {command}" for command in missing))]
     return tuple(blocks)
 
 

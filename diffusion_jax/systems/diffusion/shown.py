@@ -13,6 +13,7 @@ import jax
 import numpy as np
 
 from diffusion_jax import build
+from diffusion_jax.data.examples import labels_of, to_unit
 from diffusion_jax.sampling import AdaptiveODE, initial_noise, trace
 from diffusion_jax.systems.diffusion.drawn import draw, order, pictures, requests
 from diffusion_jax.systems.diffusion.loss import example_keys
@@ -61,10 +62,11 @@ class Shown:
 def named(run: DiffusionRun, request: Any) -> str:
     """A request as a reader is told it: a class by its name, a text in quotes, several of them together."""
     if isinstance(request, dict):
-        return ", ".join(named(run, value) for value in request.values() if value is not None)
-    classes = getattr(run.condition, "classes", ())
+        told = [named(run, value) for ask, value in request.items() if value is not None and ask != "mask"]
+        return ", ".join(told)
+    classes = run.class_names
     if isinstance(request, int | np.integer):
-        return str(classes[int(request)]) if int(request) < len(classes) else str(request)
+        return classes[int(request)] if int(request) < len(classes) else str(request)
     if isinstance(request, str):
         return request if request in classes else f"“{request}”"
     return "" if request is None else "as the picture"
@@ -72,39 +74,40 @@ def named(run: DiffusionRun, request: Any) -> str:
 
 def _asked(run: DiffusionRun, held: Source) -> list[Any]:
     """What the page draws: each class, or the prompts that training showed, or what some held-out examples are."""
-    classes = getattr(run.condition, "classes", None)
+    classes = run.class_names
     if run.asks == ("label",) and classes:
         return [classes[i] for i in np.unique(np.linspace(0, len(classes) - 1, min(GROUPS, len(classes))).astype(int))]
     if len(run.asks) == 1 and run.asks != ("image",):
-        shown = run.condition.shown(held, held)
-        return _different(shown)[:GROUPS]
-    return _different(requests(run, held, order(len(held))[:SWEPT]))
+        return _different(run.condition.shown(held, held))[:GROUPS]
+    return requests(run, held, order(len(held))[:SWEPT])
 
 
 def _different(asked: Sequence[Any]) -> list[Any]:
     found: list[Any] = []
     for one in asked:
-        if isinstance(one, np.ndarray | dict) or one not in found:
+        if one not in found:
             found.append(one)
     return found
 
 
 def _real(run: DiffusionRun, held: Source, asked: Sequence[Any]) -> list[Images]:
     """Held-out examples of each class that is asked for; [] where no classes are."""
-    classes = getattr(run.condition, "classes", None)
-    if run.asks != ("label",) or not classes:
+    if run.asks != ("label",) or not run.class_names:
         return []
-    from diffusion_jax.data.examples import labels_of
-
     labels = labels_of(held)
-    rows = [np.flatnonzero(labels == classes.index(name))[:EACH] for name in asked]
+    rows = [np.flatnonzero(labels == run.class_names.index(name))[:EACH] for name in asked]
     return [pictures(run, held, some) for some in rows] if all(map(len, rows)) else []
 
 
 def _given(run: DiffusionRun, asked: Sequence[Any]) -> list[Images]:
-    """The pictures within requests."""
+    """The pictures within requests, as the model sees them where it does: reduced, or with a part hidden."""
     parts = [one.get("image") if isinstance(one, dict) else one for one in asked]
-    return [np.asarray(part)[None] for part in parts] if all(isinstance(part, np.ndarray) for part in parts) else []
+    if not all(isinstance(part, np.ndarray) for part in parts):
+        return []
+    entry = (run.condition.request(asked) or {}).get("image")
+    if entry is not None:
+        return [np.asarray(one)[None, ..., : run.image[-1]] for one in entry]
+    return [np.asarray(to_unit(part))[None] for part in parts]
 
 
 def _path(run: DiffusionRun, request: Any, scale: float, seed: int) -> Path:
