@@ -78,7 +78,8 @@ def _lead(run: DiffusionRun, shape: tuple[int, ...], pictures: bool) -> str:
     steps = f"{run.config.steps:,} steps of {run.config.batch_size}"
     asked = f"asked with {told}" if told else "asked for nothing"
     data = run.config.data.get("path", run.config.data.name)
-    return f"It draws {what}, {asked}. The network ({run.config.model.name}) has {size:,} parameters and saw {steps} examples of {data}."
+    network = f"The network ({run.config.model.name}) has {size:,} parameters and saw {steps} examples of {data}."
+    return f"It draws {what}, {asked}. {network}"
 
 
 def _leaves(tree: Any) -> list[Any]:
