@@ -64,6 +64,20 @@ def test_from_the_cache_it_learns_what_it_learns_in_the_step(folder, once, tmp_p
     assert np.load(table).shape == (len(load_digits("train")), 8)
 
 
+def test_texts_lead_to_embeddings_by_their_own_vector(once, tmp_path, capsys):
+    clip = str(once("tiny", tiny.make) / "clip")
+    told = {"name": "text", "encoder": clip, "tokens": False, "cache": str(tmp_path / "kept")}
+    tiny.fails(
+        capsys, train(once, tmp_path / "run", condition={**told, "tokens": True}), "cannot read the condition's entry"
+    )
+    assert main(train(once, tmp_path / "run", condition=told, eval_every=100)) == 0
+    run = load_run(tmp_path / "run")
+    assert dict(run.condition.entries) == {"pooled": (8,)} and (run.condition.null["pooled"] != 0).any()
+    drawn = run.generate(["a seven", "a thin three"], seed=1, negative="a zero")
+    np.testing.assert_allclose(np.linalg.norm(drawn, axis=1), 1, rtol=1e-5)
+    assert np.abs(drawn[0] - drawn[1]).max() > 1e-6
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("cached", [False, True])
 def test_it_goes_on_bit_for_bit(folder, once, tmp_path, cached):

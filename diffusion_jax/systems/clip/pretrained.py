@@ -106,8 +106,8 @@ def load_pretrained(
             folder = path if path.is_dir() else path.parent
             names = ", ".join(_VOCABULARIES[siglip])
             raise UserError(
-                f"no vocabulary beside the weights in {str(folder)!r} (none of {names}): give tokenizer=PATH, "
-                "on the command line --tokenizer PATH"
+                f"no vocabulary beside the weights in {str(folder)!r} (none of {names}): put it there, or give "
+                "tokenizer=PATH, on the command line --tokenizer PATH"
             )
         tokenizer = build.tokenizer(beside, config["text"]["context_length"])
     elif isinstance(tokenizer, str | Path):

@@ -46,6 +46,7 @@ RANGES: dict[str, Range] = {
     "condition.encoder": text("the path of a CLIP run or of published weights, as text", path=True),
     "condition.cache": optional(text("the path of a folder, as text"), "nothing is kept on disk"),
     "condition.drop": share(usual=0.1),
+    "condition.tokens": flag(),
     "condition.kind": choice("condition.kind", IMAGE_KINDS),
     "condition.factor": whole(2, 1024),
     "condition.sample_level": number(0.0, 1.0, of="a noise level"),

@@ -123,7 +123,8 @@ class DiffusionRun:
 
     def encode_text(self, prompts: str | Sequence[str]) -> dict[str, np.ndarray]:
         """The condition of each prompt, or of one, leading axis n. UserError for none, and for what is no text."""
-        return self.clip.condition(texts_of("prompts", prompts))
+        clip, texts = self.clip, texts_of("prompts", prompts)
+        return self.condition.request(texts) if self.asks == ("prompt",) else clip.condition(texts)
 
     @functools.cached_property
     def null(self) -> PyTree:

@@ -32,12 +32,13 @@ TEXT_ENCODER, WHAT = "text_encoder.json", "text encoder"
 class Text(Plain):
     """Captions, by the frozen text tower of a CLIP: `pooled`, its embedding, and `tokens` with `length`, its features.
 
-    Each example gets one of its captions at random.
+    Each example gets one of its captions at random. Without `tokens` there is `pooled` alone, for a network that reads vectors.
     """
 
     encoder: Encoder
     drop: float = 0.1
     cache: str | None = None
+    tokens: bool = True
     asks: ClassVar[str] = "prompt"
 
     @property
@@ -53,7 +54,11 @@ class Text(Plain):
     @functools.cached_property
     def null(self) -> dict[str, np.ndarray]:
         """The empty prompt's: what training puts in place of dropped captions."""
-        return self.clip.condition([""])
+        return self._told([""])
+
+    def _told(self, texts: Sequence[str]) -> dict[str, np.ndarray]:
+        found = self.clip.condition(texts)
+        return found if self.tokens else {"pooled": found["pooled"]}
 
     @property
     def params(self) -> PyTree:  # type: ignore[override]
@@ -65,14 +70,15 @@ class Text(Plain):
         captions = caption_table(raw(data))
         table: Mapping[str, np.ndarray]
         if self.cache is None:
-            table = self.clip.condition(captions.unique)
+            table = self._told(captions.unique)
         else:
             key = {
+                "tokens": self.tokens,
                 "encoder": self.encoder.fingerprint,
                 "captions": captions.unique,
                 "ids": self.clip.tokenizer.encode(captions.unique)["tokens"].tolist(),
             }
-            table = cached(self.cache, "captions", key, lambda: self.clip.condition(captions.unique))
+            table = cached(self.cache, "captions", key, lambda: self._told(captions.unique))
 
         def chosen_captions(chosen: np.ndarray, rng: np.random.Generator) -> PyTree:
             picked = captions.pick(chosen, rng)
@@ -82,7 +88,7 @@ class Text(Plain):
 
     def held_out(self, data: Source) -> PyTree:
         """The first caption of each."""
-        return self.clip.condition([_captions(raw(data), i)[0] for i in range(len(data))])
+        return self._told([_captions(raw(data), i)[0] for i in range(len(data))])
 
     def shown(self, data: Source, held_out: Source) -> list[str]:
         """The source's own `prompts`, or the first different captions that are held out."""
@@ -96,7 +102,7 @@ class Text(Plain):
 
     def request(self, requests: Sequence[Any]) -> dict[str, np.ndarray]:
         """Of prompts."""
-        return self.clip.condition(texts_of("prompts", requests))
+        return self._told(texts_of("prompts", requests))
 
     def notices(self, requests: Sequence[str]) -> list[str]:
         """What of the prompts does not reach the model."""
@@ -119,9 +125,11 @@ def _captions(data: Source, index: int) -> list[str]:
     return list(found)
 
 
-def text(encoder: str, drop: float = 0.1, cache: str | None = None, run: Path | None = None) -> Text:
+def text(
+    encoder: str, drop: float = 0.1, cache: str | None = None, tokens: bool = True, run: Path | None = None
+) -> Text:
     """The text condition of a config, or of the run in `run`, whose note says where its CLIP lies from there."""
-    return Text(encoder_of(encoder, run, TEXT_ENCODER, WHAT), drop, cache)
+    return Text(encoder_of(encoder, run, TEXT_ENCODER, WHAT), drop, cache, tokens)
 
 
 def read_text_encoder(path: Path) -> dict[str, str]:
