@@ -99,7 +99,9 @@ def test_vectors_are_drawn_guided_and_written_as_numbers(folder, tmp_path, capsy
     with np.load(next((tmp_path / "shards").glob("*.npz"))) as shard:
         np.testing.assert_allclose(shard["images"][0], drawn[0], atol=1e-5)
     tiny.fails(capsys, [*out, "--out", str(tmp_path / "a.png")], "the run draws arrays of shape (8,), no pictures")
-    with pytest.raises(UserError, match="works in space 'embeddings': bits per dimension are of a run in 'pixels'"):
+    with pytest.raises(
+        UserError, match=r"bits per dimension are of pixels, and the run in .* works in the space 'embeddings'"
+    ):
         bits_per_dim(run)
 
 
