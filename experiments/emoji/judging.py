@@ -1,7 +1,7 @@
 """Who judges drawn emoji: a reader of style, the pixels of the real picture, and CLIP, each with what it says of real ones.
 
-- The **reader of style** is a small convolutional network trained on the training pictures alone (`experiments.cnn_reader`):
-  it shares nothing with the models.
+- The **reader of style** (`reader`) sees palette, surfaces and outline, and learned from the training pictures alone: it shares
+  nothing with the models.
 - **Pixels**: of a held-out (subject, style) pair the real picture is known. Each drawn one is compared with the real ones of
   its style, 8 x 8 mean colours without their mean, by cosine: is its own among the five nearest?
 - **CLIP** is the one whose text tower guides the drawing: it says whether the subject is right as it was taught to.
@@ -12,20 +12,19 @@ are all the same, on the same captions.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
 from jaxtyping import Float, Int
 
 from diffusion_jax.metrics import recall
-from experiments.cnn_reader import TrainedReader, load_reader, train_reader
+from experiments.emoji.reader import StyleReader, fit_reader, load_reader, save_reader
 from experiments.emoji.source import Emoji
 
 __all__ = ["coarse", "style_reader", "unit_pictures", "within"]
 
 K = 5
-STEPS = 600
 
 
 def unit_pictures(images: np.ndarray) -> Float[np.ndarray, "n h w c"]:
@@ -77,11 +76,11 @@ def within(
     }
 
 
-def style_reader(train: Emoji, folder: Path, steps: int | None = None, seed: int = 0) -> TrainedReader:
+def style_reader(train: Emoji, folder: Path, seed: int = 0, say: Callable[[str], None] = print) -> StyleReader:
     """The reader of the styles of the training pictures, from `folder` where it is there."""
-    steps = STEPS if steps is None else steps
-    columns = train.columns()
-    size, _, channels = columns["image"].shape[1:]
-    file = folder / f"reader-{train.all.fingerprint}-{steps}-{seed}.safetensors"
-    known = load_reader(file, size, channels, len(train.class_names))
-    return known or train_reader(columns["image"], columns["label"], file=file, steps=steps, seed=seed)
+    file = folder / f"reader-{train.all.fingerprint}-{len(train)}-{seed}.npz"
+    known = load_reader(file)
+    if known is None:
+        known = fit_reader(train.columns()["image"], train.labels, seed=seed, say=say)
+        save_reader(file, known)
+    return known

@@ -19,10 +19,10 @@ from diffusion_jax.sampling import classifier_free, initial_noise, trace
 from diffusion_jax.systems.clip.run import ClipRun
 from diffusion_jax.systems.diffusion.loss import example_keys
 from diffusion_jax.systems.diffusion.run import DiffusionRun
-from experiments.cnn_reader import TrainedReader
 from experiments.digits.measures import Evaluation
 from experiments.emoji import captions as grammar
 from experiments.emoji.judging import coarse, style_reader, unit_pictures, within
+from experiments.emoji.reader import StyleReader
 from experiments.emoji.source import Emoji
 from experiments.progress import said_and_timed
 
@@ -59,7 +59,7 @@ def evaluate(run: DiffusionRun, folder: Path, *, samples: int = 240, seed: int =
     with said_and_timed("clip", say):
         evaluate_clip(run.clip, data["test"], evaluation)
     with said_and_timed("reader", say):
-        reader = style_reader(data["train"], folder) if len(data["train"].class_names) > 1 else None
+        reader = style_reader(data["train"], folder, say=say) if len(data["train"].class_names) > 1 else None
     if reader is not None:
         held = [data[name].columns() for name in ("test", "pairs") if name in data]
         pictures, styles = (np.concatenate([columns[name] for columns in held]) for name in ("image", "label"))
@@ -99,7 +99,7 @@ class _Samples:
     """What the parts of the evaluation share."""
 
     run: DiffusionRun
-    reader: TrainedReader | None
+    reader: StyleReader | None
     data: dict[str, Emoji]
     samples: int
     seed: int
