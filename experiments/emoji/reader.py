@@ -42,7 +42,7 @@ Say = Callable[[str], None]
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class StyleReader:
-    """A fitted classifier of pictures [n, size, size, 3], uint8 or in [-1, 1]: h = relu(z W + b), z the standardised measures."""
+    """A fitted classifier of pictures [n, size, size, 3], uint8 or in [-1, 1]: relu(z W + b), z the standardised measures."""
 
     mean: np.ndarray
     scale: np.ndarray
