@@ -26,7 +26,7 @@ def get_config() -> ConfigDict:
     config.system = "diffusion"
     config.workdir = "runs/emoji/diffusion"
     config.seed = 0
-    config.steps = 1800
+    config.steps = 1600
     config.batch_size = 128
 
     config.data = ConfigDict(
@@ -84,6 +84,6 @@ def get_config() -> ConfigDict:
     config.sampler = ConfigDict({"solver": "ddim", "grid": "natural", "num_steps": 25, "guidance_scale": 3.0})
 
     config.log_every = 25
-    config.eval_every = 600
+    config.eval_every = 800
     config.checkpoint_every = 200
     return config
