@@ -326,6 +326,7 @@ align-items:center;font-size:15px}
 .bars i{display:block;height:12px;border-radius:0 3px 3px 0;background:var(--s1);min-width:2px}
 .bars span:nth-child(3n){font-variant-numeric:tabular-nums;text-align:right}
 .table{padding:6px 22px;margin-top:22px;overflow-x:auto}
+.table+p{margin-top:22px}
 table{border-collapse:collapse;width:100%;font-size:15px;line-height:1.45}
 caption{text-align:left;color:var(--muted);padding:12px 0 4px;font-size:14px}
 th{font-weight:500;color:var(--muted);font-size:14px;text-align:left}
