@@ -72,7 +72,6 @@ def test_every_source_and_what_is_told(form, told, clip, tmp_path, capsys):
     asked = {"none": [], "label": ["--label", "coat"], "text": ["--prompt", "a coat"]}[told]
     out = tmp_path / "drawn.png"
     command = ["sample", "--run", str(runs[0].path), "--num-images", "2", "--scale", "1", "--out", str(out)]
-    if told != "label":
-        assert main([*command, *asked]) == 0
-        with Image.open(out) as drawn:
-            assert drawn.size[1] >= 8
+    assert main([*command, *asked]) == 0
+    with Image.open(out) as drawn:
+        assert drawn.size[1] >= 8 and drawn.text.get({"label": "label", "text": "prompt"}.get(told)) == (asked or [None])[-1]
