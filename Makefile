@@ -6,12 +6,16 @@ RUN ?= $(if $(filter 0,$(SEED)),runs/digits,runs/digits-seed$(SEED))
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 EMOJI ?= $(if $(filter 0,$(SEED)),runs/emoji,runs/emoji-seed$(SEED))
+FASHION ?= $(if $(filter 0,$(SEED)),runs/fashion,runs/fashion-seed$(SEED))
 SPIRAL ?= $(if $(filter 0,$(SEED)),runs/spiral,runs/spiral-seed$(SEED))
 
-.PHONY: demo spiral emoji test test-all test-parity test-gpu lint types format clean
+.PHONY: demo fashion spiral emoji test test-all test-parity test-gpu lint types format clean
 
 demo: $(VENV)/.installed
 	$(BIN)/python -m experiments.digits --out $(RUN) --seed $(SEED)
+
+fashion: $(VENV)/.installed
+	$(BIN)/python -m experiments.fashion --data "$(DATA)" --out $(FASHION) --seed $(SEED) $(if $(VARIANT),--variant $(VARIANT))
 
 spiral: $(VENV)/.installed
 	$(BIN)/python -m experiments.spiral --out $(SPIRAL) --seed $(SEED)

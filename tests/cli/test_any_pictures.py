@@ -74,4 +74,7 @@ def test_every_source_and_what_is_told(form, told, clip, tmp_path, capsys):
     command = ["sample", "--run", str(runs[0].path), "--num-images", "2", "--scale", "1", "--out", str(out)]
     assert main([*command, *asked]) == 0
     with Image.open(out) as drawn:
-        assert drawn.size[1] >= 8 and drawn.text.get({"label": "label", "text": "prompt"}.get(told)) == (asked or [None])[-1]
+        assert (
+            drawn.size[1] >= 8
+            and drawn.text.get({"label": "label", "text": "prompt"}.get(told)) == (asked or [None])[-1]
+        )

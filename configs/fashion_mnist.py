@@ -1,0 +1,89 @@
+"""Fashion-MNIST: a small DiT that draws clothes by their class, on a CPU.
+
+Command    make fashion DATA=FOLDER                        (training, measuring, the page; experiments/fashion)
+           diffusion-jax train --config configs/fashion_mnist.py --config.data.path=FOLDER
+Needs      FOLDER with train-images-idx3-ubyte.gz and the three other files: the Debian package dataset-fashion-mnist has them
+           (apt-get download dataset-fashion-mnist && dpkg-deb -x dataset-fashion-mnist_*.deb fashion, no root needed: then
+           fashion/usr/share/datasets/fashion-mnist), and so has the data set's own repository
+Variants   `unconditional` is told nothing; `text` is told captions of the class, by a CLIP that variant `fashion` of
+           configs/fashion_clip.py trains
+"""
+
+from ml_collections import ConfigDict
+
+NAMES = (
+    "t-shirt", "trouser", "pullover", "dress", "coat", "sandal", "shirt", "sneaker", "bag", "ankle boot",
+)  # fmt: skip
+VARIANTS = {
+    "unconditional": {"condition": {"name": "none"}, "sampler.guidance_scale": 1.0},
+    "text": {
+        "data.templates": "plain",
+        "condition": {"name": "text", "encoder": "runs/fashion/clip", "drop": 0.1},
+    },
+}
+
+
+def get_config() -> ConfigDict:
+    config = ConfigDict()
+    config.system = "diffusion"
+    config.workdir = "runs/fashion/diffusion"
+    config.seed = 0
+    config.steps = 2200
+    config.batch_size = 128
+
+    config.data = ConfigDict(
+        {
+            "name": "arrays",
+            "path": "fashion-mnist",
+            "class_names": NAMES,
+            "templates": None,
+            "validation": 0.02,
+            "crop": "center",
+            "flip": False,  # shoes point to the left
+            "augment": 0.0,
+            "workers": 0,
+        }
+    )
+    config.preprocess = ConfigDict({"size": 28, "channels": 1})
+    config.condition = ConfigDict({"name": "label", "drop": 0.1})
+
+    config.model = ConfigDict(
+        {
+            "name": "dit",
+            "patch": 4,
+            "width": 192,
+            "layers": 6,
+            "heads": 6,
+            "mlp_ratio": 4.0,
+            "dropout_rate": 0.0,
+            "dtype": "auto",
+            "scan": False,
+        }
+    )
+    config.schedule = ConfigDict({"name": "cosine"})
+    config.prediction = "v"
+    config.time = "t1000"
+    config.sigma_data = 0.5
+    config.loss = ConfigDict({"space": "v", "weight": "simple", "times": "stratified"})
+
+    config.optimizer = ConfigDict(
+        {
+            "name": "adamw",
+            "learning_rate": 1e-3,
+            "warmup_steps": 100,
+            "schedule": "cosine",
+            "b1": 0.9,
+            "b2": 0.99,
+            "eps": 1e-8,
+            "weight_decay": 0.01,
+            "clip_norm": 1.0,
+        }
+    )
+    config.ema = ConfigDict({"decay": 0.998})
+
+    config.sampler = ConfigDict({"solver": "ddim", "grid": "natural", "num_steps": 30, "guidance_scale": 2.0})
+
+    config.log_every = 25
+    config.eval_every = 550
+    config.checkpoint_every = 275
+    return config
