@@ -8,12 +8,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from diffusion_jax.systems.diffusion.page import page_of
 
 from diffusion_jax.report.figures import Chart, Series, image_grid, line_chart
 from diffusion_jax.report.making import Making, how_it_was_made
 from diffusion_jax.report.numbers import number, percent
 from diffusion_jax.report.page import Block, Section, Table, Tile, write_page
+from diffusion_jax.systems.diffusion.page import page_of
 from diffusion_jax.systems.diffusion.run import DiffusionRun
 
 __all__ = ["AIMS", "write"]
