@@ -1,6 +1,7 @@
 """CLIP on Fashion-MNIST with captions of the classes: the text encoder of variant `text` of `fashion_mnist.py`.
 
 Command    make fashion DATA=FOLDER VARIANT=text, which learns the vocabulary of the captions first
+Variants   `narrow` is of half the widths
 Needs      what `fashion_mnist.py` needs
 """
 
@@ -9,6 +10,7 @@ from ml_collections import ConfigDict
 NAMES = (
     "t-shirt", "trouser", "pullover", "dress", "coat", "sandal", "shirt", "sneaker", "bag", "ankle boot",
 )  # fmt: skip
+VARIANTS = {"narrow": {"model.embed": 32, "model.vision.width": 48, "model.text.width": 32}}
 TEMPLATES = ("a {}", "a picture of a {}", "a small grey picture of a {}", "{}")
 
 
