@@ -11,13 +11,12 @@ on.
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 import time
 from pathlib import Path
 
 from experiments.arguments import made_folder, one_seed
-from experiments.progress import say
+from experiments.progress import Clock, say
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -85,28 +84,6 @@ def demo(out: Path, seed: int, split: str, fresh: bool) -> int:
     summary(evaluation.metrics)
     say(f"look at {page} ({time.perf_counter() - began:.0f} s this time)")
     return 0
-
-
-class Clock:
-    """Seconds by stage; a stage that took no time because it was done before keeps its first measure."""
-
-    def __init__(self, file: Path) -> None:
-        self.file = file
-        self.seconds: dict[str, float] = json.loads(file.read_text()) if file.is_file() else {}
-
-    def __call__(self, stage: str) -> Clock:
-        """The stage that the next `with` block is."""
-        self.stage = stage
-        return self
-
-    def __enter__(self) -> None:
-        self.began = time.perf_counter()
-
-    def __exit__(self, kind: object, *_: object) -> None:
-        if kind is None:
-            took = round(time.perf_counter() - self.began, 1)
-            self.seconds[self.stage] = max(took, self.seconds.get(self.stage, 0.0))
-            self.file.write_text(json.dumps(self.seconds) + "\n")
 
 
 def summary(metrics: dict) -> None:

@@ -18,8 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from experiments.arguments import made_folder, one_seed
-from experiments.digits.__main__ import Clock
-from experiments.progress import say
+from experiments.progress import Clock, say
 
 ROOT = Path(__file__).resolve().parents[2]
 MERGES = 1500

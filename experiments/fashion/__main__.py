@@ -22,8 +22,7 @@ from diffusion_jax.cli import main as main_of
 from diffusion_jax.files import write_atomic
 from diffusion_jax.typing import UserError
 from experiments.arguments import made_folder, one_seed
-from experiments.digits.__main__ import Clock
-from experiments.progress import say
+from experiments.progress import Clock, say
 
 ROOT = Path(__file__).resolve().parents[2]
 VARIANTS = ("", "unconditional", "text")
