@@ -166,3 +166,9 @@ print(sorted(heavy & {name.split(".")[0] for name in sys.modules}))
 def test_files_can_be_read_in_one_sitting():
     long = {str(path): n for _, path in modules() if (n := len(path.read_text().splitlines())) > 400}
     assert not long
+
+
+def test_no_two_files_of_tests_have_one_name():
+    """Without packages among the tests pytest takes the second for the first, and runs neither."""
+    names = [path.name for path in (ROOT / "tests").rglob("*.py") if path.name != "conftest.py"]
+    assert not {name for name in names if names.count(name) > 1}

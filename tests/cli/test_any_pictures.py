@@ -54,7 +54,7 @@ def train(folder, name, told, spec, clip, **more):
 
 
 ALL = [(form, told) for form in FORMS for told in TOLD if (form, told) != ("folder", "label")]
-FEW = {("folder", "none"), ("classes", "label"), ("tar", "text"), ("arrays", "label"), ("parquet", "none")}
+FEW = {("folder", "none"), ("arrays", "label"), ("tar", "text")}
 ROWS = [row if row in FEW else pytest.param(*row, marks=pytest.mark.slow) for row in ALL]
 
 

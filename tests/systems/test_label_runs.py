@@ -1,6 +1,7 @@
-"""Diffusion told a class: trained, gone on with, loaded, asked by number and by name."""
+"""Diffusion told a class: loaded, asked by number and by name."""
 
 import json
+import shutil
 import sys
 from pathlib import Path
 
@@ -11,22 +12,12 @@ sys.path.insert(0, str(Path(__file__).parent.parent / "cli"))
 import smallruns as tiny
 
 from diffusion_jax import load_run
-from diffusion_jax.cli import main
 from diffusion_jax.typing import UserError
-
-LABEL = {"condition": "{}", "condition.name": "label", "condition.drop": 0.25}
-
-
-def train(workdir, **options):
-    chosen = tiny.SMALL_DIFFUSION | LABEL | {"workdir": workdir} | options
-    return ["train", "--no-progress", "--config", tiny.DIFFUSION, *tiny.flags(chosen)]
 
 
 @pytest.fixture(scope="module")
-def run(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("label") / "run"
-    assert main(train(folder)) == 0
-    return load_run(folder)
+def run(once):
+    return load_run(once("label_run", tiny.make_label_run))
 
 
 def test_a_class_is_asked_by_number_and_by_name(run):
@@ -42,25 +33,10 @@ def test_a_class_is_asked_by_number_and_by_name(run):
     np.testing.assert_array_equal(run.told(run.examples("validation"), np.zeros((180, 8, 8, 1)))["label"].shape, (180,))
 
 
-def test_it_goes_on_bit_for_bit(run, tmp_path):
-    """Stopped after 3 of 6 steps: the rate's fall depends on `steps`, so that both know of six."""
-    shorter = {"optimizer.schedule": "constant"}
-    assert main(train(tmp_path / "whole", **shorter)) == 0
-    assert main(train(tmp_path / "parts", **shorter, steps=3)) == 0
-    assert main(train(tmp_path / "parts", **shorter)) == 0
-    last = [json.loads((tmp_path / name / "metrics.jsonl").read_text().splitlines()[-1]) for name in ("whole", "parts")]
-    assert last[0]["step"] == last[1]["step"] == 6 and last[0]["val_loss"] == last[1]["val_loss"]
-    assert load_run(tmp_path / "whole").fingerprint == load_run(tmp_path / "parts").fingerprint
-
-
 def test_other_classes_are_refused(run, tmp_path, capsys):
-    file = run.path / "classes.json"
-    kept = file.read_text()
-    try:
-        file.write_text(json.dumps({"classes": ["a", "b"]}))
-        tiny.fails(capsys, train(run.path, steps=8), "was trained on the classes ['a', 'b']")
-        file.unlink()
-        with pytest.raises(UserError, match="does not say which classes"):
-            load_run(run.path)
-    finally:
-        file.write_text(kept)
+    folder = Path(shutil.copytree(run.path, tmp_path / "run"))
+    (folder / "classes.json").write_text(json.dumps({"classes": ["a", "b"]}))
+    tiny.fails(capsys, tiny.label_arguments(folder, steps=8), "was trained on the classes ['a', 'b']")
+    (folder / "classes.json").unlink()
+    with pytest.raises(UserError, match="does not say which classes"):
+        load_run(folder)
