@@ -14,9 +14,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from diffusion_jax.data.reading import read_picture
-from diffusion_jax.typing import Array, Source, UserError
+from diffusion_jax.typing import Array, Source
 
-__all__ = ["Examples", "label_names", "labels_of", "raw", "to_unit"]
+__all__ = ["Examples", "raw", "to_unit"]
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -52,34 +52,6 @@ class Examples:
 def raw(data: Source) -> Any:
     """The source beneath, whose items cost no decoding."""
     return data.source if isinstance(data, Examples) else data
-
-
-def labels_of(data: Source) -> np.ndarray:
-    """The label of every example, int32 [n]. UserError for one without, and for what is no whole number of at least 0."""
-    source = raw(data)
-    found = getattr(source, "labels", None)
-    if found is None and hasattr(source, "columns"):
-        found = source.columns().get("label")
-    if found is None:
-        found = [source[i].get("label") for i in range(len(source))]
-    labels = np.asarray(found)
-    if labels.dtype.kind not in "iu" or labels.shape != (len(source),) or (labels.size and labels.min() < 0):
-        wrong = next((i for i, label in enumerate(found) if label is None), None)
-        what = (
-            "the examples have labels that are no whole numbers" if wrong is None else f"example {wrong} has no label"
-        )
-        raise UserError(f"{what}: a label is the number of a class, from 0")
-    return labels.astype(np.int32)
-
-
-def label_names(data: Source) -> tuple[str, ...]:
-    """The names of the classes in the order of their labels: the source's own, or else the numbers."""
-    own = tuple(str(name) for name in getattr(raw(data), "class_names", None) or ())
-    labels = labels_of(data)
-    most = int(labels.max()) + 1 if labels.size else 0
-    if own and most > len(own):
-        raise UserError(f"label {most - 1} of the data has no name: they name {len(own)} classes")
-    return own or tuple(str(label) for label in range(most))
 
 
 def to_unit(images: Any) -> Array:

@@ -1,4 +1,4 @@
-"""Classes by number and by name."""
+"""The labels of examples: of all of a source, what their classes are called, and the class that somebody asks for."""
 
 from __future__ import annotations
 
@@ -8,11 +8,40 @@ from typing import Any
 
 import numpy as np
 
-from diffusion_jax.typing import UserError
+from diffusion_jax.data.examples import raw
+from diffusion_jax.typing import Source, UserError
 
-__all__ = ["label_of"]
+__all__ = ["label_names", "label_of", "labels_of"]
 
 MOST_TOLD = 20
+
+
+def labels_of(data: Source) -> np.ndarray:
+    """The label of every example, int32 [n]. UserError for one without, and for what is no whole number of at least 0."""
+    source = raw(data)
+    found = getattr(source, "labels", None)
+    if found is None and hasattr(source, "columns"):
+        found = source.columns().get("label")
+    if found is None:
+        found = [source[i].get("label") for i in range(len(source))]
+    labels = np.asarray(found)
+    if labels.dtype.kind not in "iu" or labels.shape != (len(source),) or (labels.size and labels.min() < 0):
+        wrong = next((i for i, label in enumerate(found) if label is None), None)
+        what = (
+            "the examples have labels that are no whole numbers" if wrong is None else f"example {wrong} has no label"
+        )
+        raise UserError(f"{what}: a label is the number of a class, from 0")
+    return labels.astype(np.int32)
+
+
+def label_names(data: Source) -> tuple[str, ...]:
+    """The names of the classes in the order of their labels: the source's own, or else the numbers."""
+    own = tuple(str(name) for name in getattr(raw(data), "class_names", None) or ())
+    labels = labels_of(data)
+    most = int(labels.max()) + 1 if labels.size else 0
+    if own and most > len(own):
+        raise UserError(f"label {most - 1} of the data has no name: they name {len(own)} classes")
+    return own or tuple(str(label) for label in range(most))
 
 
 def label_of(class_names: Sequence[str], asked: Any) -> int:

@@ -10,12 +10,12 @@ import numpy as np
 import pytest
 from sourced import FORMS, NAMES, as_classes, as_folder, as_tar, idx, png, source, squares
 
-from diffusion_jax.data import examples
+from diffusion_jax.data import labels as told
 from diffusion_jax.data.pictures.preprocess import Preprocess
 from diffusion_jax.data.sources.array_files import parts_at
 from diffusion_jax.data.sources.captioned import own_split, split_named
+from diffusion_jax.data.sources.classes import class_names_of, numbered, templates_of
 from diffusion_jax.data.sources.idx import read_idx
-from diffusion_jax.data.sources.labels import class_names_of, labels_of, templates_of
 from diffusion_jax.typing import Source, UserError
 
 IMAGES, LABELS, CAPTIONS = squares(20)
@@ -58,8 +58,8 @@ def test_every_source_has_items_of_one_form(tmp_path, form, labelled, captioned)
         )
         if has:
             assert part.class_names == NAMES and [item["label"] for item in items] == [light(item) for item in items]
-            assert examples.labels_of(part).tolist() == [item["label"] for item in items]
-            assert examples.label_names(part) == NAMES
+            assert told.labels_of(part).tolist() == [item["label"] for item in items]
+            assert told.label_names(part) == NAMES
         if captioned:
             assert [item["captions"] for item in items] == [[f"a {NAMES[light(item)]}"] for item in items]
         if form != "tfds":
@@ -349,8 +349,8 @@ def test_names_of_classes_and_labels(tmp_path):
         (np.array([[1], [0]], np.uint8), None, ([1, 0], ("0", "1"))),
         ([1.0, 0.0], NAMES, ([1, 0], NAMES)),
     ):
-        labels, found = labels_of(given, names, "x")
+        labels, found = numbered(given, names, "x")
         assert (labels.tolist(), found) == wanted and labels.dtype == np.int64
-    refused("x: the label 'c' is no class of boot, coat", labels_of, ["c"], NAMES, "x")
-    refused("is no number of a class", labels_of, [10**7], None, "x")
+    refused("x: the label 'c' is no class of boot, coat", numbered, ["c"], NAMES, "x")
+    refused("is no number of a class", numbered, [10**7], None, "x")
     assert templates_of(None) == () and templates_of("plain") == ("{}",) and templates_of(["a {}"]) == ("a {}",)

@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from diffusion_jax.data.examples import Examples, label_names, labels_of, raw, to_unit
-from diffusion_jax.data.labels import label_of
+from diffusion_jax.data.examples import Examples, raw, to_unit
+from diffusion_jax.data.labels import label_names, label_of, labels_of
 from diffusion_jax.typing import UserError
 
 NAMES = ("Ankle boot", "Bag", "7", "Shirt")

@@ -7,7 +7,7 @@ import pytest
 from bare import bare_run, picture_run
 from PIL import Image
 
-from diffusion_jax.data.examples import labels_of
+from diffusion_jax.data.labels import labels_of
 from diffusion_jax.process import from_x0
 from diffusion_jax.systems.diffusion import drawn as beside
 from diffusion_jax.systems.diffusion.conditions import Nothing

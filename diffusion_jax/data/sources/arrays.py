@@ -11,7 +11,7 @@ import numpy as np
 
 from diffusion_jax.data.sources.array_files import parts_at
 from diffusion_jax.data.sources.captioned import own_split, setting, split_of
-from diffusion_jax.data.sources.labels import captions_of, class_names_of, labels_of, templates_of
+from diffusion_jax.data.sources.classes import captions_of, class_names_of, numbered, templates_of
 from diffusion_jax.typing import UserError
 
 __all__ = ["PictureArrays"]
@@ -23,7 +23,7 @@ class PictureArrays:
 
     path: an .npz, an .npy, an IDX file, or a folder of IDX files (`array_files`).
     image_key, label_key: which arrays of an .npz; of the other files `label_key` is the file of the labels.
-    class_names: the names of the classes in the order of their numbers, or a file of them (`labels.class_names_of`).
+    class_names: the names of the classes in the order of their numbers, or a file of them (`classes.class_names_of`).
     templates: a name of `data.text.prompts`, or templates, that make "captions" of the name of a class.
     split: "train", "validation", "test" or None (all): the data's own, or, of what they do not part themselves, a share
     (`validation`, `test`) by a hash of an example's number.
@@ -61,7 +61,7 @@ class PictureArrays:
         known = said
         for part in found.values() if said is None else ():
             if part.labels is not None:
-                _, names = labels_of(part.labels, None, part.where)
+                _, names = numbered(part.labels, None, part.where)
                 known = names if known is None or len(names) > len(known) else known
         images, labels, numbers = [], [], []
         for name in places:
@@ -74,7 +74,7 @@ class PictureArrays:
             images.append(_levels(shaped if len(rows) == len(shaped) else shaped[rows], scale, part.where))
             numbers.append(rows)
             if part.labels is not None:
-                here, _ = labels_of(part.labels, known, part.where)
+                here, _ = numbered(part.labels, known, part.where)
                 if len(here) != len(shaped):
                     raise UserError(f"{part.where}: {len(shaped)} images and {len(here)} labels: each image has one")
                 labels.append(here[rows])

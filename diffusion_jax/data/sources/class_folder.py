@@ -10,8 +10,8 @@ from typing import Any, ClassVar
 import numpy as np
 
 from diffusion_jax.data.sources.captioned import own_split, split_named, split_of
+from diffusion_jax.data.sources.classes import captions_of, templates_of
 from diffusion_jax.data.sources.folders import existing_folder, hint, is_picture, names_in, pictures_in
-from diffusion_jax.data.sources.labels import captions_of, templates_of
 from diffusion_jax.data.text.text_files import read_json, shortened
 from diffusion_jax.typing import UserError
 

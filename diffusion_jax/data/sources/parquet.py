@@ -17,10 +17,11 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
+from tqdm import tqdm
 
 from diffusion_jax.data.sources.captioned import CAPTION_COLUMNS, own_split, setting, split_named, split_of, texts_of
+from diffusion_jax.data.sources.classes import captions_of, class_names_of, numbered, templates_of
 from diffusion_jax.data.sources.folders import hint
-from diffusion_jax.data.sources.labels import captions_of, class_names_of, labels_of, templates_of
 from diffusion_jax.data.sources.shards import expand
 from diffusion_jax.data.text.text_files import shortened
 from diffusion_jax.typing import UserError
@@ -84,11 +85,11 @@ class PictureParquet:
         own = sorted({name for name in called if name})
         places, shares = own_split(self.split, own, self.validation, self.test, where)
         chosen = [file for file, name in zip(files, called, strict=True) if (name or "") in places]
-        opened = [_opened(file) for file in chosen]
-        image, label, caption, named = self._columns(opened[0].schema_arrow, str(chosen[0]))
+        image, label, caption, named = self._columns(_opened(chosen[0]).schema_arrow, str(chosen[0]))
         wanted = [column for column in (image, label, caption) if column is not None]
         rows, values = [], []
-        for number, (file, found) in enumerate(zip(chosen, opened, strict=True)):
+        for number, file in enumerate(tqdm(chosen, "reading labels", delay=2, leave=False)):
+            found = _opened(file)  # one at a time: a thousand would pass the limit on open files
             _check_columns(found.schema_arrow.names, wanted, str(file))
             sizes = [found.metadata.row_group(group).num_rows for group in range(found.metadata.num_row_groups)]
             count = 0
@@ -147,7 +148,7 @@ class PictureParquet:
         if None in values or -1 in values:
             row = next(row for row, value in enumerate(values) if value is None or value == -1)
             raise UserError(f"{where}: row {row} has no label, where others have one")
-        return labels_of(values, said, where)
+        return numbered(values, said, where)
 
     def __len__(self) -> int:
         return len(self.places)

@@ -17,8 +17,8 @@ import numpy as np
 from tqdm import tqdm
 
 from diffusion_jax.data.sources.captioned import CAPTION_COLUMNS, setting, split_of, split_shares, texts_of
+from diffusion_jax.data.sources.classes import class_names_of, numbered
 from diffusion_jax.data.sources.folders import IMAGE_ENDINGS
-from diffusion_jax.data.sources.labels import class_names_of, labels_of
 from diffusion_jax.data.sources.shards import expand
 from diffusion_jax.data.sources.tar_index import members
 from diffusion_jax.data.sources.tar_pairs import Pair, pairs, wanted
@@ -39,7 +39,7 @@ class TarShards:
     caption_key: the key of the captions in KEY.json, a text or a list. What is named here is looked up there and
         nowhere else; by default KEY.txt counts, whole, or else of KEY.json the first known key, such as caption.
     label_key: the key of the label in KEY.json, a number or a name; by default it is what KEY.cls says, where there is one.
-    class_names: the names of the classes in the order of their numbers, or a file of them (`labels.class_names_of`).
+    class_names: the names of the classes in the order of their numbers, or a file of them (`classes.class_names_of`).
     split, validation, test: as of `CaptionFolder`, by the hash of SHARD/KEY.
 
     Raises UserError for shards that are missing, cut short or no tar (see `tar_index`), for pictures without a text, unless
@@ -127,7 +127,7 @@ class TarShards:
             where = f"{shards[number]}: {pair.key}"
             (words,) = _read(shards[number], where, place(pair))
             values.append(decode(words, f"{where}.cls").strip() if key is None else _value(words, key, where))
-        return labels_of(values, said, f"shards {self.path!r}")
+        return numbered(values, said, f"shards {self.path!r}")
 
     def _has_captions(self, labelled: bool) -> bool:
         """Whether captions are given: not of a JSON that holds other things, where they are not asked for."""

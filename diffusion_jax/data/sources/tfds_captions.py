@@ -8,15 +8,17 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import functools
 import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
+from tqdm import tqdm
 
 from diffusion_jax.data.sources.captioned import own_split, split_named, split_of, texts_of
-from diffusion_jax.data.sources.labels import captions_of, class_names_of, templates_of
+from diffusion_jax.data.sources.classes import captions_of, class_names_of, templates_of
 from diffusion_jax.data.text.text_files import decode
 from diffusion_jax.typing import UserError, one_of
 
@@ -114,15 +116,29 @@ class TfdsCaptions:
     def __len__(self) -> int:
         return len(self.rows)
 
+    @functools.cached_property
+    def labels(self) -> np.ndarray | None:
+        """The label of every example, read once, with progress; None of a dataset without."""
+        if self.label_key is None:
+            return None
+        rows = tqdm(self.rows.tolist(), "reading labels", delay=2, leave=False)
+        return np.array([self._label(self.source[row], self._where(row)) for row in rows], np.int64)
+
+    def _label(self, item: Any, where: str) -> int:
+        label = int(_feature(item, str(self.label_key), self.path))
+        if not 0 <= label < len(self.captions):
+            raise UserError(f"{where} has label {label}, of {len(self.captions)} classes")
+        return label
+
+    def _where(self, row: int) -> str:
+        return f"dataset {self.path!r}, example {row}"
+
     def __getitem__(self, index: int) -> dict[str, Any]:
         row = int(self.rows[index])
-        item = self.source[row]
-        where = f"dataset {self.path!r}, example {row}"
+        item, where = self.source[row], self._where(row)
         made = {"image": _feature(item, self.image_key, self.path), "name": str(row), "where": where}
         if self.label_key is not None:
-            made["label"] = int(_feature(item, self.label_key, self.path))
-            if not 0 <= made["label"] < len(self.captions):
-                raise UserError(f"{where} has label {made['label']}, of {len(self.captions)} classes")
+            made["label"] = self._label(item, where)
             texts = self.captions[made["label"]]
             made |= {"captions": list(texts)} if texts else {}
         if self.captioned:

@@ -19,7 +19,8 @@ from typing import Any
 import jax
 import numpy as np
 
-from diffusion_jax.data.examples import Examples, labels_of, raw, to_unit
+from diffusion_jax.data.examples import Examples, raw, to_unit
+from diffusion_jax.data.labels import labels_of
 from diffusion_jax.systems.diffusion.run import DiffusionRun
 from diffusion_jax.typing import Array, Source, UserError
 

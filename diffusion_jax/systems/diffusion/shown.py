@@ -13,7 +13,8 @@ import jax
 import numpy as np
 
 from diffusion_jax import build
-from diffusion_jax.data.examples import labels_of, to_unit
+from diffusion_jax.data.examples import to_unit
+from diffusion_jax.data.labels import labels_of
 from diffusion_jax.sampling import AdaptiveODE, initial_noise, trace
 from diffusion_jax.systems.diffusion.drawn import draw, order, pictures, requests
 from diffusion_jax.systems.diffusion.loss import example_keys

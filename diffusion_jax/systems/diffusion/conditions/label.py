@@ -10,8 +10,7 @@ from typing import Any, ClassVar
 import numpy as np
 
 from diffusion_jax import runs
-from diffusion_jax.data.examples import label_names, labels_of
-from diffusion_jax.data.labels import label_of
+from diffusion_jax.data.labels import label_names, label_of, labels_of
 from diffusion_jax.systems.diffusion.conditions.condition import SHOWN, Pick, Plain
 from diffusion_jax.typing import PyTree, Source, UserError
 

@@ -13,7 +13,7 @@ from diffusion_jax.data.text.prompts import templates as named_templates
 from diffusion_jax.data.text.text_files import read_json, read_lines, shortened
 from diffusion_jax.typing import UserError
 
-__all__ = ["captions_of", "class_names_of", "labels_of", "templates_of"]
+__all__ = ["captions_of", "class_names_of", "numbered", "templates_of"]
 
 
 def _few(names: Sequence[str]) -> str:
@@ -50,7 +50,7 @@ def class_names_of(said: str | Path | Sequence[str]) -> tuple[str, ...]:
     return names
 
 
-def labels_of(found: Any, class_names: Sequence[str] | None, where: str) -> tuple[np.ndarray, tuple[str, ...]]:
+def numbered(found: Any, class_names: Sequence[str] | None, where: str) -> tuple[np.ndarray, tuple[str, ...]]:
     """(int64 [n], the names of the classes) of labels as data have them: numbers, numerals, or names.
 
     Without `class_names` the classes of numbers are called by their numbers, and names stand in their order. Raises UserError,
