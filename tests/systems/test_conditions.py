@@ -71,7 +71,7 @@ def test_the_noise_on_a_copy_is_of_the_level_that_is_told(pictures):
     assert noise[level > 0.01].std() == pytest.approx(1, abs=0.01) and abs(noise[level > 0.01].mean()) < 0.01
 
 
-def test_a_copy_that_is_asked_for_has_noise_of_its_own_key_alone_and_nothing_told_stays_so(pictures):
+def test_a_copy_that_is_asked_for_has_noise_of_its_own_key_alone_and_nothing_told_stays_so(pictures, tmp_path):
     clean = LowResolution(pictures, 0.1, 4)
     cond = clean.request(list(LEVELS[:2]))
     np.testing.assert_allclose(cond["image"], reduced(jnp.asarray(UNIT[:2]), 4), atol=1e-6)
@@ -91,6 +91,11 @@ def test_a_copy_that_is_asked_for_has_noise_of_its_own_key_alone_and_nothing_tol
     np.testing.assert_allclose(
         clean.request([small])["image"], jax.image.resize(small[None], (1, *SHAPE), "bilinear"), atol=1e-6
     )
+    levels = RNG.integers(0, 256, (2, 2), dtype=np.uint8)
+    Image.fromarray(levels).save(tmp_path / "small.png")
+    as_levels = clean.request([levels[..., None]])["image"]
+    for given in (tmp_path / "small.png", Image.fromarray(levels).convert("RGB")):
+        np.testing.assert_allclose(clean.request([given])["image"], as_levels, atol=1e-6)
 
 
 def test_what_is_hidden_is_a_box_or_a_line_and_some_of_it():
@@ -228,28 +233,34 @@ def test_embeddings_of_a_source_are_those_of_its_pictures_and_broken_ones_are_pa
 def test_outputs_are_made_once_of_a_key_and_whole_or_not_at_all(tmp_path):
     made = []
 
+    whole = {"a": np.arange(12.0).reshape(4, 3)[:, ::-1], "b": np.arange(4)}
+
     def make():
         made.append(1)
-        return {"a": np.arange(6.0).reshape(2, 3), "b": np.arange(2)}
+        for part in (slice(0, 3), slice(3, 4)):
+            yield {name: array[part] for name, array in whole.items()}
 
     for key in ({"x": 1}, {"x": 1}, {"x": 2}):
-        found = cached(str(tmp_path), "kind", key, make)
-        np.testing.assert_array_equal(found["a"], np.arange(6.0).reshape(2, 3))
+        found = cached(str(tmp_path), "kind", key, 4, make)
+        for name, array in whole.items():
+            np.testing.assert_array_equal(found[name], array)
+            assert found[name].dtype == array.dtype
     assert len(made) == 2 and len(list(tmp_path.iterdir())) == 2
 
     def fails():
+        yield {"a": np.zeros((1, 3))}
         raise UserError("a picture is broken")
 
     with pytest.raises(UserError, match="a picture is broken"):
-        cached(str(tmp_path), "kind", {"x": 3}, fails)
+        cached(str(tmp_path), "kind", {"x": 3}, 4, fails)
     assert len(list(tmp_path.iterdir())) == 2
     place = next(folder for folder in tmp_path.iterdir() if json.loads((folder / "key.json").read_text()) == {"x": 1})
     (place / "a.npy").write_bytes(b"cut")
     with pytest.raises(UserError, match=r"a\.npy cannot be read .*: remove .*, and it is made again"):
-        cached(str(tmp_path), "kind", {"x": 1}, make)
+        cached(str(tmp_path), "kind", {"x": 1}, 4, make)
     (tmp_path / "file").write_text("")
     with pytest.raises(UserError, match="cannot write"):
-        cached(str(tmp_path / "file"), "kind", {"x": 1}, make)
+        cached(str(tmp_path / "file"), "kind", {"x": 1}, 4, make)
 
 
 def test_the_key_of_data_is_another_for_other_pictures_keys_and_preparations(tmp_path):

@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from ml_collections import ConfigDict
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "cli"))
 import smallruns as tiny
@@ -14,6 +15,7 @@ import smallruns as tiny
 from diffusion_jax import load_run
 from diffusion_jax.cli import main
 from diffusion_jax.data.sources.digits import load_digits
+from diffusion_jax.systems.diffusion.data import training_batches
 from diffusion_jax.systems.diffusion.likelihood import bits_per_dim
 from diffusion_jax.typing import UserError
 
@@ -39,6 +41,17 @@ def folder(once, tmp_path_factory):
     place = tmp_path_factory.mktemp("vectors") / "run"
     assert main(train(once, place)) == 0
     return place
+
+
+def test_in_the_place_of_what_cannot_be_read_stands_the_next_with_what_is_told_of_it():
+    x0 = np.arange(10.0).reshape(5, 2)
+    x0[[1, 2, 4]] = np.nan
+    config = ConfigDict({"seed": 3, "batch_size": 5, "data": {"name": "digits"}})
+    made = training_batches(config, None, (), lambda rows, rng: {"label": rows}, x0)(1)
+    assert sorted(made["cond"]["label"]) == [0, 0, 3, 3, 3]
+    np.testing.assert_array_equal(made["x0"], x0[made["cond"]["label"]])
+    with pytest.raises(UserError, match="no example can be read"):
+        training_batches(config, None, (), lambda rows, rng: None, np.full((2, 2), np.nan))
 
 
 def same(a, b, **tolerance):
@@ -112,6 +125,9 @@ def test_what_does_not_go_together_is_one_line(folder, once, tmp_path, capsys):
 
     fails("a DiT draws square pictures", model="{'name': 'dit', 'width': 16, 'layers': 1, 'heads': 2}")
     fails("model 'mlp' draws vectors [size], not arrays (8, 8, 1); nearest: 'dit'", space={"name": "pixels"})
+    kept = str(tmp_path / "kept")
+    fails("'data.shift' is 0.5, and with 'space.cache' x0 is made once", cache=kept, **{"data.shift": 0.5})
+    fails("'data.augment' is 0.1, and with 'space.cache' x0 is made once", cache=kept, **{"data.augment": 0.1})
     low = {"name": "image"}
     fails("model 'mlp' cannot read the condition's entry 'image'", condition=low)
     embedding = {"name": "embedding", "encoder": str(once("tiny", tiny.make) / "clip")}

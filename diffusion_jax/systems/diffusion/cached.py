@@ -12,7 +12,7 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -34,16 +34,17 @@ LOOKED_AT = 32
 
 
 def cached(
-    folder: str, kind: str, key: Mapping[str, Any], make: Callable[[], Mapping[str, np.ndarray]]
+    folder: str, kind: str, key: Mapping[str, Any], rows: int, make: Callable[[], Iterable[Mapping[str, np.ndarray]]]
 ) -> dict[str, np.ndarray]:
-    """Arrays by name, of `folder/kind-DIGEST`, where they are `make`d if they are not there; read from disk as they are used.
+    """Arrays of `rows` rows by name, of `folder/kind-DIGEST`, where they are made if they are not there; read as they are used.
 
-    Of several processes the first makes them. UserError for what cannot be written or read.
+    `make()` gives them in parts of consecutive rows, which are written one after another, so that they need not fit into
+    memory. Of several processes the first makes them. UserError for what cannot be written or read.
     """
     text = json.dumps(key, sort_keys=True, default=str)
     place = Path(folder) / f"{kind}-{hashlib.sha256(text.encode()).hexdigest()[:16]}"
-    if not place.is_dir():
-        first_decides(lambda: _write(place, text, make))
+    # Asked of every process: one that finds what another has just written would leave that one waiting.
+    first_decides(lambda: _write(place, text, rows, make))
     found = {}
     for file in sorted(place.glob("*.npy")):
         try:
@@ -55,21 +56,34 @@ def cached(
     return found
 
 
-def _write(place: Path, key: str, make: Callable[[], Mapping[str, np.ndarray]]) -> None:
+def _write(place: Path, key: str, rows: int, make: Callable[[], Iterable[Mapping[str, np.ndarray]]]) -> None:
     if place.is_dir():
         return
     part = place.with_name(f".{place.name}.{os.getpid()}.part")
     try:
         part.mkdir(parents=True, exist_ok=True)
         (part / "key.json").write_text(key + "\n")
-        for name, array in make().items():
-            np.save(part / f"{name}.npy", array)
+        with contextlib.ExitStack() as stack:
+            files: dict[str, Any] = {}
+            for arrays in make():
+                for name, array in arrays.items():
+                    if name not in files:
+                        files[name] = stack.enter_context((part / f"{name}.npy").open("wb"))
+                        _begin(files[name], array, rows)
+                    files[name].write(np.ascontiguousarray(array).data)
         os.replace(part, place)
     except OSError as error:
         raise UserError(f"cannot write {place}: {error.strerror or error}") from error
     finally:
         with contextlib.suppress(OSError):
             shutil.rmtree(part)
+
+
+def _begin(file: Any, first: np.ndarray, rows: int) -> None:
+    """The head of an .npy of `rows` rows like the first ones: not through a memory map, which dies where the disk is full."""
+    kind = np.lib.format.dtype_to_descr(first.dtype)
+    head = {"descr": kind, "fortran_order": False, "shape": (rows, *first.shape[1:])}
+    np.lib.format.write_array_header_1_0(file, head)
 
 
 def data_key(config: ConfigDict, data: Source) -> dict[str, Any]:

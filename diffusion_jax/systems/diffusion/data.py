@@ -15,9 +15,11 @@ from diffusion_jax.data.pipeline import batches, rows_of
 from diffusion_jax.data.reading import picture_batches
 from diffusion_jax.systems.diffusion.conditions.condition import Pick
 from diffusion_jax.systems.system import process_slice
-from diffusion_jax.typing import Source
+from diffusion_jax.typing import Source, UserError
 
 __all__ = ["examples", "rows_read", "training_batches"]
+
+TELLING = 0x74656C6C  # sets the generator of what is told of pictures apart from those of the rows (`data.reading`)
 
 
 def examples(config: ConfigDict, split: str, image: Sequence[int] | None = None) -> Source:
@@ -36,17 +38,27 @@ def training_batches(
 ) -> Callable[[int], dict[str, Any]]:
     """A function from the step to this process's rows, {"image", "cond"}: what `pick` says of the examples that were read.
 
-    Where `x0` of every example are given they take the images' place, and no picture is read.
+    Where `x0` of every example are given they take the images' place, and no picture is read; in the place of one that is NaN,
+    of a picture that cannot be read, stands the next example, with what is told of it.
     """
-    if x0 is not None or not build.gives_pictures(config.data):
+    if x0 is not None:
+        stands = _stands(x0)
+
+        def read(batch: dict[str, np.ndarray], rng: np.random.Generator) -> dict[str, Any]:
+            rows = stands[batch["index"]]
+            cond = pick(rows, rng)
+            return {"x0": x0[rows]} if cond is None else {"x0": x0[rows], "cond": cond}
+
+        return batches(_Numbers(len(x0)), config.batch_size, config.seed, read, **process_slice())
+    if not build.gives_pictures(config.data):
         shift = build.augmentation(config.data)["shift"]
 
         def transform(batch: dict[str, np.ndarray], rng: np.random.Generator) -> dict[str, Any]:
             cond = pick(batch["index"], rng)
-            made = {"x0": batch["x0"]} if x0 is not None else {"image": random_shift(batch["image"], rng, shift)}
+            made = {"image": random_shift(batch["image"], rng, shift)}
             return made if cond is None else {**made, "cond": cond}
 
-        return batches(train if x0 is None else Rows(x0), config.batch_size, config.seed, transform, **process_slice())
+        return batches(train, config.batch_size, config.seed, transform, **process_slice())
     rows = _reader(config, train, image)
     place, count = process_slice().values()
     local = config.batch_size // count
@@ -57,7 +69,7 @@ def training_batches(
         # What is drawn of an example is drawn for the global batch, so that it does not depend on how many share it.
         whole = rows_of(train, config.batch_size, config.seed, step)
         whole[mine] = found["index"]
-        cond = pick(whole, np.random.default_rng([config.seed, step]))
+        cond = pick(whole, np.random.default_rng([config.seed, step, TELLING]))
         told = {} if cond is None else {"cond": {name: leaf[mine] for name, leaf in cond.items()}}
         return {"image": found["image"], **told}
 
@@ -88,18 +100,26 @@ def _reader(config: ConfigDict, train: Source, image: Sequence[int]) -> Callable
     )
 
 
-class Rows:
-    """x0 of every example, as a source."""
+def _stands(x0: np.ndarray) -> np.ndarray:
+    """Which example stands in the place of each: itself, or the next one that is not NaN. UserError where all are."""
+    read = np.flatnonzero(~np.isnan(x0.reshape(len(x0), -1)[:, 0]))
+    if not len(read):
+        raise UserError("no example can be read: x0 is NaN of each")
+    return read[np.searchsorted(read, np.arange(len(x0))) % len(read)]
 
-    def __init__(self, x0: np.ndarray) -> None:
-        self.x0 = x0
+
+class _Numbers:
+    """Examples of which a batch has nothing but their places."""
+
+    def __init__(self, count: int) -> None:
+        self.count = count
 
     def __len__(self) -> int:
-        return len(self.x0)
+        return self.count
 
     def __getitem__(self, index: int) -> dict[str, np.ndarray]:
-        return {"x0": self.x0[index]}
+        return {}
 
     def columns(self) -> dict[str, np.ndarray]:
-        """All at once."""
-        return {"x0": self.x0}
+        """None."""
+        return {}

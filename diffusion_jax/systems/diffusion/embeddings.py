@@ -2,7 +2,7 @@
 
 A unit-norm embedding of d numbers has entries of mean square 1 / d; x0 is it times sqrt(d), which are of unit scale. What is
 drawn is brought back to the unit sphere, where embeddings lie. The tower runs within the compiled step, or once with its
-outputs on disk (`cache`, see `cached`), and then training decodes no picture.
+outputs on disk (`cache`, see `cached`), of pictures prepared without chance, and then training decodes no picture.
 """
 
 from __future__ import annotations
@@ -62,21 +62,20 @@ class Embeddings:
 
     @property
     def table(self) -> Callable[[Source], np.ndarray] | None:
-        """x0 of every example of a source, where they are cached; None where they are made in the step."""
+        """x0 of every example of a source, where they are cached, NaN of a picture that cannot be read; else None."""
         return self._table if self.cache else None
 
     def _table(self, data: Source) -> np.ndarray:
         clip, scale = self.encoder.clip, math.sqrt(self.shape[0])
         key = {"encoder": self.encoder.fingerprint, "prepared": clip.preprocess, **data_key(self.config, data)}
 
-        def make() -> dict[str, np.ndarray]:
+        def make() -> list[dict[str, np.ndarray]]:
             skip = self.config.data.get("on_error") == "skip"
             x0 = scale * embedded(self._embed, clip.params, data, skip=skip)
-            # In the place of a picture that cannot be read stands the next, as in training on pictures.
-            read = np.flatnonzero(x0.any(axis=1))
-            return {"x0": x0[read[np.searchsorted(read, np.arange(len(x0))) % len(read)]]}
+            x0[~x0.any(axis=1)] = np.nan
+            return [{"x0": x0}]
 
-        return cached(str(self.cache), "space", key, make)["x0"]
+        return cached(str(self.cache), "space", key, len(data), make)["x0"]
 
     def notes(self, folder: Path) -> Mapping[str, Mapping[str, Any]]:
         """Where the CLIP lies from the run's folder, and its fingerprint."""

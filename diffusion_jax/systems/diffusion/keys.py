@@ -22,6 +22,8 @@ from diffusion_jax.build.sources import (
     GENERATIVE,
     READING,
     SOURCES,
+    altered,
+    augmentation,
     cropping,
     gives_pictures,
     pictures,
@@ -111,6 +113,7 @@ def check(config: ConfigDict) -> None:
     """UserError for values that are right alone and wrong together, as the constructors find them."""
     model, sampler = config.model, config.sampler
     _pictures(config)
+    _cached(config)
     ratio, width = model.get("mlp_ratio"), model.get("width", 1)
     if ratio is not None and round(width * ratio) < 1:
         raise UserError(f"config key 'model.mlp_ratio' is {ratio}: {width} times it is below 1; usual: 4.0")
@@ -147,6 +150,24 @@ def _pictures(config: ConfigDict) -> None:
     known = {key: value for key, value in (("size", 8), ("channels", 3)) if (said or {}).get(key) is None}
     how = reading(config.data)
     cropping(pictures({**dict(said or {}), **known}, crop=how["crop"]), how, distort=False)
+
+
+def _cached(config: ConfigDict) -> None:
+    """UserError for what alters pictures by chance where x0 is made of them once and kept."""
+    if not (config.get("space") or {}).get("cache"):
+        return
+    said: dict[str, tuple[Any, Any]] = {"augment": (altered(config.data)["augment"], 0.0)}
+    if gives_pictures(config.data):
+        how = reading(config.data)
+        said |= {"flip": (how["flip"], False), "crop": (how["crop"], "none" if how["crop"] == "none" else "center")}
+    else:
+        said["shift"] = (augmentation(config.data)["shift"], 0.0)
+    for key, (value, still) in said.items():
+        if value != still:
+            raise UserError(
+                f"config key 'data.{key}' is {value!r}, and with 'space.cache' x0 is made once, of pictures that nothing "
+                f"alters; nearest: {still!r}, or no cache"
+            )
 
 
 def _no_network(xt: Any, t: Any, cond: Any = None) -> Prediction:

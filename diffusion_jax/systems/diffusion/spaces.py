@@ -2,9 +2,9 @@
 
 A space is a frozen dataclass with `shape`, that of one x0; `frozen`, arrays that encoding needs, handed to the step and never
 trained; `encode(frozen, batch)` -> x0 [batch, *shape] of about unit scale, inside of the compiled step, the batch's "image" in
-[-1, 1]; and `decode(frozen, x0)` -> what is shown. It may have `table(data)` -> x0 of every example of a source, made once, or
-None: then no picture is read in training. One of one's own is `space.name = "mine:Space"`, made of the shape of the data's
-images (`image`) and the group's other keys.
+[-1, 1]; and `decode(frozen, x0)` -> what is shown. It may have `table(data)` -> x0 of every example of a source, made once
+(NaN of one that cannot be read), or None: then no picture is read in training. One of one's own is `space.name =
+"mine:Space"`, made of the shape of the data's images (`image`) and the group's other keys.
 """
 
 from __future__ import annotations

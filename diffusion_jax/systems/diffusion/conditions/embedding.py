@@ -72,7 +72,11 @@ class Embedding(Plain):
         key = {"encoder": self.encoder.fingerprint, "prepared": clip.preprocess, **data_key(self.config, data)}
         skip = self.config.data.get("on_error") == "skip"  # training puts another in the place of a broken one
         made = cached(
-            self.cache, "embeddings", key, lambda: {"embedding": embedded(self._embed, clip.params, data, skip=skip)}
+            self.cache,
+            "embeddings",
+            key,
+            len(data),
+            lambda: [{"embedding": embedded(self._embed, clip.params, data, skip=skip)}],
         )
         return lambda rows, rng: {"embedding": made["embedding"][rows]}
 

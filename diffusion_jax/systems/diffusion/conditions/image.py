@@ -8,9 +8,9 @@ model and has its faults; so the copy y is noised in training (conditioning augm
 
 and the network is told s. In sampling s is `sample_level`. Nothing told is 0 at level 1, where nothing of y is left.
 
-**masked** (GLIDE, arXiv 2112.10741, section 2.5): `image` has the channels of the picture, 0 where it is hidden, and one more,
-the mask, 1 where it is hidden. What is hidden in training is half of the time a box, of sides from a quarter to the whole of
-the picture's, and else a thick line through four random points. Nothing told is all hidden.
+**masked** (the inpainting of GLIDE, arXiv 2112.10741): `image` has the channels of the picture, 0 where it is hidden, and one
+more, the mask, 1 where it is hidden. What is hidden in training is half of the time a box, of sides from a quarter to the
+whole of the picture's, and else a thick line through four random points. Nothing told is all hidden.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from jaxtyping import Float
 from ml_collections import ConfigDict
 from PIL import Image
 
-from diffusion_jax.data.pictures.decoding import open_picture
+from diffusion_jax.data.pictures.decoding import in_channels, open_picture
 from diffusion_jax.systems.diffusion.conditions.condition import SHOWN, Pick, Plain
 from diffusion_jax.systems.diffusion.conditions.pictures import Pictures, pictures_of
 from diffusion_jax.typing import Array, PyTree, Source, UserError, one_of
@@ -107,8 +107,9 @@ class LowResolution(_Joined):
         small = Pictures((h // self.factor, w // self.factor, c), self.pictures.prepare)
         found = []
         for request in requests:
-            if isinstance(request, np.ndarray | jax.Array) and np.shape(request) == small.shape:
-                found.append(jax.image.resize(small([request]), (1, h, w, c), "bilinear"))
+            there = _of_shape(request, small.shape)
+            if there is not None:
+                found.append(jax.image.resize(small([there]), (1, h, w, c), "bilinear"))
             else:
                 found.append(reduced(jnp.asarray(self.pictures([request])), self.factor))
         return {"image": np.concatenate(found), "level": np.zeros(len(found), np.float32)}
@@ -123,6 +124,16 @@ class LowResolution(_Joined):
             "image": jnp.where(told[:, None, None, None], noised, cond["image"]),
             "level": jnp.where(told, level, cond["level"]),
         }
+
+
+def _of_shape(request: Any, shape: tuple[int, ...]) -> Any:
+    """An array, or the levels of an opaque picture, that has this shape already; None for another, which is to be prepared."""
+    if isinstance(request, np.ndarray | jax.Array):
+        return request if np.shape(request) == shape else None
+    picture = open_picture(request, exif=True)
+    if (picture.height, picture.width) != shape[:2] or picture.mode not in ("L", "RGB"):
+        return None
+    return np.asarray(in_channels(picture, shape[2])).reshape(shape)
 
 
 def hidden(key: Array, shape: tuple[int, int, int]) -> Float[Array, "batch height width 1"]:

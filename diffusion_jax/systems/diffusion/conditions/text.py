@@ -8,11 +8,14 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from collections.abc import Mapping, Sequence
+import hashlib
+import json
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
+from tqdm import tqdm
 
 from diffusion_jax.data.examples import raw
 from diffusion_jax.data.pipeline import caption_table
@@ -24,6 +27,8 @@ from diffusion_jax.typing import PyTree, Source, UserError, texts_of
 
 __all__ = ["TEXT_ENCODER", "Text", "read_text_encoder", "text"]
 
+PART = 1024
+"""Captions at a time."""
 TEXT_ENCODER, WHAT = "text_encoder.json", "text encoder"
 """Where a run's text encoder lies, relative to it, and a fingerprint of the weights that it was trained on."""
 
@@ -60,6 +65,14 @@ class Text(Plain):
         found = self.clip.condition(texts)
         return found if self.tokens else {"pooled": found["pooled"]}
 
+    def _parts(self, texts: Sequence[str]) -> Iterator[dict[str, np.ndarray]]:
+        """What is told of texts, some at a time, with progress."""
+        with tqdm(total=len(texts), desc="reading captions", unit="caption", delay=2, leave=False) as bar:
+            for start in range(0, len(texts), PART):
+                part = texts[start : start + PART]
+                yield self._told(part)
+                bar.update(len(part))
+
     @property
     def params(self) -> PyTree:  # type: ignore[override]
         """The CLIP's weights."""
@@ -68,17 +81,19 @@ class Text(Plain):
     def training(self, data: Source) -> Pick:
         """A random caption of each row."""
         captions = caption_table(raw(data))
+        texts, count = captions.unique, len(captions.unique)
         table: Mapping[str, np.ndarray]
         if self.cache is None:
-            table = self._told(captions.unique)
+            table = _joined(self._parts(texts), count)
         else:
+            ids = np.ascontiguousarray(self.clip.tokenizer.encode(texts)["tokens"])
             key = {
                 "tokens": self.tokens,
                 "encoder": self.encoder.fingerprint,
-                "captions": captions.unique,
-                "ids": self.clip.tokenizer.encode(captions.unique)["tokens"].tolist(),
+                "captions": hashlib.sha256(json.dumps(texts).encode()).hexdigest(),
+                "ids": [*ids.shape, hashlib.sha256(ids.tobytes()).hexdigest()],
             }
-            table = cached(self.cache, "captions", key, lambda: self._told(captions.unique))
+            table = cached(self.cache, "captions", key, count, lambda: self._parts(texts))
 
         def chosen_captions(chosen: np.ndarray, rng: np.random.Generator) -> PyTree:
             picked = captions.pick(chosen, rng)
@@ -115,6 +130,20 @@ class Text(Plain):
     def agrees(self, folder: Path, anew: bool) -> None:
         """UserError for a folder that holds the CLIP, and for a run there of other weights."""
         self.encoder.agrees(folder, anew)
+
+
+def _joined(parts: Iterable[Mapping[str, np.ndarray]], rows: int) -> dict[str, np.ndarray]:
+    """Parts of consecutive rows as whole arrays, which are never held twice."""
+    found: dict[str, np.ndarray] = {}
+    start = 0
+    for part in parts:
+        stop = start + len(next(iter(part.values())))
+        for name, array in part.items():
+            if name not in found:
+                found[name] = np.empty((rows, *array.shape[1:]), array.dtype)
+            found[name][start:stop] = array
+        start = stop
+    return found
 
 
 def _captions(data: Source, index: int) -> list[str]:
