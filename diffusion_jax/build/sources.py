@@ -80,13 +80,18 @@ def beside_source(spec: Spec) -> dict[str, Any]:
 
 def augmentation(spec: Spec) -> dict[str, float]:
     """How arrays are altered in training, as a config's `data` group says; 0 for what the source takes itself."""
+    return _said(spec, AUGMENTATION)
+
+
+def _said(spec: Spec, defaults: Mapping[str, Any]) -> dict[str, Any]:
+    """The defaults with what a config's `data` group says, but for keys that are the source's own."""
     beside = beside_source(spec)
-    return {key: spec.get(key, default) if key in beside else 0.0 for key, default in AUGMENTATION.items()}
+    return {key: spec.get(key, default) if key in beside else default for key, default in defaults.items()}
 
 
 def altered(spec: Spec) -> dict[str, float]:
     """`ALTERED` with what a config's `data` group says."""
-    return {key: spec.get(key, default) for key, default in ALTERED.items()}
+    return _said(spec, ALTERED)
 
 
 def source(spec: Spec, split: str) -> Any:
@@ -100,7 +105,7 @@ def source(spec: Spec, split: str) -> Any:
 
 def reading(spec: Spec) -> dict[str, Any]:
     """How the pictures of a config's `data` group are read: `READING` with what the group says."""
-    made = {key: spec.get(key, default) for key, default in READING.items()}
+    made = _said(spec, READING)
     one_of("data.crop", made["crop"], CROPS)
     one_of("data.on_error", made["on_error"], ("raise", "skip"))
     for key, least in (("workers", 0), ("eval_pairs", 2)):

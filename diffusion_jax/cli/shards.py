@@ -103,7 +103,7 @@ def _columns(asked: Asked | None, index: Sequence[int]) -> Iterator[tuple[str, l
     """(array, text of each image) of what is asked for; "" where an image is not asked for it."""
     parts = [] if asked is None else [asked.parts(i) for i in index]
     for name in () if asked is None else asked.names:
-        yield COLUMNS.get(name, "prompts"), [str(part.get(name, "")) for part in parts]
+        yield COLUMNS.get(name, "prompts"), ["" if part.get(name) is None else str(part[name]) for part in parts]
 
 
 def _claim(out: Path, note: dict[str, Any], overwrite: bool) -> None:

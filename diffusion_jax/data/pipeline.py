@@ -113,8 +113,10 @@ class CaptionTable:
         """The row of a random caption of each of the `chosen` examples."""
         counts = self.counts[chosen]
         most = self.rows.shape[1]
-        drawn = rng.integers(most, size=len(chosen)) if (self.counts == most).all() else rng.integers(counts)
-        return self.rows[chosen, drawn]
+        if (self.counts == most).all():
+            return self.rows[chosen, rng.integers(most, size=len(chosen))]
+        # One number a row, whatever its count: which example stands in a row changes nothing for the others.
+        return self.rows[chosen, (rng.random(len(chosen)) * counts).astype(int)]
 
 
 def caption_table(source: Source) -> CaptionTable:

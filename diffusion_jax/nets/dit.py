@@ -34,16 +34,21 @@ from jaxtyping import Array, Float
 
 from diffusion_jax.nets.attention import Attention, Mlp
 from diffusion_jax.nets.functional import Stack
-from diffusion_jax.nets.layers import LayerNorm, Linear, Patchify, dropout, sincos_positions, time_features, unpatchify
+from diffusion_jax.nets.layers import (
+    LayerNorm,
+    Linear,
+    Patchify,
+    dropout,
+    gelu_tanh,
+    sincos_positions,
+    time_features,
+    unpatchify,
+)
 from diffusion_jax.typing import UserError
 
 __all__ = ["DiT", "DiTBlock"]
 
 _zeros = jax.nn.initializers.zeros
-
-
-def _gelu_tanh(x: Array) -> Array:
-    return jax.nn.gelu(x, approximate=True)
 
 
 def _modulate(x: Array, shift: Array, scale: Array) -> Array:
@@ -68,7 +73,7 @@ class DiTBlock(nnx.Module):
         self.norm_1 = LayerNorm(width, eps=1e-6, affine=False, norm=norm, dtype=dtype)
         self.attn = Attention(width, heads, rngs, dtype=dtype)
         self.norm_2 = LayerNorm(width, eps=1e-6, affine=False, norm=norm, dtype=dtype)
-        self.mlp = Mlp(width, round(width * mlp_ratio), rngs, activation=_gelu_tanh, dtype=dtype)
+        self.mlp = Mlp(width, round(width * mlp_ratio), rngs, activation=gelu_tanh, dtype=dtype)
         self.modulation = Linear(width, 6 * width, rngs, kernel_init=_zeros, dtype=dtype)
         self.dropout_rate = dropout_rate
         self.norm_cross = None if context_width is None else LayerNorm(width, eps=1e-6, norm=norm, dtype=dtype)

@@ -218,7 +218,7 @@ def gelu(x: Array) -> Array:
 
 
 def gelu_tanh(x: Array) -> Array:
-    """GELU by its tanh approximation, within 5e-4 of the exact one: the activation of SigLIP."""
+    """GELU by its tanh approximation, within 5e-4 of the exact one: the activation of SigLIP and of DiT."""
     return jax.nn.gelu(x, approximate=True)
 
 

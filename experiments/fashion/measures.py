@@ -16,6 +16,7 @@ from jaxtyping import Float, Int, UInt8
 from scipy.ndimage import gaussian_filter
 
 from diffusion_jax.metrics import frechet_distance, mean_pairwise_distance
+from diffusion_jax.systems.diffusion.drawn import draw
 from experiments.cnn_reader import TrainedReader
 
 __all__ = ["GUIDANCE", "blurred", "diversity", "judged", "measure"]
@@ -90,8 +91,8 @@ def measure(
 
     def drawn(count: int, scale: float) -> tuple[np.ndarray, np.ndarray]:
         asked = np.arange(count) % classes
-        what = {"prompts": _asked(run, test, asked)} if run.asks else {"count": count}
-        return run.generate(**what, guidance_scale=scale, seed=seed, **solver), asked
+        wanted = _asked(run, test, asked) if run.asks else [None] * count
+        return draw(run, wanted, seed, say, guidance_scale=scale, **solver), asked
 
     pictures: dict[str, np.ndarray] = {}
     found["guidance"] = {}

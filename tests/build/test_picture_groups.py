@@ -108,6 +108,16 @@ def test_reading_keys_and_crops():
         build.reading({**spec, "crop": "centre"})
 
 
+def test_a_key_that_a_source_takes_itself_is_the_sources_alone(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "taking.py").write_text(
+        "class Taking:\n    pictures = True\n    def __init__(self, split, flip=True, augment='much'): ...\n"
+    )
+    spec = {"name": "taking:Taking", "flip": True, "augment": "much", "augment_flips": 0.5, "crop": "center"}
+    assert build.altered(spec) == {"augment": 0.0, "augment_flips": 0.5}
+    assert not build.reading(spec)["flip"] and build.reading(spec)["crop"] == "center"
+
+
 @pytest.mark.parametrize(
     ("key", "value", "said"),
     [

@@ -138,5 +138,10 @@ def test_examples_of_different_numbers_of_captions():
     assert table.unique == ("a", "b", "c", "d")
     drawn = [{table.unique[row] for row in table.pick(np.full(200, i), np.random.default_rng(0))} for i in range(3)]
     assert drawn == [{"a", "b", "c"}, {"b"}, {"d", "a"}]
+    # Which example stands in a row, as in place of a broken one, changes nothing for the others.
+    one, other = (table.pick(np.r_[first, np.full(99, 0)], np.random.default_rng(5)) for first in (1, 2))
+    np.testing.assert_array_equal(one[1:], other[1:])
+    shares = np.bincount(table.pick(np.zeros(3000, int), np.random.default_rng(1)), minlength=4) / 3000
+    np.testing.assert_allclose(shares, [1 / 3, 1 / 3, 1 / 3, 0], atol=4 * np.sqrt(2 / 9 / 3000))
     with pytest.raises(UserError, match="example 1 has no captions"):
         caption_table([{"captions": ["a"]}, {"image": 0}])

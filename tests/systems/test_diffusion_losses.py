@@ -13,6 +13,7 @@ from diffusion_jax import build
 from diffusion_jax.process import RectifiedFlow, VPLinear, times, uncertainty, weighting
 from diffusion_jax.process.importance import Importance
 from diffusion_jax.systems.diffusion.loss import diffusion_loss
+from diffusion_jax.systems.diffusion.task import _parts
 from diffusion_jax.train.state import init_state
 from diffusion_jax.train.step import make_eval_step, make_train_step
 from diffusion_jax.typing import Context, UserError
@@ -186,3 +187,21 @@ def test_a_wrong_loss_group_is_one_line(changed, message):
     with pytest.raises(UserError, match=message) as error:
         build.loss(ConfigDict(BASE | changed))
     assert "\n" not in str(error.value)
+
+
+def test_held_out_the_network_is_asked_as_in_sampling():
+    """Without dropout; and an example stands in several parts of the batch, each of at most so many."""
+    asked = []
+
+    def telling(params, xt, t, cond, *, key=None, train=False):
+        asked.append(train)
+        return xt
+
+    how = {"prediction": "x0", "space": "v", "weight": weighting.eps_simple(), "sample_t": times.stratified}
+    for train in (True, False):
+        loss_fn = diffusion_loss(telling, RectifiedFlow(t_min=0.02), **how, train=train)
+        loss_fn({}, Context(0, {}, None, None), batch(4), jax.random.key(0))
+    assert asked == [True, False]
+    assert [len(part) for part in _parts(6, 5)] == [5, 5, 5, 5] and [len(part) for part in _parts(6, 50)] == [24]
+    (whole,) = _parts(3, None)
+    np.testing.assert_array_equal(np.bincount(whole), [4, 4, 4])

@@ -24,9 +24,8 @@ from diffusion_jax.convert.efficientnet_lite0 import MEAN, SPREAD, load_lite0
 from diffusion_jax.nets import Network
 from diffusion_jax.nets.efficientnet import EfficientNet
 from diffusion_jax.report.pictures import to_uint8
-from diffusion_jax.runs import holds_run
-from diffusion_jax.systems.clip.pretrained import load_pretrained
-from diffusion_jax.systems.clip.run import ClipRun, load_clip
+from diffusion_jax.systems.clip.run import ClipRun
+from diffusion_jax.systems.diffusion.encoder import load_encoder
 from diffusion_jax.typing import UserError
 
 __all__ = ["FEATURES", "Features", "features_named", "lite0_edge"]
@@ -94,7 +93,7 @@ def _lite0() -> Features:
 
 def _clip(path: str) -> Features:
     """The image embeddings of a CLIP run or of published weights."""
-    run = load_clip(path) if holds_run(path) else load_pretrained(path)
+    run = load_encoder(path, texts=False)
 
     def rows(images: np.ndarray) -> np.ndarray:
         return run.encode_image(_as_taken(run, images), batch_size=256)

@@ -22,6 +22,7 @@ from diffusion_jax.data.examples import to_unit
 from diffusion_jax.process import bound, from_noise_level
 from diffusion_jax.sampling.likelihood import DIVERGENCES, dequantise, log_likelihood
 from diffusion_jax.sampling.sample import held, hold
+from diffusion_jax.systems.diffusion.conditions.augmented import AUGMENT
 from diffusion_jax.systems.diffusion.drawn import held_out
 from diffusion_jax.systems.diffusion.run import DiffusionRun
 from diffusion_jax.systems.diffusion.spaces import Pixels
@@ -62,10 +63,6 @@ def bits_per_dim(
         raise UserError(
             f"the data {run.config.data.name!r} do not say how many grey levels they have: no bits per dimension"
         )
-    if not isinstance(run.space, Pixels):
-        raise UserError(
-            f"the run works in space {run.config.space.name!r}: bits per dimension are of a run in 'pixels'"
-        )
     total = len(data) if scans is None else scans
     if not 1 <= total <= len(data):
         raise UserError(f"scans {total} are not from 1 to the {len(data)} of the {split} split")
@@ -79,7 +76,8 @@ def bits_per_dim(
     }  # fmt: skip
     size, offset = min(batch_size, total), -math.log2(cell)
     told = "captioned" if run.asks == ("prompt",) else "told"
-    for name in ([told] if run.condition.entries else []) + (["null"] if run.condition.guides or not run.asks else []):
+    has = set(run.condition.entries) - {AUGMENT}  # the labels of the augmentation say nothing of a picture
+    for name in ([told] if has else []) + (["null"] if run.condition.guides or not run.asks else []):
         columns: dict[str, list[np.ndarray]] = {key: [] for key in ("ode", "vlb", "levels", "nfe")}
         for start in range(0, total, size):
             # The last batch goes on from the beginning, so that all have one shape.

@@ -59,10 +59,12 @@ def diffusion_loss(
     drop: float | Dropping = 0.0,
     uncertainty: bool = False,
     sigma_data: float = 0.5,
+    train: bool = True,
 ) -> LossFn:
     """The denoising loss of a batch {"image": [batch, ...], "cond": pytree or absent}, for `train.loop.fit`.
 
     With `drop` > 0, or a function that drops, the null condition is read from `ctx.frozen["null"]` (leading axis 1).
+    Without `train` the network is asked as in sampling, without dropout.
     `prediction`, `time` and `sigma_data` as in `denoiser`; `space` is where the error is measured, `weight` a Weighting or a
     function of logsnr.
 
@@ -79,7 +81,7 @@ def diffusion_loss(
         if cond is not None and dropping is not None:
             cond = dropping(cond, ctx.frozen["null"], key_drop)
         network = {name: value for name, value in params.items() if not (uncertainty and name == UNCERTAINTY)}
-        denoise = denoiser(apply, network, schedule, prediction, time, key=key_net, train=True, sigma_data=sigma_data)
+        denoise = denoiser(apply, network, schedule, prediction, time, key=key_net, train=train, sigma_data=sigma_data)
         key_t, size = jax.random.fold_in(key_loss, 0), batch["image"].shape[0]
         share = None
         if isinstance(sample_t, Importance):

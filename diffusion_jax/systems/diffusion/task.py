@@ -38,8 +38,8 @@ __all__ = ["diffusion_task"]
 
 MADE = (1000, 1001)
 """What the key of a step is folded with for what is made and moved in it; the loss folds it with small numbers."""
-HELD_OUT = 512
-"""The most examples that the held-out loss is measured on."""
+HELD_OUT, ROUNDS = 512, 4
+"""The most examples that the held-out loss is measured on, and how often each: several noise levels steady it."""
 
 
 def diffusion_task(config: ConfigDict, folder: Path, key: jax.Array) -> Task:
@@ -79,20 +79,24 @@ def diffusion_task(config: ConfigDict, folder: Path, key: jax.Array) -> Task:
     held = held_out
     if len(held_out) > HELD_OUT or reading is not None:
         held = held_out_items(held_out, HELD_OUT, **careful)
-    # Four noise levels an example steady the held-out loss; nothing is dropped there.
     held_batch = {"image": columns(held)["image"], "cond": told.held_out(held)}
-    held_batch = jax.tree.map(lambda leaf: np.concatenate([leaf] * 4), held_batch)
-    # The same times at every step, whatever training has come to draw; and no learned uncertainty.
+    # The same times at every step, whatever training has come to draw; no learned uncertainty, no dropout, nothing dropped.
     importance = isinstance(terms["sample_t"], Importance)
-    held_loss = loss(sample_t=stratified) if importance else loss()
+    held_loss = loss(sample_t=stratified, train=False) if importance else loss(train=False)
     eval_step = jax.jit(make_eval_step(_in_space(run, held_loss)))
     requests = told.shown(train, held)
 
-    parts = _parts(held_batch, None if reading is None else config.batch_size)
+    parts = _parts(len(held), None if reading is None else config.batch_size)
     frozen = {"null": run.null, "space": run.space.frozen, "condition": told.frozen}
 
     def evaluate(state: TrainState, done: int) -> dict[str, float]:
-        metrics = _mean([eval_step(state, part, key) for part in parts])
+        metrics = _mean(
+            [
+                # Noise of its own for each part: an example stands in several of them.
+                eval_step(state, _rows(held_batch, part), jax.random.fold_in(key, place) if place else key)
+                for place, part in enumerate(parts)
+            ]
+        )
         asked = {"prompts": requests} if run.asks else {"count": SHOWN}
         sample = functools.partial(run.generate, **asked, seed=config.seed)
         raw, averaged = (sample(denoise=run.denoiser(params)) for params in (state.params, state.ema))
@@ -122,15 +126,15 @@ def diffusion_task(config: ConfigDict, folder: Path, key: jax.Array) -> Task:
     )
 
 
-def _parts(batch: Batch, size: int | None) -> list[Batch]:
-    """The batch in parts of `size`, without the rest where there is a whole part; all of it where `size` is None."""
-    rows = len(jax.tree.leaves(batch)[0])
-    size = rows if size is None else min(size, rows)
+def _parts(count: int, size: int | None) -> list[np.ndarray]:
+    """The places of `count` examples, ROUNDS times, in parts of `size` without the rest; in one where there are no more."""
+    places = np.tile(np.arange(count), ROUNDS)
+    size = len(places) if size is None else min(size, len(places))
+    return [places[start : start + size] for start in range(0, len(places) - size + 1, size)]
 
-    def part(start: int) -> Batch:
-        return jax.tree.map(lambda leaf: leaf[start : start + size], batch)
 
-    return [part(start) for start in range(0, rows - size + 1, size)]
+def _rows(batch: Batch, places: np.ndarray) -> Batch:
+    return jax.tree.map(lambda leaf: leaf[places], batch)
 
 
 def _mean(metrics: Sequence[Mapping[str, Array]]) -> dict[str, float]:

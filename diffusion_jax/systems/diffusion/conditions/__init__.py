@@ -12,6 +12,7 @@ from ml_collections import ConfigDict
 
 from diffusion_jax.build.constructors import Spec, complete, construct, wanted
 from diffusion_jax.build.own import is_own, pick
+from diffusion_jax.build.sources import altered
 from diffusion_jax.data.pictures.edm_augmentation import LABELS
 from diffusion_jax.systems.diffusion.conditions.augmented import Augmented
 from diffusion_jax.systems.diffusion.conditions.condition import Condition, Nothing, Pick, Plain, asks_of
@@ -89,7 +90,7 @@ def condition(
 def told_of(config: ConfigDict, run: Path | None = None, data: Source | None = None) -> Condition:
     """The condition of a diffusion config, as `condition`, with the labels of the augmentation where there is one."""
     told = condition(config.get("condition"), run, data, config)
-    return Augmented(told, LABELS) if config.data.get("augment") else told  # type: ignore[return-value]
+    return Augmented(told, LABELS) if altered(config.data)["augment"] else told  # type: ignore[return-value]
 
 
 def trained_on(told: Condition, data: Source, name: Any, shape: tuple[int, ...] = ()) -> Pick:
