@@ -44,7 +44,7 @@ APART: dict[str, dict[str, tuple[str, ...]]] = {
     },
 }
 ASKED = ("prompt", "label", "image", "mask")
-"""What is drawn into one picture, unless a folder is asked for."""
+"""The options that say what `sample` is asked to draw: into one picture, unless a folder is asked for."""
 PATHS = (
     "run",
     "path",

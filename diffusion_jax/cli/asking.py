@@ -15,18 +15,17 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from diffusion_jax.cli.applies import flag
+from diffusion_jax.cli.applies import ASKED, flag
 from diffusion_jax.cli.notices import check_text
 from diffusion_jax.data.labels import label_of
 from diffusion_jax.data.sources.folders import hint, names_in, status
 from diffusion_jax.data.text.text_files import parse_json, read_lines, shortened
 from diffusion_jax.typing import UserError
 
-__all__ = ["OPTIONS", "Asked", "asked_of", "negative_of", "read_requests"]
+__all__ = ["Asked", "asked_of", "negative_of", "read_requests"]
 
-OPTIONS = ("prompt", "label", "image", "mask")
 PICTURES = ("image", "mask")
-"""The options that say what a run may ask for. What a run of one's own asks for under another name is said by `--prompt`."""
+"""Those of `ASKED` that are files. What a run of one's own asks for under another name is said by `--prompt`."""
 NEGATIVE = {"prompt": "negative", "label": "negative_label"}
 TOLD = 8
 
@@ -72,7 +71,7 @@ def asked_of(run: Any, arguments: argparse.Namespace) -> Asked | None:
     is not.
     """
     names = (run.asks,) if isinstance(run.asks, str) and run.asks else tuple(run.asks)
-    given = [name for name in OPTIONS if getattr(arguments, name)]
+    given = [name for name in ASKED if getattr(arguments, name)]
     negative = [name for name in NEGATIVE.values() if getattr(arguments, name) is not None]
     said = [*given, *(["prompts"] if arguments.prompts is not None else [])]
     if not names:
@@ -107,7 +106,7 @@ def negative_of(run: Any, asked: Asked | None, arguments: argparse.Namespace) ->
 
 
 def _option(name: str) -> str:
-    return name if name in OPTIONS else "prompt"
+    return name if name in ASKED else "prompt"
 
 
 def _told(names: Sequence[str]) -> str:

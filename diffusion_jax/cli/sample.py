@@ -8,7 +8,8 @@ import time
 from pathlib import Path
 from typing import Any
 
-from diffusion_jax.cli.asking import OPTIONS, asked_of, negative_of, read_requests
+from diffusion_jax.cli.applies import ASKED
+from diffusion_jax.cli.asking import asked_of, negative_of, read_requests
 from diffusion_jax.cli.keyvalues import guidance_of, solver_options_of
 from diffusion_jax.cli.notices import check_text, in_short, say
 from diffusion_jax.files import check_file, check_folder
@@ -81,7 +82,7 @@ def sample(arguments: argparse.Namespace, rest: list[str]) -> int:
         requests = None if asked is None else [asked.at(i) for i in range(count)]
         images = run.generate(requests, count=count, batch_size=arguments.batch_size, **settings)
     place = arguments.run.encode(errors="backslashreplace").decode()
-    note = {name: "; ".join(given) for name in OPTIONS if (given := getattr(arguments, name))}
+    note = {name: "; ".join(given) for name in ASKED if (given := getattr(arguments, name))}
     note |= {"run": place, "weights": arguments.weights}
     note |= {key: str(value) for key, value in settings.items() if value not in (None, {})}
     save_grid(out, images, min(8, len(images)), arguments.scale, note)
@@ -111,7 +112,7 @@ def _is_folder(arguments: argparse.Namespace) -> bool:
     picture = Path(arguments.out).suffix.lower() == ".png"
     if arguments.format is not None and picture:
         raise UserError(f"--out {arguments.out!r} is a .png file, and --format {arguments.format} writes a folder")
-    asked = any(getattr(arguments, name) for name in OPTIONS)
+    asked = any(getattr(arguments, name) for name in ASKED)
     folder = arguments.prompts is not None or arguments.format is not None or not (asked or picture)
     if not folder and not picture:
         near = Path(arguments.out).with_suffix(".png").name

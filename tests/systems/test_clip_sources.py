@@ -10,6 +10,7 @@ from ml_collections import ConfigDict
 
 from diffusion_jax.config import load_config
 from diffusion_jax.data.text.bpe_learning import learn_vocabulary
+from diffusion_jax.systems.clip.keys import check
 from diffusion_jax.systems.clip.task import clip_task
 from diffusion_jax.training import validate
 from diffusion_jax.typing import UserError
@@ -53,6 +54,19 @@ def test_a_batch_of_every_source_and_its_loss(tmp_path, vocabulary, form):
     with pytest.raises(UserError, match=r"no captions|no feature 'caption'") as error:
         clip_task(bare, tmp_path / "run", jax.random.key(0))
     assert "\n" not in str(error.value)
+
+
+def test_pictures_are_seen_in_training_as_they_are_measured():
+    config = load_config(str(ROOT / "configs" / "clip_folder.py"), SMALL | {"data.path": str(ROOT / "configs")})
+    with config.unlocked():
+        config.data.crop, config.tokenizer.path = "none", str(ROOT / "configs")
+    with pytest.raises(
+        UserError, match=r"training sees pictures whole, squashed, .*; nearest: preprocess.resize 'squash'"
+    ):
+        check(config)
+    with config.unlocked():
+        config.preprocess = ConfigDict({"resize": "squash"})
+    check(config)
 
 
 def test_a_grey_tower_embeds_grey_pictures(tmp_path, vocabulary):

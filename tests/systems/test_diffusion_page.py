@@ -83,6 +83,12 @@ def test_a_run_that_draws_unasked_and_was_not_measured(tmp_path):
     assert "Not measured yet:" in text and "--bits-per-dim" in text
     assert 'class="ink"' not in text and text.count("<img") == 1 + 2 * 4
     assert page.tiles == () and "asked for nothing" in page.lead
+    # One metric alone, in features of its own.
+    near = {"features": "lite0", "samples": 7, "distance": 1.0, "distance_real": 2.0, "ratio": 0.5}
+    (tmp_path / "report").mkdir()
+    write_atomic(tmp_path / "report" / "measures.json", json.dumps({"nearest": near}).encode())
+    text = render(page_of(run, tmp_path / "report", quiet))
+    assert "--samples 7 --features lite0" in text and "Distance to the training" in text
 
 
 def test_one_seed_draws_the_page(tmp_path):

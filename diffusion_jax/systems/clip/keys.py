@@ -80,7 +80,13 @@ def check(config: ConfigDict) -> None:
     patch, size = sizes["vision"].get("patch", 1), sizes["vision"]["image_size"]
     if patch > size:
         raise UserError(f"config key 'model.vision.patch' is {patch}, above the image_size {size}; nearest: {size}")
-    cropping(preprocess(config.get("preprocess"), sizes), reading(config.data))
+    prepare, how = preprocess(config.get("preprocess"), sizes), reading(config.data)
+    cropping(prepare, how)
+    if how["crop"] == "none" and prepare.resize == "shortest":
+        raise UserError(
+            "config key 'data.crop' is 'none', so that training sees pictures whole, squashed, and preprocess.resize "
+            "'shortest' shows the run the middle of each; nearest: preprocess.resize 'squash'"
+        )
     kept = config.data.get("validation", 0.0) + config.data.get("test", 0.0)
     if kept >= 1:
         raise UserError(

@@ -23,6 +23,7 @@ from diffusion_jax.systems.diffusion.drawn import held_out, shape_shown
 from diffusion_jax.systems.diffusion.run import DiffusionRun
 from diffusion_jax.systems.diffusion.scores import bits_table, score_table, score_tiles
 from diffusion_jax.systems.diffusion.shown import Shown, show
+from diffusion_jax.systems.diffusion.spaces import Pixels
 from diffusion_jax.systems.measuring import ARRAYS, NUMBERS, read_arrays
 from diffusion_jax.train.runlog import read_metrics
 
@@ -31,6 +32,8 @@ __all__ = ["page_of", "write"]
 Say = Callable[[str], None]
 Numbers = Mapping[str, Any]
 Images = np.ndarray
+SCORED = ("samples", "nearest")
+"""The metrics that compare in features."""
 
 
 def write(run: DiffusionRun, folder: Path, say: Say) -> Path:
@@ -41,6 +44,8 @@ def write(run: DiffusionRun, folder: Path, say: Say) -> Path:
 def page_of(run: DiffusionRun, folder: Path, say: Say) -> Page:
     """The page, with the numbers that lie in `folder`."""
     measured, bits = (_numbers(folder / name) for name in (NUMBERS, "bits_per_dim.json"))
+    # Scores of before there were features are not those of today.
+    measured = {name: found for name, found in measured.items() if name not in SCORED or "features" in found}
     _, held = held_out(run, "test", say)
     shape = shape_shown(run)
     pictures = len(shape) == 3 and shape[-1] in (1, 3)
@@ -72,7 +77,7 @@ def _numbers(file: Path) -> Numbers:
 
 
 def _lead(run: DiffusionRun, shape: tuple[int, ...], pictures: bool) -> str:
-    told = " and ".join(f"a {name}" for name in run.asks)
+    told = " and ".join(f"{'an' if name[0] in 'aeiou' else 'a'} {name}" for name in run.asks)
     what = f"pictures of {shape[1]} × {shape[0]} pixels" if pictures else f"arrays of shape {shape}"
     size = sum(int(np.size(leaf)) for leaf in _leaves(run.params))
     steps = f"{run.config.steps:,} steps of {run.config.batch_size}"
@@ -137,7 +142,10 @@ def _scores(run: DiffusionRun, measured: Numbers, bits: Numbers) -> tuple[Block,
         blocks.append(bits_table(bits))
     missing = [
         f"evaluate --run {run.path}{option}"
-        for there, option in (("samples" in measured, ""), (bool(bits), " --bits-per-dim"))
+        for there, option in (
+            ("samples" in measured, ""),
+            (bool(bits) or not isinstance(run.space, Pixels), " --bits-per-dim"),  # of other spaces there are none
+        )
         if not there
     ]
     if missing:
@@ -209,11 +217,10 @@ def _making(run: DiffusionRun, folder: Path, measured: Numbers, bits: Numbers) -
     versions |= {"devices": ", ".join(noted["devices"]), "git commit": noted["git_commit"]} if noted else {}
     where = run.path
     commands = [f"diffusion-jax evaluate --run {where}"] if measured else []
-    for name in ("samples", "nearest"):
-        chosen = measured.get(name, {})
-        if chosen.get("features", "pixels") != "pixels":
-            commands[0] += f" --samples {measured['samples']['samples']} --features {chosen['features']}"
-            break
+    chosen = measured.get("samples") or measured.get("nearest")
+    if chosen:
+        features = "" if chosen["features"] == "pixels" else f" --features {chosen['features']}"
+        commands[0] += f" --samples {chosen['samples']}{features}"
     commands += [f"diffusion-jax evaluate --run {where} --bits-per-dim"] if bits else []
     commands.append(f"diffusion-jax report --run {where}")
     config = {key: value for key, value in to_dict(run.config).items() if key != "workdir"}

@@ -47,7 +47,7 @@ def score_table(scores: Numbers, nearest: Numbers | None) -> Table:
             "mean distance between two samples, over that between two pictures",
         )
     )
-    if nearest:
+    if nearest and nearest["features"] == scores["features"]:  # distances in others are no row of this table
         rows.append(
             (
                 "Distance to the training", _said(nearest["distance"]), _said(nearest["distance_real"]), "",
