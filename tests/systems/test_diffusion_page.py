@@ -12,7 +12,7 @@ from diffusion_jax.files import write_atomic
 from diffusion_jax.report.page import render
 from diffusion_jax.systems.diffusion import shown
 from diffusion_jax.systems.diffusion.measures import METRICS
-from diffusion_jax.systems.diffusion.page import page_of
+from diffusion_jax.systems.diffusion.page import _making, page_of
 from diffusion_jax.systems.measuring import measure_by
 
 
@@ -87,8 +87,9 @@ def test_a_run_that_draws_unasked_and_was_not_measured(tmp_path):
     near = {"features": "lite0", "samples": 7, "distance": 1.0, "distance_real": 2.0, "ratio": 0.5}
     (tmp_path / "report").mkdir()
     write_atomic(tmp_path / "report" / "measures.json", json.dumps({"nearest": near}).encode())
-    text = render(page_of(run, tmp_path / "report", quiet))
-    assert "--samples 7 --features lite0" in text and "Distance to the training" in text
+    found = page_of(run, tmp_path / "report", quiet)
+    assert [tile.label for tile in found.tiles] == ["Distance to the training"]
+    assert _making(run, tmp_path, {"nearest": near}, {}).commands[0].endswith("--samples 7 --features lite0")
 
 
 def test_one_seed_draws_the_page(tmp_path):

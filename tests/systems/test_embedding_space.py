@@ -47,11 +47,11 @@ def test_in_the_place_of_what_cannot_be_read_stands_the_next_with_what_is_told_o
     x0 = np.arange(10.0).reshape(5, 2)
     x0[[1, 2, 4]] = np.nan
     config = ConfigDict({"seed": 3, "batch_size": 5, "data": {"name": "digits"}})
-    made = training_batches(config, None, (), lambda rows, rng: {"label": rows}, x0)(1)
+    made = training_batches(config, [{}], (), lambda rows, rng: {"label": rows}, x0)(1)
     assert sorted(made["cond"]["label"]) == [0, 0, 3, 3, 3]
     np.testing.assert_array_equal(made["x0"], x0[made["cond"]["label"]])
     with pytest.raises(UserError, match="no example can be read"):
-        training_batches(config, None, (), lambda rows, rng: None, np.full((2, 2), np.nan))
+        training_batches(config, [{}], (), lambda rows, rng: None, np.full((2, 2), np.nan))
 
 
 def same(a, b, **tolerance):
