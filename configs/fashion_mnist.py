@@ -28,7 +28,7 @@ def get_config() -> ConfigDict:
     config.system = "diffusion"
     config.workdir = "runs/fashion/diffusion"
     config.seed = 0
-    config.steps = 2200
+    config.steps = 2150
     config.batch_size = 128
 
     config.data = ConfigDict(
@@ -51,9 +51,9 @@ def get_config() -> ConfigDict:
         {
             "name": "dit",
             "patch": 4,
-            "width": 192,
+            "width": 128,
             "layers": 6,
-            "heads": 6,
+            "heads": 4,
             "mlp_ratio": 4.0,
             "dropout_rate": 0.0,
             "dtype": "auto",
@@ -69,7 +69,7 @@ def get_config() -> ConfigDict:
     config.optimizer = ConfigDict(
         {
             "name": "adamw",
-            "learning_rate": 1e-3,
+            "learning_rate": 1.5e-3,
             "warmup_steps": 100,
             "schedule": "cosine",
             "b1": 0.9,
