@@ -40,10 +40,10 @@ BATCH = 256
 
 
 class ReaderNet(nnx.Module):
-    """Three convolutions of 3 x 3, each halved by its mean, one hidden layer, one number a class."""
+    """Three convolutions of 3 x 3, each halved by its largest, one hidden layer, one number a class."""
 
     def __init__(self, rngs: nnx.Rngs, *, size: int, channels: int, classes: int, width: int = 32) -> None:
-        sizes = (channels, width, 2 * width, 2 * width)
+        sizes = (channels, width, 2 * width, 4 * width)
         self.kernels = nnx.List(
             nnx.Param(scaled_uniform(9 * a)(rngs.params(), (3, 3, a, b))) for a, b in itertools.pairwise(sizes)
         )
@@ -57,7 +57,7 @@ class ReaderNet(nnx.Module):
             x = jax.lax.conv_general_dilated(x, kernel[...], (1, 1), "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC"))
             x = jax.nn.relu(x + bias[...][None, None, None])
             rows, columns = x.shape[1] // 2 * 2, x.shape[2] // 2 * 2
-            x = x[:, :rows, :columns].reshape(len(x), rows // 2, 2, columns // 2, 2, -1).mean((2, 4))
+            x = x[:, :rows, :columns].reshape(len(x), rows // 2, 2, columns // 2, 2, -1).max((2, 4))
         return jax.nn.relu(self.hidden(x.reshape(len(x), -1)))
 
     def __call__(self, x: Array, *, key: Array | None = None, train: bool = False) -> Array:
@@ -114,7 +114,7 @@ def train_reader(
     file: Path,
     steps: int,
     flip: bool = False,
-    shift: int = 2,
+    shift: int = 1,
     seed: int = 0,
 ) -> TrainedReader:
     """The reader of these pictures, moved by up to `shift` pixels and, with `flip`, mirrored; kept in `file`."""
