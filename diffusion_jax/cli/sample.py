@@ -85,7 +85,7 @@ def sample(arguments: argparse.Namespace, rest: list[str]) -> int:
     note = {name: "; ".join(given) for name in ASKED if (given := getattr(arguments, name))}
     note |= {"run": place, "weights": arguments.weights}
     note |= {key: str(value) for key, value in settings.items() if value not in (None, {})}
-    save_grid(out, images, min(8, len(images)), arguments.scale, note)
+    save_grid(out, images, min(8, len(images)), arguments.scale, note, ink=getattr(run, "ink", True))
     say(f"{len(images)} images in {time.perf_counter() - began:.1f} s: {out}")
     return 0
 

@@ -75,7 +75,8 @@ class Drawing(Run, Protocol):
 
     `asks` is what a request is made of, ("prompt",), or () where a run draws unasked. `settings` are those of `generate` that
     the options of the command line come to, checked; `notices` what is to be said of requests before they are drawn. One
-    that is asked for a "label" may have `class_names`, the names of the classes in the order of their numbers.
+    that is asked for a "label" may have `class_names`, the names of the classes in the order of their numbers; `ink` false
+    says that grey is light, as of photographs, where it is otherwise shown as ink on paper.
     """
 
     @property

@@ -11,6 +11,7 @@ from PIL import Image
 
 from diffusion_jax import load_run
 from diffusion_jax.cli import main
+from diffusion_jax.report.pictures import to_uint8
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "data"))
 from sourced import FORMS, squares
@@ -73,8 +74,9 @@ def test_every_source_and_what_is_told(form, told, clip, tmp_path, capsys):
     out = tmp_path / "drawn.png"
     command = ["sample", "--run", str(runs[0].path), "--num-images", "2", "--scale", "1", "--out", str(out)]
     assert main([*command, *asked]) == 0
+    how = {"count": 2} if told == "none" else {"prompts": [asked[1]] * 2}
     with Image.open(out) as drawn:
-        assert (
-            drawn.size[1] >= 8
-            and drawn.text.get({"label": "label", "text": "prompt"}.get(told)) == (asked or [None])[-1]
-        )
+        assert drawn.text.get({"label": "label", "text": "prompt"}.get(told)) == (asked or [None])[-1]
+        # Pictures are shown as they are: dark is dark.
+        tile = np.asarray(drawn)[2:10, 2:10].astype(int)
+    np.testing.assert_allclose(tile, to_uint8(runs[0].generate(**how, seed=0)[0])[..., 0], atol=1)

@@ -49,10 +49,9 @@ def page_of(run: DiffusionRun, folder: Path, say: Say) -> Page:
     _, held = held_out(run, "test", say)
     shape = shape_shown(run)
     pictures = len(shape) == 3 and shape[-1] in (1, 3)
-    ink = np.asarray(held[0]["image"]).dtype != np.uint8  # arrays of floats are ink; pictures are shown as they are
 
     def seen(images: Images) -> Images:
-        return images if ink or images.shape[-1] == 3 else np.repeat(images, 3, axis=-1)
+        return images if run.ink or images.shape[-1] == 3 else np.repeat(images, 3, axis=-1)
 
     sections: list[Section] = []
     if pictures:

@@ -75,6 +75,11 @@ class DiffusionRun:
         """What a request is made of, ("prompt",); () for a model that draws unasked."""
         return asks_of(self.condition)
 
+    @property
+    def ink(self) -> bool:
+        """Whether grey is ink on paper, as of data that are arrays; pictures of files are shown as they are."""
+        return not build.gives_pictures(self.config.data)
+
     def examples(self, split: str) -> Source:
         """The data that it was trained on, prepared as for training: "train", "validation" or "test"."""
         return examples(self.config, split, self.image)

@@ -100,7 +100,7 @@ def diffusion_task(config: ConfigDict, folder: Path, key: jax.Array) -> Task:
         asked = {"prompts": requests} if run.asks else {"count": SHOWN}
         sample = functools.partial(run.generate, **asked, seed=config.seed)
         raw, averaged = (sample(denoise=run.denoiser(params)) for params in (state.params, state.ema))
-        _save_samples(folder / "samples", done, raw, averaged, requests if run.asks else [])
+        _save_samples(folder / "samples", done, raw, averaged, requests if run.asks else [], run.ink)
         return {"val_loss": float(metrics["loss"]), "val_loss_ema": float(metrics["ema_loss"])}
 
     kept: list[Any] = [part for part in (told, run.space) if hasattr(part, "notes")]
@@ -160,7 +160,7 @@ def _in_space(run: DiffusionRun, loss: LossFn, altered: Mapping[str, float] | No
     return loss_fn
 
 
-def _save_samples(folder: Path, step: int, raw: np.ndarray, averaged: np.ndarray, asked: list[Any]) -> None:
+def _save_samples(folder: Path, step: int, raw: np.ndarray, averaged: np.ndarray, asked: list[Any], ink: bool) -> None:
     """The same requests and seeds under raw weights (first row) and averaged ones (second row); by the first process.
 
     What is no picture has no PNG, only its numbers.
@@ -172,7 +172,7 @@ def _save_samples(folder: Path, step: int, raw: np.ndarray, averaged: np.ndarray
     if raw.ndim == 4 and raw.shape[-1] in (1, 3):
         settings = {"step": str(step), "rows": "raw weights; averaged weights"}
         settings |= {"prompts": "; ".join(_in_words(one) for one in asked)} if asked else {}
-        save_grid(folder / f"step_{step:06d}.png", np.concatenate([raw, averaged]), len(raw), 8, settings)
+        save_grid(folder / f"step_{step:06d}.png", np.concatenate([raw, averaged]), len(raw), 8, settings, ink=ink)
 
 
 def _in_words(request: Any) -> str:
