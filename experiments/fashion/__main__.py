@@ -26,7 +26,7 @@ from experiments.progress import Clock, say
 
 ROOT = Path(__file__).resolve().parents[2]
 VARIANTS = ("", "unconditional", "text")
-READER_STEPS = 1200
+READER_STEPS = 2000
 SOLVER: dict[str, Any] = {"solver": "dpm_solver_pp", "num_steps": 16, "grid": "logsnr"}
 
 
