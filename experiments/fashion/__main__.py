@@ -50,6 +50,7 @@ def tell(given: argparse.Namespace) -> int:
     from diffusion_jax.config import load_config
     from diffusion_jax.data.text.bpe_learning import learn_vocabulary
     from diffusion_jax.parallel.accelerator import configure
+    from diffusion_jax.runs import fingerprint
     from diffusion_jax.systems.diffusion.run import load_diffusion
     from diffusion_jax.training import train_run
     from experiments.cnn_reader import load_reader, train_reader
@@ -81,7 +82,7 @@ def tell(given: argparse.Namespace) -> int:
     train, test = (build.source(config.data, split) for split in ("train", "test"))
 
     say("1/4 a reader of real pictures")
-    kept = out / "reader.safetensors"
+    kept = out / f"reader-{given.reader_steps}-{given.seed}.safetensors"
     known = train.columns()
     reader = load_reader(kept, 28, 1, len(train.class_names))
     if reader is None:
@@ -114,7 +115,7 @@ def tell(given: argparse.Namespace) -> int:
     report = out / name / "report"
     report.mkdir(parents=True, exist_ok=True)
     numbers = report / "metrics.json"
-    key = f"{run.fingerprint}-{given.samples}-{given.sweep}-{given.seed}"
+    key = f"{run.fingerprint}-{fingerprint(reader.params)}-{given.samples}-{given.sweep}-{given.seed}"
     found = json.loads(numbers.read_text()) if numbers.is_file() else {}
     if found.get("key") != key:
         with clock("measures"):
@@ -129,6 +130,10 @@ def tell(given: argparse.Namespace) -> int:
                 solver=SOLVER,
                 say=say,
             )
+            if main_of(
+                ["evaluate", "--run", str(out / name), "--samples", str(given.sweep), "--seed", str(given.seed)]
+            ):
+                return 1
         command = f"make fashion DATA={given.data}" + (f" VARIANT={given.variant}" if given.variant else "")
         found |= {"key": key, "variant": given.variant, "classes": list(test.class_names), "command": command}
         arrays: dict[str, Any] = pictures
@@ -136,8 +141,6 @@ def tell(given: argparse.Namespace) -> int:
     found["seconds"] = dict(clock.seconds)
     write_atomic(numbers, (json.dumps(found, indent=2) + "\n").encode())
     say("4/4 the page")
-    if main_of(["evaluate", "--run", str(out / name), "--samples", str(given.sweep), "--seed", str(given.seed)]):
-        return 1
     page = write(run, found, report, say)
     for scale, each in found["guidance"].items():
         right = f"{each['right']:.1%} right, " if "right" in each else ""
