@@ -6,10 +6,10 @@ Needs      FOLDER with train-images-idx3-ubyte.gz and the three other files: the
            (apt-get download dataset-fashion-mnist && dpkg-deb -x dataset-fashion-mnist_*.deb fashion, no root needed: then
            fashion/usr/share/datasets/fashion-mnist), and so has the data set's own repository
 Hardware   2 CPU cores: training 24 min 46 s (2,150 steps of 128), the reader about 5, measuring about 15
-Scores     measured once, by a reader that is right on 90.5% of real test pictures: class right 76.7% at guidance 1 (5,000 samples),
-           87.8, 91.6 and 94.6% at 1.5, 2 and 3 (500 each); Frechet distance in its features 13.9, 8.2, 8.4 and 12.2
-Variants   (not run) `unconditional` is told nothing; `text` is told captions of the class, by a CLIP that variant `fashion` of
-           configs/fashion_clip.py trains
+Scores     measured once, by a reader that is right on 90.5% of real test pictures: class right 76.7% at guidance 1 (5,000
+           samples), 87.8, 91.6 and 94.6% at 1.5, 2 and 3 (500 each); Frechet distance in its features 13.9, 8.2, 8.4 and 12.2
+Variants   (not run) `unconditional` is told nothing; `text` is told captions of the class, by the CLIP of
+           configs/fashion_clip.py
 """
 
 from ml_collections import ConfigDict
