@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from diffusion_jax.data.examples import raw
-from diffusion_jax.data.reading import shuffled
+from diffusion_jax.data.reading import row_numbers, shuffled
 from diffusion_jax.typing import Source, UserError
 
 __all__ = ["CaptionTable", "batches", "caption_table", "columns", "rows_of", "words_of"]
@@ -38,17 +38,10 @@ def batches(
     from (seed, step), and the process's rows are cut from its result. Raises UserError for an empty source, for a batch
     size that the processes do not divide, and for a process that is not one of them.
     """
-    if len(source) == 0:
-        raise UserError("the source is empty: there is nothing to train on")
-    if batch_size < 1 or batch_size % process_count:
-        near = max(1, round(batch_size / process_count)) * process_count
-        raise UserError(f"batch_size {batch_size} is not divided by the {process_count} processes; nearest: {near}")
-    if not 0 <= process_index < process_count:
-        raise UserError(f"process_index {process_index} is not in 0 .. {process_count - 1}")
+    numbers = row_numbers(source, batch_size, process_index, process_count)
     order = shuffled(len(source), seed)
     whole = source.columns() if hasattr(source, "columns") else None
-    local = batch_size // process_count
-    mine = slice(process_index * local, (process_index + 1) * local)
+    mine = slice(numbers.start, numbers.stop)
 
     def batch(step: int) -> dict[str, Any]:
         rows = np.array([order[step * batch_size + i] for i in range(batch_size)])

@@ -67,8 +67,10 @@ def training_batches(
     def batch(step: int) -> dict[str, Any]:
         found = rows(step)
         # What is drawn of an example is drawn for the global batch, so that it does not depend on how many share it.
-        whole = rows_of(train, config.batch_size, config.seed, step)
-        whole[mine] = found["index"]
+        whole = found["index"]
+        if count > 1:
+            whole = rows_of(train, config.batch_size, config.seed, step)
+            whole[mine] = found["index"]
         cond = pick(whole, np.random.default_rng([config.seed, step, TELLING]))
         told = {} if cond is None else {"cond": {name: leaf[mine] for name, leaf in cond.items()}}
         return {"image": found["image"], **told}
