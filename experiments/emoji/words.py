@@ -98,7 +98,7 @@ def _package() -> Mapping[str, Mapping[str, Any]]:
         from emoji import EMOJI_DATA
     except ImportError as error:
         raise UserError(
-            "names of emoji need the package emoji: pip install 'diffusion-jax[emoji]', or give --words, the tarball of the "
+            "names of emoji need the package emoji: pip install -e '.[emoji]', or give --words, the tarball of the "
             "npm package emojibase-data"
         ) from error
     return EMOJI_DATA

@@ -231,7 +231,7 @@ def _opened(file: Path, metadata: Any = None) -> Any:
         import pyarrow.parquet as parquet
     except ImportError as error:
         raise UserError(
-            "data 'parquet' reads by pyarrow, which is not installed: pip install 'diffusion-jax[parquet]'"
+            "data 'parquet' reads by pyarrow, which is not installed: pip install -e '.[parquet]'"
         ) from error
     return _read(file, lambda: parquet.ParquetFile(file, metadata=metadata))
 
