@@ -89,6 +89,11 @@ def test_a_run_that_draws_unasked_and_was_not_measured(tmp_path):
     write_atomic(tmp_path / "report" / "measures.json", json.dumps({"nearest": near}).encode())
     found = page_of(run, tmp_path / "report", quiet)
     assert [tile.label for tile in found.tiles] == ["Distance to the training"]
+    # Measured before the run went on: not numbers of these weights.
+    for weights, tiles in ((run.fingerprint, 1), ("others", 0)):
+        text = json.dumps({"nearest": near | {"weights": weights}})
+        write_atomic(tmp_path / "report" / "measures.json", text.encode())
+        assert len(page_of(run, tmp_path / "report", quiet).tiles) == tiles
     assert _making(run, tmp_path, {"nearest": near}, {}).commands[0].endswith("--samples 7 --features lite0")
 
 

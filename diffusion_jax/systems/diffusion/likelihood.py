@@ -73,6 +73,7 @@ def bits_per_dim(
     found: dict[str, Any] = {
         "split": split, "scans": total, "grey_levels": levels, "uniform": math.log2(levels), "t_min": schedule.t_min,
         "divergence": divergence, "num_probes": num_probes, "seed": seed,
+        "weights": run.fingerprint,
     }  # fmt: skip
     size, offset = min(batch_size, total), -math.log2(cell)
     told = "captioned" if run.asks == ("prompt",) else "told"

@@ -114,6 +114,7 @@ def samples_beside_data(
     real = see(sets.real, say, "the split")
     found: dict[str, Any] = {
         "features": see.name, "split": sets.split, "samples": len(sets.made), "pictures": len(real), "guidance_scale": 1.0,
+        "weights": run.fingerprint,
     }  # fmt: skip
     made = see(sets.made, say, "the samples")
     for ending, rows in (
@@ -181,6 +182,7 @@ def nearest_training(
     closest = near.distance[:, 0]
     return {
         "features": see.name, "split": sets.split, "samples": len(made), "pictures": len(real), "training": len(some),
+        "weights": run.fingerprint,
         "distance": float(closest.mean()), "distance_real": float(beside.mean()),
         "ratio": _ratio(closest.mean(), beside.mean()), "nearer": float((closest < np.quantile(beside, 0.01)).mean()),
     }  # fmt: skip

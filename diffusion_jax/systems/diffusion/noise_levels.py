@@ -80,6 +80,7 @@ def loss_by_noise(
     numbers: dict[str, Any] = {
         "split": name,
         "examples": len(rows),
+        "weights": run.fingerprint,
         "logsnr": [round(float(value), 4) for value in logsnr],
         "variance": float(np.concatenate(seen).astype(np.float64).var(axis=0).mean()),
     }

@@ -44,8 +44,13 @@ def write(run: DiffusionRun, folder: Path, say: Say) -> Path:
 def page_of(run: DiffusionRun, folder: Path, say: Say) -> Page:
     """The page, with the numbers that lie in `folder`."""
     measured, bits = (_numbers(folder / name) for name in (NUMBERS, "bits_per_dim.json"))
-    # Scores of before there were features are not those of today.
-    measured = {name: found for name, found in measured.items() if name not in SCORED or "features" in found}
+    # Scores of before there were features are not those of today, nor numbers of before the run went on.
+    measured = {
+        name: found
+        for name, found in measured.items()
+        if (name not in SCORED or "features" in found) and _of(run, found)
+    }
+    bits = bits if _of(run, bits) else {}
     _, held = held_out(run, "test", say)
     shape = shape_shown(run)
     pictures = len(shape) == 3 and shape[-1] in (1, 3)
@@ -69,6 +74,11 @@ def page_of(run: DiffusionRun, folder: Path, say: Say) -> Page:
         sections=tuple(sections),
         foot="Written by diffusion-jax. One file: nothing is loaded from elsewhere.",
     )
+
+
+def _of(run: DiffusionRun, numbers: Numbers) -> bool:
+    """Whether numbers are of the weights that the run has now; older ones do not say."""
+    return numbers.get("weights", run.fingerprint) == run.fingerprint
 
 
 def _numbers(file: Path) -> Numbers:
