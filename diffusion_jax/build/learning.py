@@ -12,11 +12,11 @@ from diffusion_jax.build.constructors import Spec, construct, signature_of
 from diffusion_jax.build.own import pick
 from diffusion_jax.parallel.mesh import make_mesh
 from diffusion_jax.train.ema import Ema
-from diffusion_jax.train.optim import adamw, clamp_params
+from diffusion_jax.train.optim import adamw, clamp_params, muon
 
 __all__ = ["OPTIMIZERS", "ema", "mesh", "optimizer"]
 
-OPTIMIZERS: dict[str, Callable[..., Any]] = {"adamw": adamw}
+OPTIMIZERS: dict[str, Callable[..., Any]] = {"adamw": adamw, "muon": muon}
 
 
 def optimizer(spec: Spec, total_steps: int, clamp: Mapping[str, tuple[float, float]] | None = None) -> Any:

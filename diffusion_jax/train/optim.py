@@ -1,9 +1,14 @@
-"""AdamW as this package uses it: decay by path, warm-up and cosine, bounds that hold exactly.
+"""AdamW and Muon as this package uses them: decay by path, warm-up and cosine, bounds that hold exactly.
 
 One update is theta <- theta - lr(n) (m_hat / (sqrt(v_hat) + eps) + weight_decay theta) (Loshchilov and Hutter,
 arXiv 1711.05101), where the decay leaves out what a path pattern names. The number of axes would not do: the biases of
 stacked layers have two. The learning rate at update n (from 0) is lr (n + 1) / warmup during warm-up; then either
 constant, or lr (e + (1 - e)(1 + cos(pi u)) / 2) with u = (n - warmup) / (total - warmup) in [0, 1] and e = end_scale.
+
+Muon (Jordan et al. 2024, https://kellerjordan.github.io/posts/muon) steps along the orthogonal matrix nearest to the momentum
+U S V^T of a hidden layer's kernel [in, out], theta <- theta - lr(n) (0.2 sqrt(max(in, out)) U V^T + weight_decay theta). U V^T
+is approached by five Newton-Schulz iterations, and the factor gives the step the root mean square of AdamW's, so that rate and
+decay mean the same (Liu et al., arXiv 2502.16982, section 2.2). What is no hidden kernel is left to AdamW.
 """
 
 from __future__ import annotations
@@ -17,11 +22,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+import optax.contrib
 
 from diffusion_jax.parallel.rules import path_of
 from diffusion_jax.typing import Array, Params, PyTree, UserError, one_of
 
-__all__ = ["NO_DECAY", "adamw", "clamp_params", "decay_mask", "learning_rate_at"]
+__all__ = ["HIDDEN", "NO_DECAY", "adamw", "clamp_params", "decay_mask", "learning_rate_at", "muon"]
 
 NO_DECAY = (
     r"(^|/)(bias|[^/]*_bias)$",
@@ -31,6 +37,8 @@ NO_DECAY = (
     r"(^|/)frequencies$",
 )
 """What does not decay: biases, norms and their statistics, the temperature, class, positional and null embeddings."""
+HIDDEN = (r"(^|/)blocks/(.*/)?kernel$",)
+"""The kernels that Muon turns: those of a transformer's blocks, not the first layer, the last, or an embedding."""
 
 
 def learning_rate_at(
@@ -116,6 +124,38 @@ def _bounded(u: Array, p: Array, lo: float, hi: float) -> Array:
     return jnp.where(p + u > high, less, jnp.where(p + u < low, more, u))
 
 
+def _numbers(**values: float) -> None:
+    for name, value in values.items():
+        if not 0 <= value < math.inf:
+            raise UserError(f"{name} {value} is not a finite number of at least 0")
+
+
+def _shares(**values: float) -> None:
+    usual = {"b1": 0.9, "b2": 0.999, "momentum": 0.95}
+    for name, value in values.items():
+        if not (value >= 0 and np.float32(value) < 1):
+            raise UserError(f"{name} {value} is not in [0, 1); usual: {usual[name]}")
+
+
+def _chained(
+    scaling: optax.GradientTransformation,
+    rate: Callable[[Array | int], Array],
+    weight_decay: float,
+    clip_norm: float | None,
+    no_decay: Sequence[str],
+    clamp: Mapping[str, tuple[float, float]] | None,
+) -> optax.GradientTransformation:
+    """Bounded gradients, `scaling`, decay, the rate, bounded parameters, in this order."""
+    chain = [optax.clip_by_global_norm(clip_norm)] if clip_norm else []
+    chain.append(scaling)
+    if weight_decay:
+        chain.append(optax.add_decayed_weights(weight_decay, mask=lambda params: decay_mask(params, no_decay)))
+    chain.append(optax.scale_by_learning_rate(rate))
+    if clamp:
+        chain.append(clamp_params(clamp))
+    return optax.chain(*chain)
+
+
 def adamw(
     learning_rate: float,
     warmup_steps: int,
@@ -138,18 +178,77 @@ def adamw(
     for numbers with which it would stand still or go uphill: a clip_norm, decay or eps below 0, b1 or b2 outside [0, 1)
     or not to be told from 1 in float32.
     """
-    for name, value in (("clip_norm", clip_norm or 0.0), ("weight_decay", weight_decay), ("eps", eps)):
-        if not 0 <= value < math.inf:
-            raise UserError(f"{name} {value} is not a finite number of at least 0")
-    for name, value in (("b1", b1), ("b2", b2)):
-        if not (value >= 0 and np.float32(value) < 1):
-            raise UserError(f"{name} {value} is not in [0, 1); usual: {0.9 if name == 'b1' else 0.999}")
+    _numbers(clip_norm=clip_norm or 0.0, weight_decay=weight_decay, eps=eps)
+    _shares(b1=b1, b2=b2)
     rate = learning_rate_at(learning_rate, warmup_steps, total_steps, schedule, end_scale)
-    chain = [optax.clip_by_global_norm(clip_norm)] if clip_norm else []
-    chain.append(optax.scale_by_adam(b1, b2, eps))
-    if weight_decay:
-        chain.append(optax.add_decayed_weights(weight_decay, mask=lambda params: decay_mask(params, no_decay)))
-    chain.append(optax.scale_by_learning_rate(rate))
-    if clamp:
-        chain.append(clamp_params(clamp))
-    return optax.chain(*chain)
+    return _chained(optax.scale_by_adam(b1, b2, eps), rate, weight_decay, clip_norm, no_decay, clamp)
+
+
+def muon(
+    learning_rate: float,
+    warmup_steps: int,
+    total_steps: int,
+    schedule: str = "cosine",
+    end_scale: float = 0.0,
+    momentum: float = 0.95,
+    b1: float = 0.9,
+    b2: float = 0.999,
+    eps: float = 1e-8,
+    weight_decay: float = 0.0,
+    clip_norm: float | None = None,
+    no_decay: Sequence[str] = NO_DECAY,
+    hidden: Sequence[str] = HIDDEN,
+    clamp: Mapping[str, tuple[float, float]] | None = None,
+) -> optax.GradientTransformation:
+    """Muon (see the module) for the kernels in whose path a pattern of `hidden` is found, AdamW of b1, b2, eps for all else.
+
+    A kernel is [in, out] or [height, width, in, out], the latter turned as [height width in, out]; one more axis before these
+    is of stacked layers, each turned alone. `momentum` is that of Nesterov. The rest is as `adamw` has it. Raises `UserError`
+    as that does, for a momentum outside [0, 1), at init for a pattern found in no path, and for what is found and is no kernel.
+    """
+    _numbers(clip_norm=clip_norm or 0.0, weight_decay=weight_decay, eps=eps)
+    _shares(b1=b1, b2=b2, momentum=momentum)
+    rate = learning_rate_at(learning_rate, warmup_steps, total_steps, schedule, end_scale)
+    patterns = [(_compile(pattern, "hidden"), pattern) for pattern in hidden]
+
+    def named(params: Params, found: Callable[[str, Array], Any], other: Any) -> PyTree:
+        """found(path, kernel) for each hidden kernel and `other` elsewhere."""
+        paths = [path_of(key_path) for key_path, _ in jax.tree_util.tree_leaves_with_path(params)]
+        for compiled, pattern in patterns:
+            if not any(compiled.search(path) for path in paths):
+                one_of("hidden", pattern, paths)
+
+        def of(key_path: Any, leaf: Array) -> Any:
+            path = path_of(key_path)
+            return found(path, leaf) if any(compiled.search(path) for compiled, _ in patterns) else other
+
+        return jax.tree_util.tree_map_with_path(of, params)
+
+    turned = optax.contrib.scale_by_muon(
+        beta=momentum, weight_dimension_numbers=lambda params: named(params, _kernel_axes, optax.MaskedNode())
+    )
+    scaling = optax.partition(
+        {"muon": optax.chain(turned, _as_large_as_adam()), "adam": optax.scale_by_adam(b1, b2, eps)},
+        lambda params: named(params, lambda path, leaf: _kernel_axes(path, leaf) and "muon", "adam"),
+    )
+    return _chained(scaling, rate, weight_decay, clip_norm, no_decay, clamp)
+
+
+def _kernel_axes(path: str, leaf: Array) -> optax.contrib.MuonDimensionNumbers:
+    """The axes into and out of a kernel, those of stacked layers left out. UserError for what has too few or too many."""
+    if leaf.ndim not in (2, 3, 4, 5):
+        raise UserError(
+            f"hidden {path!r} is no kernel: its shape is {leaf.shape}, not [in, out] or [height, width, in, out]"
+        )
+    first = leaf.ndim % 2
+    return optax.contrib.MuonDimensionNumbers(tuple(range(first, leaf.ndim - 1)), (leaf.ndim - 1,))
+
+
+def _as_large_as_adam() -> optax.GradientTransformation:
+    """Gives orthogonal steps [in, out] the root mean square 0.2 (arXiv 2502.16982, eq. 4)."""
+
+    def scaled(u: Array) -> Array:
+        fan_in, fan_out = math.prod(u.shape[u.ndim % 2 : -1]), u.shape[-1]
+        return 0.2 * math.sqrt(max(fan_in, fan_out)) * u
+
+    return optax.stateless(lambda updates, params: jax.tree.map(scaled, updates))

@@ -13,6 +13,7 @@ from diffusion_jax.build import NETWORKS, SCHEDULES, SOURCES, TIMES, TOKENIZERS,
 from diffusion_jax.build.guidance import GUIDANCE
 from diffusion_jax.build.key_ranges import row_of
 from diffusion_jax.build.keys import REQUIRED
+from diffusion_jax.build.learning import OPTIMIZERS
 from diffusion_jax.config import flatten, load_config
 from diffusion_jax.nets.clip import TOWERS
 from diffusion_jax.systems.diffusion.conditions import CONDITIONS
@@ -38,7 +39,12 @@ def named() -> list[str]:
 
 NAMED = named()
 CHOICES = {
-    "clip": {"data.name": list(SOURCES), "tokenizer.name": list(TOKENIZERS), "model.vision.tower": list(TOWERS)},
+    "clip": {
+        "optimizer.name": list(OPTIMIZERS),
+        "data.name": list(SOURCES),
+        "tokenizer.name": list(TOKENIZERS),
+        "model.vision.tower": list(TOWERS),
+    },
     "diffusion": {
         "data.name": list(SOURCES),
         "model.name": list(NETWORKS),

@@ -14,7 +14,7 @@ from diffusion_jax.parallel.mesh import make_mesh
 from diffusion_jax.train.checkpoint import Checkpointer
 from diffusion_jax.train.ema import Ema
 from diffusion_jax.train.loop import fit
-from diffusion_jax.train.optim import adamw
+from diffusion_jax.train.optim import adamw, muon
 from diffusion_jax.train.runlog import RunLog
 from diffusion_jax.train.state import init_state
 
@@ -42,9 +42,14 @@ def batches(step):
     return {"x": x, "y": np.sin(x[:, :1]) + x[:, 1:2] * x[:, 2:3]}
 
 
-def train(steps, *, data=1, fsdp=1, rules=(), directory=None, log=None, **options):
+def turned(rate, warmup, total, **options):
+    """Muon for the first kernel, as wide as its layer."""
+    return muon(rate, warmup, total, hidden=("in/kernel",), **options)
+
+
+def train(steps, *, data=1, fsdp=1, rules=(), directory=None, log=None, make=adamw, **options):
     mesh = make_mesh(data, fsdp, devices=jax.devices()[: data * fsdp])
-    tx = adamw(3e-3, 5, 1000, weight_decay=0.01, clip_norm=1.0)
+    tx = make(3e-3, 5, 1000, weight_decay=0.01, clip_norm=1.0)
     ema = Ema(0.99)
     state = init_state(init(jax.random.key(0)), tx, ema, mesh=mesh, rules=rules)
     settings = {"loss_fn": loss_fn, "batches": batches, "progress": False} | options

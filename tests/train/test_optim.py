@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from diffusion_jax.train.optim import adamw, clamp_params, decay_mask, learning_rate_at
+from diffusion_jax.train.optim import adamw, clamp_params, decay_mask, learning_rate_at, muon
 from diffusion_jax.typing import UserError
 
 PARAMS = {
@@ -103,6 +103,9 @@ def test_clamp_is_after_the_learning_rate():
         (lambda: adamw(0.1, 0, 10, clamp={"w": (2.0, 1.0)}), r"\(2.0, 1.0\) is no interval"),
         (lambda: adamw(0.1, 0, 10, clamp={"logitscale": (0.0, 1.0)}).init(PARAMS), "did you mean 'logit_scale'"),
         (lambda: decay_mask(PARAMS, ["("]), "no_decay pattern"),
+        (lambda: muon(0.1, 0, 10, hidden=["("]), "hidden pattern"),
+        (lambda: muon(0.1, 0, 10, hidden=["blocks/atn"]).init(PARAMS), "did you mean 'blocks/attn/"),
+        (lambda: muon(0.1, 0, 10, hidden=["logit_scale"]).init(PARAMS), "'logit_scale' is no kernel: its shape is"),
     ],
 )
 def test_bad_settings(make, says):
@@ -129,5 +132,75 @@ def test_clip_norm_none_and_0_are_off(off):
     ids=str,
 )  # fmt: skip
 def test_numbers_that_stand_still_or_go_uphill_are_refused(wrong):
-    with pytest.raises(UserError, match=next(iter(wrong))):
-        adamw(**({"learning_rate": 0.1, "warmup_steps": 0, "total_steps": 10} | wrong))
+    for make in (adamw, muon):
+        with pytest.raises(UserError, match=next(iter(wrong))):
+            make(**({"learning_rate": 0.1, "warmup_steps": 0, "total_steps": 10} | wrong))
+
+
+def test_a_momentum_of_1_is_refused():
+    with pytest.raises(UserError, match=r"momentum 1.0 .* usual: 0.95"):
+        muon(0.1, 0, 10, momentum=1.0)
+
+
+def _drawn(shape):
+    return jax.random.normal(jax.random.key(sum(shape)), shape)
+
+
+def _first_step(params, **options):
+    tx = muon(1.0, 0, 10, "constant", **options)
+    return tx.update(params, tx.init(params), params)[0]
+
+
+@pytest.mark.parametrize("shape", [(12, 12), (8, 24), (24, 8)])
+def test_muon_steps_along_the_nearest_orthogonal_matrix(shape):
+    # At the first step the momentum is along the gradient, U S V^T; five iterations bring all of S near to 1 (Jordan 2024).
+    gradient = _drawn(shape)
+    step = _first_step({"blocks": {"kernel": gradient}})["blocks"]["kernel"]
+    u, s, vt = np.linalg.svd(np.asarray(gradient), full_matrices=False)
+    inner = -(u.T @ np.asarray(step) @ vt.T) / (0.2 * math.sqrt(max(shape)))
+    np.testing.assert_allclose(inner, np.diag(np.diag(inner)), atol=1e-3)
+    assert s.max() / s.min() > 1.5
+    assert (np.diag(inner) > 0.65).all() and (np.diag(inner) < 1.25).all()
+    np.testing.assert_allclose(np.sqrt(np.mean(np.square(step))), 0.2, rtol=0.2)
+
+
+def test_muon_turns_stacked_kernels_alone_and_convolutions_whole():
+    stacked = _drawn((3, 8, 16))
+    together = _first_step({"blocks": {"kernel": stacked}})["blocks"]["kernel"]
+    for one, step in zip(stacked, together):
+        np.testing.assert_allclose(step, _first_step({"blocks": {"kernel": one}})["blocks"]["kernel"], atol=1e-5)
+    convolution = _drawn((2, 3, 4, 10))
+    step = _first_step({"blocks": {"kernel": convolution}})["blocks"]["kernel"]
+    flat = _first_step({"blocks": {"kernel": convolution.reshape(24, 10)}})["blocks"]["kernel"]
+    np.testing.assert_allclose(step.reshape(24, 10), flat, atol=1e-5)
+    pair = jnp.stack([convolution, 2 * convolution])  # a larger gradient makes no larger step
+    np.testing.assert_allclose(_first_step({"blocks": {"kernel": pair}})["blocks"]["kernel"], [step, step], atol=1e-5)
+
+
+def test_what_is_no_hidden_kernel_is_adamws():
+    params = jax.tree.map(lambda leaf: leaf * 0.5, PARAMS)
+    options = {"weight_decay": 0.1, "b2": 0.9, "clip_norm": 1.0, "clamp": {"logit_scale": (0.0, 0.7)}}
+    found = {}
+    for make in (adamw, muon):
+        tx, after = make(0.1, 2, 10, **options), params
+        state = tx.init(after)
+        for step in range(3):
+            gradients = jax.tree.map(lambda leaf, step=step: _drawn((*leaf.shape, 1 + step))[..., 0], after)
+            updates, state = tx.update(gradients, state, after)
+            after = optax.apply_updates(after, updates)
+        found[make] = after
+    assert np.abs(found[adamw]["blocks"]["attn"]["kernel"] - found[muon]["blocks"]["attn"]["kernel"]).max() > 0.01
+    for after in found.values():
+        after["blocks"]["attn"].pop("kernel")
+    jax.tree.map(np.testing.assert_array_equal, found[adamw], found[muon])
+
+
+def test_muon_has_no_second_moment_and_decays_its_kernels():
+    tx = muon(0.1, 0, 10, "constant", weight_decay=0.5)
+    zero = jax.tree.map(jnp.zeros_like, PARAMS)
+    state = tx.init(PARAMS)
+    sizes = sum(leaf.size for leaf in jax.tree.leaves(state)) - sum(leaf.size for leaf in jax.tree.leaves(PARAMS))
+    kernel = PARAMS["blocks"]["attn"]["kernel"].size
+    assert sizes <= sum(leaf.size for leaf in jax.tree.leaves(PARAMS)) - kernel + 10
+    updates, _ = tx.update(zero, state, PARAMS)
+    np.testing.assert_allclose(optax.apply_updates(PARAMS, updates)["blocks"]["attn"]["kernel"], 0.95, rtol=1e-6)
