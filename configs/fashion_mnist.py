@@ -31,8 +31,8 @@ def get_config() -> ConfigDict:
     config.system = "diffusion"
     config.workdir = "runs/fashion/diffusion"
     config.seed = 0
-    config.steps = 2150
-    config.batch_size = 128
+    config.steps = 3900
+    config.batch_size = 64
 
     config.data = ConfigDict(
         {
@@ -71,8 +71,8 @@ def get_config() -> ConfigDict:
 
     config.optimizer = ConfigDict(
         {
-            "name": "adamw",
-            "learning_rate": 1.5e-3,
+            "name": "muon",
+            "learning_rate": 3e-3,
             "warmup_steps": 100,
             "schedule": "cosine",
             "b1": 0.9,
@@ -86,7 +86,7 @@ def get_config() -> ConfigDict:
 
     config.sampler = ConfigDict({"solver": "ddim", "grid": "natural", "num_steps": 30, "guidance_scale": 2.0})
 
-    config.log_every = 25
-    config.eval_every = 550
-    config.checkpoint_every = 275
+    config.log_every = 50
+    config.eval_every = 1300
+    config.checkpoint_every = 500
     return config
