@@ -26,8 +26,8 @@ def get_config() -> ConfigDict:
     config.system = "diffusion"
     config.workdir = "runs/emoji/diffusion"
     config.seed = 0
-    config.steps = 1600
-    config.batch_size = 128
+    config.steps = 2600
+    config.batch_size = 64
 
     config.data = ConfigDict(
         {
@@ -68,8 +68,8 @@ def get_config() -> ConfigDict:
 
     config.optimizer = ConfigDict(
         {
-            "name": "adamw",
-            "learning_rate": 1e-3,
+            "name": "muon",
+            "learning_rate": 3e-3,
             "warmup_steps": 100,
             "schedule": "cosine",
             "b1": 0.9,
@@ -79,11 +79,11 @@ def get_config() -> ConfigDict:
             "clip_norm": 1.0,
         }
     )
-    config.ema = ConfigDict({"decay": 0.997})
+    config.ema = ConfigDict({"decay": 0.998})
 
     config.sampler = ConfigDict({"solver": "ddim", "grid": "natural", "num_steps": 25, "guidance_scale": 3.0})
 
-    config.log_every = 25
-    config.eval_every = 800
-    config.checkpoint_every = 200
+    config.log_every = 50
+    config.eval_every = 1300
+    config.checkpoint_every = 500
     return config

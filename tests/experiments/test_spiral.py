@@ -30,6 +30,7 @@ def test_the_data_are_the_published_spiral():
     assert np.linalg.norm(POINTS - POINTS.mean(axis=0), axis=1).mean() == pytest.approx(0.5945, abs=1e-4)
 
 
+@pytest.mark.slow  # of the experiment's numbers, which its page says; `make spiral` makes them again
 def test_six_mean_distances_are_those_published():
     found, samples = measures.table(lambda schedule: exact.point_set(schedule, POINTS), POINTS, seed=0, tenth=False)
     for name, (_, _, wanted) in measures.TABLE.items():
@@ -48,6 +49,7 @@ def test_the_turn_from_the_mean_to_the_points():
     assert measures.crossing(np.array([0.1, 1.0, 10.0]), [0.9, 0.5, 0.1]) == pytest.approx(1.0)
 
 
+@pytest.mark.slow  # of the experiment's numbers, which its page says; `make spiral` makes them again
 def test_the_attractors_are_counted_to_convergence():
     schedule = field()[0]
     wide = POINTS.astype(np.float64)
