@@ -4,7 +4,7 @@ Command    diffusion-jax train --config configs/picture_classes.py --config.data
 Needs      pictures/CLASS/PICTURE, or pictures/train/CLASS/PICTURE with val and test beside; any size, any of PIL's formats
 Hardware   a laptop for 32 pixels; an accelerator for more: `diffusion-jax config check` says what a step costs
 Variants   `unconditional` is told nothing; `flow` is rectified flow; `edm` is EDM's preconditioning, noise and augmentation;
-           `small` is of a size for two cores and a minute or two
+           `small` is of a size for two cores and a minute or two; so is `small_unconditional`, told nothing
 """
 
 from ml_collections import ConfigDict
@@ -32,11 +32,13 @@ SMALL = {
     "checkpoint_every": 500,
     "sampler.num_steps": 20,
 }
+UNCONDITIONAL = {"condition": {"name": "none"}, "sampler.guidance_scale": 1.0}
 VARIANTS = {
-    "unconditional": {"condition": {"name": "none"}, "sampler.guidance_scale": 1.0},
+    "unconditional": UNCONDITIONAL,
     "flow": {"prediction": "velocity", "loss.space": "velocity", "schedule.name": "rectified_flow"},
     "edm": EDM | {"data.augment": 0.12, "data.flip": False},
     "small": SMALL,
+    "small_unconditional": SMALL | UNCONDITIONAL,
 }
 
 

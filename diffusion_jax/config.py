@@ -23,7 +23,7 @@ from typing import Any
 
 from ml_collections import ConfigDict, FrozenConfigDict
 
-from diffusion_jax.typing import UserError, one_of
+from diffusion_jax.typing import UserError, nearest_path, one_of
 
 __all__ = [
     "apply_overrides", "changes", "flatten", "load_config", "not_found", "parse_overrides", "project_of", "to_dict",
@@ -32,7 +32,11 @@ __all__ = [
 
 PREFIX = "--config."
 Keys = Callable[[ConfigDict], Mapping[str, Any]]
-"""config -> {dotted key: something whose `range` has `kind` (a type or None), `path` (whether it names a file) and `holds`}."""
+"""config -> {dotted key: something with a `range`}.
+
+Of that are read `words`, `kind` (a type or None), `path` (whether it names a file), `open` (whether it is a group whose members
+are called as one likes) and `holds`.
+"""
 
 
 def load_config(spec: str, overrides: Mapping[str, str] | None = None, keys: Keys | None = None) -> ConfigDict:
@@ -172,18 +176,40 @@ def _set_all(
         ready = [
             key
             for key in left
-            if key in flat or key in known or (key in groups and _as_group(left[key], text) is not None)
+            if key in flat
+            or key in known
+            or (key in groups and _as_group(left[key], text) is not None)
+            or _member(key, left[key], known, text)
         ]
         if not ready:
             raise UserError(f"{where}{_unknown(next(iter(left)), flat, known)}")
         for key in ready:
             value = left.pop(key)
-            group = _as_group(value, text) if key in groups or not text else None
+            whole = key in groups or not text or _open(key, known) or _open(key.rpartition(".")[0], known)
+            group = _as_group(value, text) if whole else None
             if group is not None:  # a whole group in place of the file's
                 value = ConfigDict(group)
             elif text:
                 value = _parse(key, value, flat.get(key), known.get(key))
             _assign(config, key, value, known)
+
+
+def _open(key: str, known: Mapping[str, Any]) -> bool:
+    """Whether a key is a group whose members are called as one likes."""
+    return key in known and known[key].range.open
+
+
+def _member(key: str, value: Any, known: Mapping[str, Any], text: bool) -> bool:
+    """Whether a key begins a member of such a group: by its `name`, or as a whole."""
+    group, _, last = key.rpartition(".")
+    if last == "name" and "." in group:
+        return _open(group.rpartition(".")[0], known)
+    return bool(last) and _open(group, known) and _as_group(value, text) is not None
+
+
+def _begin(key: str, group: str) -> str:
+    """The member of a group that a key is in."""
+    return f"{group}.{key[len(group) + 1 :].partition('.')[0]}"
 
 
 def _as_group(value: Any, text: bool) -> dict[str, Any] | None:
@@ -224,6 +250,9 @@ def changes(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
 def _unknown(key: str, flat: Mapping[str, Any], known: Mapping[str, Any]) -> str:
     """What is said of a key that there is not."""
     every = sorted({*flat, *known})
+    group = next((name for name in known if key.startswith(f"{name}.") and _open(name, known)), None)
+    if group is not None and not any(name.startswith(f"{_begin(key, group)}.") for name in every):
+        return f"config key {key!r} begins no member of {group!r}, which is {known[group].range.words}"
     inner = [name for name in every if name.startswith(f"{key}.")]
     if inner:
         return f"config key {key!r} is a group; set one of {', '.join(inner)}"
@@ -269,8 +298,9 @@ def _assign(config: ConfigDict, key: str, value: Any, known: Mapping[str, Any]) 
     for group in groups:
         inner, path = node.get(group), f"{path}{group}"
         if not isinstance(inner, ConfigDict):
-            if inner is not None and path not in known:
-                raise UserError(f"config key {path!r} is {inner!r}; it is a group of keys")
+            if inner is not None and (path not in known or _open(path, known)):
+                words = known[path].range.words if path in known else "a group of keys"
+                raise UserError(f"config key {path!r} is {inner!r}; it is {words}")
             inner = ConfigDict({} if inner is None else {"name": inner})
             with node.unlocked(), node.ignore_type():
                 node[group] = inner
@@ -333,5 +363,5 @@ def _leads(path: str) -> bool:
 def _nearest_file(path: Path) -> str:
     folder = path.parent if path.parent.is_dir() else Path("configs")
     names = [str(p) for p in sorted(folder.glob("*.py"))] if folder.is_dir() else []
-    near = difflib.get_close_matches(str(path), names, n=1, cutoff=0.3)
-    return f"; did you mean {near[0]!r}?" if near else ""
+    near = nearest_path(str(path), names)
+    return f"; did you mean {near!r}?" if near else ""

@@ -8,7 +8,6 @@ they are not.
 
 from __future__ import annotations
 
-import difflib
 import hashlib
 import json
 import warnings
@@ -23,7 +22,7 @@ from ml_collections import ConfigDict
 from diffusion_jax.build import own
 from diffusion_jax.config import flatten, to_dict
 from diffusion_jax.files import write_atomic
-from diffusion_jax.typing import PyTree, UserError, path_of
+from diffusion_jax.typing import PyTree, UserError, nearest_path, path_of
 
 __all__ = [
     "CHECKPOINTS", "CONFIG", "EXAMPLE", "FORMAT", "changed_parts", "fingerprint", "holds_run", "is_run", "keep_parts",
@@ -147,5 +146,5 @@ def nearest(path: Path) -> str:
     parent = path.parent if path.parent.is_dir() else Path("runs")
     there = sorted(parent.iterdir()) if parent.is_dir() else []
     names = [str(p) for p in there if p.is_dir() and (is_run(p) or any(p.glob(f"*/{CONFIG}")))]
-    near = difflib.get_close_matches(str(path), names, n=1, cutoff=0.3)
-    return f"; did you mean {near[0]!r}?" if near else ""
+    near = nearest_path(str(path), names)
+    return f"; did you mean {near!r}?" if near else ""

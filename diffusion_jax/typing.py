@@ -34,6 +34,7 @@ __all__ = [
     "Source",
     "Tokenizer",
     "UserError",
+    "nearest_path",
     "one_of",
     "path_of",
     "pytree_dataclass",
@@ -70,6 +71,29 @@ def one_of(what: str, value: Any, options: Iterable[str]) -> str:
     near = difflib.get_close_matches(value.casefold(), lower, n=1, cutoff=0.5)
     hint = f"; did you mean {lower[near[0]]!r}?" if near else ""
     raise UserError(f"{what} {value!r} is not known{hint} (known: {known})")
+
+
+def nearest_path(name: str, names: Iterable[str]) -> str | None:
+    """The one of `names`, of files or folders, that `name` may have meant, of any case; None where none is near.
+
+    Near is a name whose stem has most of its letters in common, or differs in one: an ending that both have says nothing.
+    """
+    wanted = _stem(name[-300:])
+    stems: dict[str, list[str]] = {}
+    for other in names:
+        stems.setdefault(_stem(other), []).append(other)
+    near = difflib.get_close_matches(wanted, stems, n=1) or [
+        stem for stem in stems if len(stem) == len(wanted) and sum(a != b for a, b in zip(stem, wanted)) == 1
+    ]
+    if not near:
+        return None
+    return max(
+        stems[near[0]], key=lambda other: difflib.SequenceMatcher(None, other.casefold(), name.casefold()).ratio()
+    )
+
+
+def _stem(path: str) -> str:
+    return os.path.splitext(os.path.basename(path.rstrip("/")).casefold())[0]
 
 
 def texts_of(what: str, given: Any) -> list[str]:

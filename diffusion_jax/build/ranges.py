@@ -10,17 +10,18 @@ import dataclasses
 import itertools
 import math
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import numpy as np
+from ml_collections import ConfigDict
 
 from diffusion_jax.build.own import fits
 from diffusion_jax.typing import UserError, one_of
 
 __all__ = [
-    "Range", "choice", "declared", "either", "flag", "named", "number", "numbers", "one_number", "optional", "patterns",
-    "share", "short", "text", "texts", "whole",
+    "Range", "choice", "declared", "either", "flag", "members", "named", "number", "numbers", "one_number", "optional",
+    "patterns", "share", "short", "text", "texts", "whole",
 ]  # fmt: skip
 
 LARGEST = float(np.finfo(np.float32).max)
@@ -40,6 +41,7 @@ class Range:
     options: tuple[str, ...] = ()
     what: str = ""
     own: bool = False  # whether "module:attribute" may stand there
+    open: bool = False  # whether it is a group whose keys are called as one likes
 
     def check(self, key: str, value: Any) -> None:
         """UserError that names the key, the value, the words and the nearest valid value."""
@@ -148,6 +150,11 @@ def texts(of: str) -> Range:
         return isinstance(value, list | tuple) and len(value) > 0 and all(map(text().holds, value))
 
     return Range(of, holds, lambda value: (value,) if text().holds(value) else None, tuple)
+
+
+def members(of: str) -> Range:
+    """A group whose keys are called as one likes, each a group of its own."""
+    return Range(of, lambda value: isinstance(value, Mapping | ConfigDict), open=True)
 
 
 def one_number(of: str, *known: int) -> Range:

@@ -6,6 +6,8 @@ are read and nothing is built, so that it can be asked on a machine that has nei
 
 from __future__ import annotations
 
+import os
+import sys
 from collections.abc import Iterator
 from typing import Any
 
@@ -17,6 +19,7 @@ from diffusion_jax.build.own import pick
 from diffusion_jax.build.ranges import short
 from diffusion_jax.build.samplers import SOLVERS
 from diffusion_jax.config import load_config, parse_overrides, variants_of
+from diffusion_jax.systems.check import check_keys
 from diffusion_jax.systems.table import groups, keys
 
 __all__ = ["offers", "resolved", "show"]
@@ -26,12 +29,19 @@ ELSEWHERE = {"sampler.solver": ("--solver-option of `diffusion-jax sample`", SOL
 
 
 def show(spec: str, rest: list[str]) -> int:
-    """Prints the config of `FILE[:VARIANT]` under the overrides in `rest`. UserError as `load_config`."""
+    """Prints the config of `FILE[:VARIANT]` under the overrides in `rest`.
+
+    UserError as `load_config`, and, when all is printed, for the first of what is marked in it.
+    """
     config = load_config(spec, parse_overrides(rest), keys)
     file, variant, named = variants_of(spec)
     print(f"# {file}{f', variant {variant}' if variant else ''}")
     print(f"# variants (FILE:NAME): {', '.join(named)}" if named else "# the file names no variants")
-    print("\n".join(["", *resolved(config), "", "# What may stand there", *offers(config)]))
+    try:
+        print("\n".join(["", *resolved(config), "", "# What may stand there", *offers(config)]), flush=True)
+    except BrokenPipeError:  # who reads it, such as `head`, has enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    check_keys(config)
     return 0
 
 
@@ -54,7 +64,8 @@ def _walk(spec: Any, prefix: str, known: dict[str, Key], inside: dict[str, Group
     names.sort(key=lambda name: name != "name")
     for key in (*names, *(key for key in spec if key not in names)):
         dotted, value = f"{prefix}{key}", spec.get(key)
-        if dotted in inside and (isinstance(value, ConfigDict) or key not in spec):
+        needed = dotted in known and known[dotted].default is REQUIRED
+        if dotted in inside and (isinstance(value, ConfigDict) or (key not in spec and not needed)):
             yield from _group(value, dotted, f"{pad}{key}:", known, inside)
         elif isinstance(value, ConfigDict):
             yield f"{pad}{key}:", "(read by nothing)"
@@ -102,6 +113,8 @@ def offers(config: ConfigDict) -> list[str]:
     lines = _section("[config]", [(key, known[key]) for key in top])
     for dotted, group in inside.items():
         at = {key: known[f"{dotted}.{key}"] for key in group.defaults if f"{dotted}.{key}" in known}
+        if not at and dotted in known:  # of members that are called as one likes, each has a section of its own
+            continue
         name = at.pop("name", None)
         what = group.name if group.name is not None else ""
         head = f"[{dotted}]{f' {what}' if what else ''}{f': {name.range.words}' if name else ''}"

@@ -23,8 +23,8 @@ SYSTEMS: dict[str, str] = {
 }
 """Each by its name, imported when it is asked for. A folder that holds runs of several stands for the first of them."""
 
-NAME_OR_GROUP = ("sampler.guidance", "schedule.base")
-"""What may be a name alone, or a group with a name and its options."""
+KEY_AND_GROUP = ("sampler.guidance", "schedule.base", "condition.parts")
+"""What may be a name alone, or a group with a name and its options; and what is a group of members called as one likes."""
 
 
 def system_named(name: Any) -> System:
@@ -77,7 +77,7 @@ def keys(config: ConfigDict) -> dict[str, Key]:
     for group, known in inside.items():
         for key, default in known.defaults.items():
             dotted = f"{group}.{key}"
-            if dotted not in inside or dotted in NAME_OR_GROUP:
+            if dotted not in inside or dotted in KEY_AND_GROUP:
                 what = known.ranges.get(key) or _range(rows, group, known.name, key, default, config)
                 found[dotted] = Key(what, default)
     return found

@@ -13,9 +13,11 @@ from processes import environment
 
 from diffusion_jax.cli import main
 from diffusion_jax.cli.config_show import offers, resolved
-from diffusion_jax.config import load_config
+from diffusion_jax.config import load_config, to_dict
+from diffusion_jax.systems.check import check_keys
 from diffusion_jax.systems.table import keys
 from diffusion_jax.training import build_run
+from diffusion_jax.typing import UserError
 
 CONFIGS = sorted((tiny.ROOT / "configs").glob("*.py"))
 
@@ -42,6 +44,53 @@ def test_show_marks_what_the_file_leaves_out_and_what_is_wrong():
     assert value_of(lines, "condition", "drop").split() == ["0.1", "(default)"]
     assert value_of(lines, "space", "name").split() == ["'pixels'", "(default)"]
     assert value_of(lines, "mesh") == "(absent)"
+
+
+SEVERAL = {"condition": "{}", "condition.name": "several"}
+
+
+def test_the_parts_of_several_are_shown_as_needed_and_set_by_their_names():
+    lines = resolved(load_config(tiny.DIFFUSION, SEVERAL, keys))
+    assert value_of(lines, "condition", "parts") == "(missing)"
+    (line,) = (line for line in offers(load_config(tiny.DIFFUSION, SEVERAL, keys)) if line.split()[:1] == ["parts"])
+    assert line.endswith("(needed)") and "--config.condition.parts.label.name=label" in line
+    said = {
+        "condition.parts.class.drop": "0.2",  # in any order
+        "condition.parts.class.name": "label",
+        "condition.parts.low": "{'name': 'image', 'factor': 4}",
+    }
+    config = load_config(tiny.DIFFUSION, SEVERAL | said, keys)
+    parts = {"class": {"name": "label", "drop": 0.2}, "low": {"name": "image", "factor": 4}}
+    assert to_dict(config.condition) == {"name": "several", "parts": parts}
+    check_keys(config)
+    assert any(line.startswith("[condition.parts.class] label: one of") for line in offers(config))
+    whole = load_config(tiny.DIFFUSION, SEVERAL | {"condition.parts": str(parts)}, keys)
+    assert to_dict(whole) == to_dict(config)
+    for wrong, message in (
+        (
+            {"condition.parts.class": "label"},
+            "'condition.parts.class' begins no member of 'condition.parts', which is a",
+        ),
+        ({"condition.parts.class.drop": "0.1"}, "'condition.parts.class.drop' begins no member of 'condition.parts'"),
+        (said | {"condition.parts.class.dorp": "0.1"}, "did you mean 'condition.parts.class.drop'"),
+        (
+            {"condition.parts": "label", "condition.parts.a.name": "label"},
+            "'condition.parts' is 'label'; it is a group of",
+        ),
+    ):
+        with pytest.raises(UserError, match=message):
+            load_config(tiny.DIFFUSION, SEVERAL | wrong, keys)
+
+
+def test_show_ends_with_what_it_marks(capsys):
+    """Its tables are printed all the same: they are what it is asked for."""
+    command = ["config", "show", tiny.DIFFUSION, "--config.data.name=digist"]
+    assert main(command) == 2
+    said = capsys.readouterr()
+    assert "name: 'digist'" in said.out and "[sampler.guidance] classifier_free: one of" in said.out
+    assert said.err == "error: data 'digist' is not known; did you mean 'digits'? (known: arrays, classes, digits, " + (
+        "folder, parquet, tar, tfds)\n"
+    )
 
 
 def test_show_offers_every_key_of_every_group():

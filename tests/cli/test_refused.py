@@ -49,7 +49,10 @@ def test_values_out_of_range_are_one_line(extra, said, capsys):
         ({"data__shift": -1}, "config key 'data.shift' is -1.0; it is a number of pixels from 0 to 8; nearest: 0.0"),
         ({"optimizer__name": "adam"}, "optimizer 'adam' is not known; did you mean 'adamw'?"),
         ({"optimizer__schedule": "cosin"}, "schedule 'cosin' is not known; did you mean 'cosine'?"),
-        ({"optimizer__warmup_steps": 9}, "'optimizer.warmup_steps' is 9 of the 6 of key 'steps'; nearest: 5"),
+        (
+            {"optimizer__warmup_steps": 9},
+            "'optimizer.warmup_steps' is 9, which is not below key 'steps', 6; nearest: 5",
+        ),
         ({"optimizer__learning_rate": 0}, "config key 'optimizer.learning_rate' is 0.0; it is a number above 0"),
         ({"ema__decay": 1}, "config key 'ema.decay' is 1.0; it is a share in [0, 1); nearest: 0.999999"),
         ({"log_every": 0}, "config key 'log_every' is 0; it is a whole number of at least 1"),

@@ -75,21 +75,27 @@ def test_commands_are_read_by_the_real_parser(page, configs):
 def test_options_and_config_keys_in_the_text_exist(page, configs):
     known = options()
     for text in in_backticks(page):
+        before: dict[str, str] = {}
         for key, value in re.findall(r"--config\.([\w.]+)=([^\s`]+)", text):
-            assert any(_takes(config, key, value.strip('"')) for config in configs), f"{page.name}: {text}"
+            said = {key: value.strip('"')}
+            # What stands before it may bring the key.
+            assert any(_takes(config, key, one) for config in configs for one in (said, before | said)), (
+                f"{page.name}: {text}"
+            )
+            before |= said
         for option in re.findall(r"(?<![\w-])--[a-z][\w-]*", re.sub(r"--config\.\S+", "", text)):
             assert option in known, f"{page.name}: {text}"
 
 
-def _takes(config, key: str, value: str) -> bool:
-    """Whether a config, or a variant of it, takes the key; where a page writes dots for a value, whether there is one."""
+def _takes(config, key: str, said: dict[str, str]) -> bool:
+    """Whether a config, or a variant of it, takes what is said; where a page writes dots for a value, whether there is one."""
     variants = ["", *(f":{name}" for name in re.findall(r'^    "(\w+)": \{', config.read_text(), re.MULTILINE))]
     for variant in variants:
         try:
-            loaded = load_config(f"{config}{variant}", {} if value == "..." else {key: value}, keys)
+            loaded = load_config(f"{config}{variant}", {k: v for k, v in said.items() if v != "..."}, keys)
         except UserError:
             continue
-        if value != "..." or key in keys(loaded):
+        if said[key] != "..." or key in keys(loaded):
             return True
     return False
 
@@ -140,7 +146,7 @@ def _resolves(first: str, rest: list[str]) -> bool:
 
 def _is_key(key: str) -> bool:
     """data.path is a key of a config, and no part of the package."""
-    return any(_takes(config, key, "...") for config in CONFIGS)
+    return any(_takes(config, key, {key: "..."}) for config in CONFIGS)
 
 
 def listed(text: str, before: str, after: str) -> list[str]:

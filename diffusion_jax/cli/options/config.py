@@ -27,7 +27,8 @@ def add(commands: Any) -> None:
         formatter_class=Help,
         description="Print the config as it is resolved, with the keys that it leaves out, and for each group which names\n"
         "there are and what the chosen one takes. No data are read and nothing is built. Keys are overridden by\n"
-        "--config.KEY=VALUE, so that another name shows its own keys.",
+        "--config.KEY=VALUE, so that another name shows its own keys. What is wrong is marked, and the first of it is\n"
+        "the error that the command ends with.",
         epilog="example: diffusion-jax config show configs/digits_diffusion.py --config.schedule.name=discrete",
     )
     check = actions.add_parser(

@@ -12,6 +12,7 @@ from diffusion_jax.build.ranges import (
     choice,
     either,
     flag,
+    members,
     named,
     number,
     numbers,
@@ -46,6 +47,10 @@ RANGES: dict[str, Range] = {
     "condition.encoder": text("the path of a CLIP run or of published weights, as text", path=True),
     "condition.cache": optional(text("the path of a folder, as text"), "nothing is kept on disk"),
     "condition.drop": share(usual=0.1),
+    "condition.parts": members(
+        "a group of conditions by names of yours, {'label': {'name': 'label'}, 'image': {'name': 'image'}}, on the command "
+        "line --config.condition.parts.label.name=label --config.condition.parts.image.name=image"
+    ),
     "condition.tokens": flag(),
     "condition.kind": choice("condition.kind", IMAGE_KINDS),
     "condition.factor": whole(2, 1024),
