@@ -35,6 +35,7 @@ __all__ = [
     "cropping",
     "gives_pictures",
     "image_sizes",
+    "labelled",
     "pictures",
     "preprocess",
     "reading",
@@ -52,6 +53,11 @@ SOURCES: dict[str, Callable[..., Any]] = {
     "parquet": PictureParquet,
 }
 """Each takes a `split`. Those whose `pictures` is true give pictures as files have them, the others arrays in [-1, 1]."""
+_LABELS = {
+    "folder": "; pictures that lie in a folder a class are data.name=classes",
+    "tar": "; it is KEY.cls beside KEY.jpg, or data.label_key=NAME of KEY.json",
+}
+"""Where a source has labels, as the end of a message."""
 READING: dict[str, Any] = {
     "crop": "random", "crop_scale": (0.9, 1.0), "flip": False, "on_error": "raise", "error_share": 0.5, "workers": 0,
     "eval_pairs": 512,
@@ -115,16 +121,34 @@ def reading(spec: Spec) -> dict[str, Any]:
 
 
 def captioned(spec: Spec, data: Any) -> Any:
-    """The data of a config's `data` group. UserError where they have no captions, which CLIP learns from."""
+    """The data of a config's `data` group. UserError where they have no captions, with what gives them some."""
     try:
-        if "captions" in data[0]:
-            return data
+        first = data[0]
     except UserError:  # of this one: whoever reads it stops or skips it
         return data
+    if "captions" in first:
+        return data
     told = getattr(data, "uncaptioned", None)
-    templates = "templates" in parameters(pick("data", spec["name"], SOURCES))
-    advice = "; say data.templates=photo to make them of the names of the classes" if templates else ""
+    known, ways = parameters(pick("data", spec["name"], SOURCES)), []
+    if "templates" in known and ("label" in first or "label_key" not in known):
+        ways.append("data.templates=photo to make them of the names of the classes")
+    if "caption_key" in known:
+        ways.append("data.caption_key=NAME where they are called otherwise")
+    advice = f"; say {', or '.join(ways)}" if ways else ""
     raise UserError(told or f"data {spec['name']!r}: the examples have no captions{advice}")
+
+
+def labelled(spec: Spec, data: Any) -> Any:
+    """The data of a config's `data` group. UserError where the first example has no label, with what gives them one."""
+    try:
+        first = data[0]
+    except UserError:  # of this one: whoever reads it stops or skips it
+        return data
+    if first.get("label") is not None:
+        return data
+    named = "label_key" in parameters(pick("data", spec["name"], SOURCES))
+    advice = _LABELS.get(spec["name"], "; say data.label_key=NAME where it is called otherwise" if named else "")
+    raise UserError(f"data {spec['name']!r}: example 0 has no label, the number of its class{advice}")
 
 
 def cropping(prepare: Preprocess, options: Spec, *, distort: bool = True) -> Crop:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import difflib
 import json
 import os
 import shutil
@@ -15,7 +14,7 @@ from typing import Any
 import ml_dtypes
 import numpy as np
 
-from diffusion_jax.typing import UserError, one_of
+from diffusion_jax.typing import UserError, nearest_path, one_of
 
 __all__ = [
     "DTYPES",
@@ -44,14 +43,10 @@ def find(path: Path, names: tuple[str, ...]) -> Path:
         return path
     if not path.is_dir():
         parent = path.parent
-        near = difflib.get_close_matches(path.name, [p.name for p in parent.iterdir()] if parent.is_dir() else [], n=1)
+        near = nearest_path(path.name, [p.name for p in parent.iterdir()] if parent.is_dir() else [])
         raise UserError(
             f"{str(path)!r} does not exist; "
-            + (
-                f"did you mean {str(parent / near[0])!r}?"
-                if near
-                else "weights are a folder or file of yours, not a name"
-            )
+            + (f"did you mean {str(parent / near)!r}?" if near else "weights are a folder or file of yours, not a name")
         )
     for name in names:
         if (path / name).is_file():

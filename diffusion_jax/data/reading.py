@@ -64,6 +64,11 @@ def check_share(unread: int, of: int, what: str, example: str, share: float = 0.
         raise UserError(f"more than {most} of {what} cannot be read ({unread} of {of}); one of them: {example}")
 
 
+def _stopped(error: UserError, on_error: str | None, what: str = "") -> UserError:
+    """What is said of a picture that cannot be read, where that stops; of data that are none nothing can be left out."""
+    return UserError(f"{what}{error}" + ("" if on_error is None else "; --config.data.on_error=skip leaves such out"))
+
+
 def shuffled(count: int, seed: int) -> Any:
     """An endless sequence of examples by their places: epochs, each a permutation of its own."""
     import grain
@@ -126,7 +131,7 @@ def rows(
                 return at, read(at, rng if tried == 0 else np.random.default_rng([seed, step, number, tried]))
             except UserError as error:
                 if on_error == "raise":
-                    raise
+                    raise _stopped(error, on_error) from error
                 with lock:
                     if at not in told:
                         told.add(at)
@@ -230,10 +235,13 @@ def picture_batches(
     return batch
 
 
-def held_out_items(data: Source, most: int, on_error: str = "raise", error_share: float = 0.5) -> list[dict[str, Any]]:
+def held_out_items(
+    data: Source, most: int, on_error: str | None = None, error_share: float = 0.5
+) -> list[dict[str, Any]]:
     """The first `most` examples that can be read; those that cannot are an error or, with "skip", counted and named in the log.
 
-    UserError where more than `error_share` of those looked at cannot be read, and where none can.
+    `on_error` is None of data that have no such key. UserError where more than `error_share` of those looked at cannot be
+    read, and where none can.
     """
     found: list[dict[str, Any]] = []
     unread: list[str] = []
@@ -243,8 +251,8 @@ def held_out_items(data: Source, most: int, on_error: str = "raise", error_share
         try:
             found.append(data[index])
         except UserError as error:
-            if on_error == "raise":
-                raise UserError(f"held-out picture: {error}; --config.data.on_error=skip leaves such out") from error
+            if on_error != "skip":
+                raise _stopped(error, on_error, "held-out picture: ") from error
             unread.append(str(error))
             _log.warning("held-out picture %d is skipped (%d so far): %s", index, len(unread), error)
     if unread:
@@ -255,15 +263,18 @@ def held_out_items(data: Source, most: int, on_error: str = "raise", error_share
     return found
 
 
-def first_readable(data: Source, on_error: str = "raise", error_share: float = 0.5) -> Any:
-    """The first example that can be read. UserError for the first that cannot or, with "skip", for too many such."""
+def first_readable(data: Source, on_error: str | None = None, error_share: float = 0.5) -> Any:
+    """The first example that can be read. UserError for the first that cannot or, with "skip", for too many such.
+
+    `on_error` is None of data that have no such key.
+    """
     unread = 0
     for index in range(len(data)):
         try:
             return data[index]
         except UserError as error:
             unread += 1
-            if on_error == "raise":
-                raise
+            if on_error != "skip":
+                raise _stopped(error, on_error) from error
             check_share(unread, len(data), "the pictures to train on", str(error), error_share)
     raise UserError("the source is empty: there is nothing to train on")

@@ -40,7 +40,8 @@ def test_labels_that_the_data_have_not(tmp_path, capsys):
     images, labels, captions = squares(20)
     as_folder(tmp_path / "data", images, labels, captions)
     told = {"condition": "{}", "condition.name": "label"}
-    fails(capsys, tmp_path, ["example 0 has no label"], FOLDER, data__path=tmp_path / "data", **told)
+    said = ["data 'folder': example 0 has no label", "in a folder a class are data.name=classes"]
+    fails(capsys, tmp_path, said, FOLDER, data__path=tmp_path / "data", **told)
     as_classes(tmp_path / "one", images, np.zeros(20, int), None)
     fails(capsys, tmp_path, ["1 class (boot)", "condition.name=none"], data__path=tmp_path / "one")
 

@@ -87,6 +87,9 @@ def test_damaged_notes_of_a_run_are_one_line(own_run):
 def test_load_run_says_what_there_is(run, own_run):
     with pytest.raises(UserError, match=f"there is no run in '{own_run}x'; did you mean '{own_run}'"):
         load_run(f"{own_run}x")
+    with pytest.raises(UserError) as error:
+        load_run(own_run.with_name("nothing"))
+    assert "did you mean" not in str(error.value)
     with pytest.raises(UserError, match=r"no checkpoint of step 5 in .*; nearest: 4"):
         load_run(run, step=5)
     with pytest.raises(UserError, match="which 'emma' is not known; did you mean 'ema'"):

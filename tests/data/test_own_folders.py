@@ -18,7 +18,7 @@ from diffusion_jax.data.pictures.decoding import open_picture
 from diffusion_jax.data.sources.caption_folder import CaptionFolder
 from diffusion_jax.data.sources.captioned import setting, split_of, split_shares, texts_of
 from diffusion_jax.data.sources.class_folder import ClassFolder
-from diffusion_jax.typing import UserError
+from diffusion_jax.typing import UserError, nearest_path
 
 
 def refused(said, make):
@@ -195,13 +195,35 @@ def test_pictures_with_texts_beside_them(tmp_path):
     (tmp_path / "e.jpg").symlink_to("nowhere")
     file(tmp_path, "e.txt", b"x")
     refused("e.jpg' is a link to nothing", lambda: CaptionFolder(tmp_path))
+    for name in ("a.npz", "a-idx3-ubyte.gz", "a.parquet", "a.TAR"):
+        file(tmp_path, name)
     for path, said in (
         (tmp_path / "a.jpg", "is a file; give the folder"),
+        (tmp_path / "a.npz", "is a file, which data.name=arrays reads; give the folder"),
+        (tmp_path / "a-idx3-ubyte.gz", "is a file, which data.name=arrays reads"),
+        (tmp_path / "a.parquet", "is a file, which data.name=parquet reads"),
+        (tmp_path / "a.TAR", "is a file, which data.name=tar reads"),
         (tmp_path / LONG, "there is no folder"),
         ("a\0", "no"),
     ):
         refused(said, lambda path=path: CaptionFolder(path))
         refused(said, lambda path=path: ClassFolder(path))
+
+
+@pytest.mark.parametrize(
+    ("name", "names", "near"),
+    [
+        ("nothere.png", ["a_number.png", "mask.png"], None),
+        ("nothing", ["inp", "digits"], None),
+        ("caat.png", ["a.png", "Cat.jpg", "cats.txt"], "Cat.jpg"),
+        ("cat.png", ["cat.jpg", "cat.jpeg", "CAT.PNG"], "CAT.PNG"),
+        ("7.png", ["1.png", "12.png"], "1.png"),
+        ("runs/digit", ["runs/inp", "runs/digits"], "runs/digits"),
+        ("", ["a", ".b"], None),
+    ],
+)
+def test_a_name_is_near_by_its_stem(name, names, near):
+    assert nearest_path(name, names) == near
 
 
 def test_a_tilde_is_the_home_folder(tmp_path, monkeypatch):

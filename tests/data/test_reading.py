@@ -10,7 +10,7 @@ from diffusion_jax.data.pairs import pair_batches
 from diffusion_jax.data.pictures.boxes import even_box
 from diffusion_jax.data.pictures.cropping import Crop
 from diffusion_jax.data.pictures.preprocess import HALF, Preprocess
-from diffusion_jax.data.reading import check_share, held_out_items, mirrored, picture_batches
+from diffusion_jax.data.reading import check_share, first_readable, held_out_items, mirrored, picture_batches
 from diffusion_jax.data.text.word_tokenizer import WordTokenizer
 from diffusion_jax.typing import UserError
 
@@ -112,7 +112,7 @@ def test_every_source_is_read_and_its_broken_picture_named(tmp_path, form, caplo
         return
     broken = FORMS[form](tmp_path / "broken", [*map(png, images[:8]), png(images[8])[:60]], labels, captions)
     place = "example 4" if form == "tfds" else "8"  # TFDS shuffles what it writes
-    with pytest.raises(UserError, match=rf"{place}\b.* cannot be read"):
+    with pytest.raises(UserError, match=rf"{place}\b.* cannot be read.*; --config.data.on_error=skip leaves such out$"):
         picture_batches(source(broken, validation=0.0), 9, 1, crop)(0)
     read = picture_batches(source(broken, validation=0.0), 4, 1, crop, on_error="skip")
     index = np.concatenate([read(step)["index"] for step in range(9)])
@@ -167,6 +167,16 @@ def test_held_out_pictures_none_of_which_can_be_read_are_one_line():
     ):
         with pytest.raises(UserError, match=said):
             held_out_items(broken, 2, "skip", share)
+
+
+def test_what_stops_at_a_picture_says_how_to_go_on_without_it():
+    broken = Examples(Listed([{"image": b"broken", "name": "x.png"}]), Preprocess(8).pixels)
+    for call in (lambda: first_readable(broken, "raise"), lambda: held_out_items(broken, 1, "raise")):
+        with pytest.raises(UserError, match=r"x.png: .*; --config.data.on_error=skip leaves such out$"):
+            call()
+    with pytest.raises(UserError) as error:  # of data that have no such key
+        first_readable(broken)
+    assert "on_error" not in str(error.value)
 
 
 def test_what_is_the_same_whenever_it_is_read_is_read_once():

@@ -1,5 +1,6 @@
 """What a diffusion model is told, by itself: closed forms of what is made, requests, nulls, drops, caches."""
 
+import importlib
 import json
 import sys
 from pathlib import Path
@@ -17,7 +18,7 @@ from test_clip_held import model, weights
 from diffusion_jax.convert import save_clip
 from diffusion_jax.data.pictures.preprocess import Preprocess
 from diffusion_jax.systems.diffusion.cached import cached, data_key, embedded
-from diffusion_jax.systems.diffusion.conditions import Label, Nothing, Several
+from diffusion_jax.systems.diffusion.conditions import Label, Nothing, Several, condition
 from diffusion_jax.systems.diffusion.conditions.image import LowResolution, Masked, hidden, reduced
 from diffusion_jax.systems.diffusion.conditions.pictures import Pictures, pictures_of
 from diffusion_jax.systems.diffusion.encoder import embedder, load_encoder
@@ -193,6 +194,34 @@ def test_what_a_request_leaves_out_is_that_parts_null(pictures):
     assert one.asks == ("label",) and one.listed("labels", "b") == ["b"]
     np.testing.assert_array_equal(one.request(["b"])["label"], [1])
     assert Several({"n": Nothing(), "class": Label(("a", "b"))}).entries == {"label": ()}
+
+
+@pytest.mark.parametrize(
+    ("told", "source", "said"),
+    [
+        ("text", "classes", r"have no captions; say data.templates=photo to make them of the names of the classes$"),
+        ("text", "arrays", r"data 'arrays': the examples have no captions$"),
+        ("text", "parquet", r"have no captions; say data.caption_key=NAME where they are called otherwise$"),
+        (
+            "label",
+            "folder",
+            r"data 'folder': example 0 has no label, .*; .* in a folder a class are data.name=classes$",
+        ),
+        ("label", "arrays", r"example 0 has no label, .*; say data.label_key=NAME where it is called otherwise$"),
+        (
+            "label",
+            "tar",
+            r"example 0 has no label, .*; it is KEY.cls beside KEY.jpg, or data.label_key=NAME of KEY.json$",
+        ),
+    ],
+)
+def test_what_the_data_lack_is_told_with_what_gives_it(told, source, said, monkeypatch):
+    # The module, whose name in the package is its function's.
+    text = importlib.import_module("diffusion_jax.systems.diffusion.conditions.text")
+    monkeypatch.setattr(text, "encoder_of", lambda *rest: None)
+    spec = {"name": "text", "encoder": "clip"} if told == "text" else {"name": "label"}
+    with pytest.raises(UserError, match=said):
+        condition(spec, None, Data([{"image": LEVELS[0]}]), ConfigDict({"data": {"name": source}}))
 
 
 def test_an_embedding_in_the_step_is_that_of_the_encoder(clip):

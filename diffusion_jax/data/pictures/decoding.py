@@ -19,7 +19,7 @@ import numpy as np
 from PIL import ExifTags, Image, ImageColor, ImageOps, UnidentifiedImageError
 
 from diffusion_jax.data.sources.folders import names_in
-from diffusion_jax.typing import UserError
+from diffusion_jax.typing import UserError, nearest_path
 
 __all__ = ["Picture", "colour", "in_channels", "open_picture"]
 
@@ -150,7 +150,7 @@ def _opened(data: bytes | bytearray, name: str) -> Image.Image:
 
 
 def _nearest(path: Path) -> str:
-    return "".join(difflib.get_close_matches(path.name[:300], names_in(path.parent), n=1, cutoff=0.5))
+    return nearest_path(path.name, names_in(path.parent)) or ""
 
 
 def _line(error: Exception) -> str:

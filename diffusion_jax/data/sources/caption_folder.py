@@ -47,7 +47,7 @@ class CaptionFolder:
     empty: what empty captions are: "refuse" (an error that counts them) or "drop".
     split: "train", "validation", "test" or None (all), by a hash of the name, so that a picture stays where it is.
     validation, test: their shares.
-    blank: how many empty captions were dropped, from all splits.
+    blank: how many empty captions were dropped, from all splits; lacking: what is said of a table without captions.
 
     Raises UserError, one line, for a folder, table, column or picture that is missing (with the nearest one), for a row that
     cannot be read (with its line), for empty captions, and for a split without pictures.
@@ -67,6 +67,7 @@ class CaptionFolder:
     names: tuple[str, ...] = dataclasses.field(init=False, repr=False)
     texts: tuple[tuple[str, ...], ...] = dataclasses.field(init=False, repr=False)
     blank: int = dataclasses.field(init=False, repr=False)
+    lacking: str = dataclasses.field(init=False, repr=False, default="")
 
     def __post_init__(self) -> None:
         one_of("empty", self.empty, ("refuse", "drop"))
@@ -125,17 +126,20 @@ class CaptionFolder:
             yield from _sidecars(folder, self.needs_captions)
             return
         missing: list[str] = []
-        columns: tuple[str, str] | None = None
-        first: tuple[str, str, Mapping[str, Any]] | None = None
+        columns: tuple[str, str | None] | None = None
+        first: tuple[str, str | None, Mapping[str, Any]] | None = None
         known: dict[str, tuple[str, tuple[Any, ...]] | None] = {}
         wanted = [
             [asked] if asked is not None else names
             for asked, names in ((self.image_column, IMAGE_COLUMNS), (self.caption_column, CAPTION_COLUMNS))
         ]
         for where, record in rows(table, wanted):
-            if columns is None or not {*columns} <= record.keys():
-                columns = self._columns(folder, record, where)
-            name, captions = record[columns[0]], record[columns[1]]
+            if columns is None or not {*filter(None, columns)} <= record.keys():
+                needed = self.needs_captions or self.captions is not None or columns is not None
+                columns = self._columns(folder, record, where, needed)
+            if columns[1] is None and any(key in record for key in CAPTION_COLUMNS):
+                raise UserError(self.lacking)  # as others have them
+            name, captions = record[columns[0]], [] if columns[1] is None else record[columns[1]]
             several = captions if isinstance(captions, list) else [captions]
             if not isinstance(name, str) or not all(isinstance(caption, str) for caption in several):
                 wrong = name if not isinstance(name, str) else next(c for c in several if not isinstance(c, str))
@@ -148,7 +152,7 @@ class CaptionFolder:
                 first = first or (name, columns[1], record)
                 missing.append(f"{shortened(name)} ({where})")
                 continue
-            for caption in several or [""]:
+            for caption in several or ["" if columns[1] is not None else None]:
                 yield (*file, caption, where)
         if missing and first is not None:
             raise UserError(
@@ -183,8 +187,9 @@ class CaptionFolder:
             )
         return tables[0] if tables else None
 
-    def _columns(self, folder: Path, record: Mapping[str, Any], where: str) -> tuple[str, str]:
-        chosen = []
+    def _columns(self, folder: Path, record: Mapping[str, Any], where: str, needed: bool) -> tuple[str, str | None]:
+        """The columns of the pictures and of the captions, None where there is none and none is `needed`."""
+        chosen: list[str | None] = []
         for what, asked, known in (
             ("image_column", self.image_column, IMAGE_COLUMNS),
             ("caption_column", self.caption_column, CAPTION_COLUMNS),
@@ -199,18 +204,22 @@ class CaptionFolder:
                         f"{where.split(',')[0]} has no header: its first line is a row; write 'image,caption' above"
                     )
                 near = next((str(key) for key in record if str(key).casefold() in known), "NAME")
-                raise UserError(
+                told = (
                     f"{where}: none of the columns {', '.join(shortened(key) for key in record)} is called "
                     f"{', '.join(known)}; say {setting(what, near)}"
                 )
-            chosen.append(here[0])
-        return chosen[0], chosen[1]
+                if what == "image_column" or needed:
+                    raise UserError(told)
+                object.__setattr__(self, "lacking", told)
+            chosen.append(here[0] if here else None)
+        return str(chosen[0]), chosen[1]
 
 
 @dataclasses.dataclass(frozen=True)
 class PictureFolder(CaptionFolder):
     """The same, where captions may be missing: a folder without a table and without a text beside any picture is read too.
 
+    So is a table without a column of captions, as `sample` writes one of pictures that it was asked for by pictures.
     Its items then have no "captions". Some pictures with a text and some without are refused all the same.
     """
 
@@ -219,7 +228,7 @@ class PictureFolder(CaptionFolder):
     @property
     def uncaptioned(self) -> str:
         """What is to be said where captions are asked for and the folder has none."""
-        return _no_captions(Path(self.path), Path(self.names[0]))
+        return self.lacking or _no_captions(Path(self.path), Path(self.names[0]))
 
 
 def _no_captions(folder: Path, first: Path) -> str:
@@ -234,9 +243,9 @@ def _identity(file: Path, found: os.stat_result) -> tuple[Any, ...]:
     return (found.st_dev, found.st_ino) if found.st_ino else (os.path.realpath(file),)
 
 
-def _why(folder: Path, name: str, caption_column: str, record: Mapping[str, Any]) -> str:
+def _why(folder: Path, name: str, caption_column: str | None, record: Mapping[str, Any]) -> str:
     """The likely reason for a picture that is not there, as the end of a message."""
-    caption = record[caption_column]
+    caption = None if caption_column is None else record[caption_column]
     if isinstance(caption, str) and file_in(folder, caption):
         return f"; the column {caption_column!r} names a picture: the two columns are swapped"
     place = folder / os.path.dirname(name.replace("\\", "/")[:300])

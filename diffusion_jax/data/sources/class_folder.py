@@ -86,7 +86,9 @@ class ClassFolder:
             names = {name: name.replace("_", " ") for name in folders} if self.classes is None else self._named(folders)
         found = {name: pictures_in(folder / name) for name in names if name in folders}
         if not any(found.values()):
-            raise UserError(f"no pictures in folders of {str(folder)!r}: they lie as CLASS/PICTURE.jpg")
+            loose = len(_loose(folder))
+            flat = f"; {loose} lie in it directly (train: data.name=folder reads those)" if loose else ""
+            raise UserError(f"no pictures in folders of {str(folder)!r}: they lie as CLASS/PICTURE.jpg{flat}")
         if self.classes is None:
             _check(folder, found)
             new = [name for name in folders if name not in names]
@@ -122,6 +124,11 @@ def _folders(folder: Path) -> list[str]:
     return [name for name in names_in(folder, folders=True) if not name.startswith(".")]
 
 
+def _loose(folder: Path) -> list[str]:
+    """The pictures that lie in no folder of a class."""
+    return [name for name in names_in(folder) if is_picture(name) and not (folder / name).is_dir()]
+
+
 def _check(folder: Path, found: dict[str, list[Path]]) -> None:
     """UserError for what a folder of classes would silently mismeasure."""
     empty = [name for name, files in found.items() if not files]
@@ -130,7 +137,7 @@ def _check(folder: Path, found: dict[str, list[Path]]) -> None:
             f"{len(empty)} of {len(found)} class folders in {str(folder)!r} have no picture, the first {empty[0]!r}: take them "
             "away, or name the classes that are meant in a JSON file (evaluate: --classes=FILE)"
         )
-    loose = [name for name in names_in(folder) if is_picture(name) and not (folder / name).is_dir()]
+    loose = _loose(folder)
     if loose:
         raise UserError(
             f"{len(loose)} pictures in {str(folder)!r} lie in no class's folder, the first {loose[0]!r}: move them"

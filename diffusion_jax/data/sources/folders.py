@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import difflib
 import os
 import stat
 import unicodedata
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
+from diffusion_jax.data.sources.idx import is_idx
 from diffusion_jax.data.text.text_files import shortened
-from diffusion_jax.typing import UserError
+from diffusion_jax.typing import UserError, nearest_path
 
 __all__ = [
     "IMAGE_ENDINGS",
@@ -27,13 +27,14 @@ __all__ = [
 IMAGE_ENDINGS = (".jpg", ".jpeg", ".jfif", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff")
 UNREAD_ENDINGS = (".heic", ".heif", ".avif", ".jxl", ".jp2", ".dng", ".cr2", ".cr3", ".nef", ".arw", ".psd", ".svg")
 """Pictures too, which Pillow does not read without a library more."""
+_READERS = {".npz": "arrays", ".npy": "arrays", ".parquet": "parquet", ".tar": "tar"}
+"""Which source reads a file that is no folder."""
 
 
 def hint(name: str, names: Iterable[str]) -> str:
     """The nearest of `names`, of any case, as the end of a message ("; did you mean 'x'?"), or nothing."""
-    lower = {other.casefold(): other for other in names}
-    near = difflib.get_close_matches(name[:300].casefold(), lower, n=1)
-    return f"; did you mean {lower[near[0]]!r}?" if near else ""
+    near = nearest_path(name, names)
+    return f"; did you mean {near!r}?" if near else ""
 
 
 def status(path: Path) -> os.stat_result | None:
@@ -63,7 +64,9 @@ def existing_folder(path: str | Path) -> Path:
         near = hint(folder.name, names_in(folder.parent, folders=True))
         raise UserError(f"there is no folder {shortened(str(path), 200)}{near}")
     if not stat.S_ISDIR(found.st_mode):
-        raise UserError(f"{str(path)!r} is a file; give the folder of the pictures")
+        reads = _READERS.get(folder.suffix.lower()) or ("arrays" if is_idx(folder) else None)
+        which = f", which data.name={reads} reads" if reads else ""
+        raise UserError(f"{str(path)!r} is a file{which}; give the folder of the pictures")
     return folder
 
 

@@ -210,7 +210,10 @@ class Masked(_Joined):
                 continue
             if picture is None or mask is None:
                 lacks = "mask" if mask is None else "image"
-                raise UserError(f"a request without {lacks!r}: a masked picture is {{'image': ..., 'mask': ...}}")
+                raise UserError(
+                    f"a request without {lacks!r}: a masked picture is {{'image': ..., 'mask': ...}} (sample: give --{lacks} "
+                    "FILE too)"
+                )
             seen = 1.0 - self._mask(mask)
             rows.append(np.concatenate([self.pictures([picture]) * seen, 1.0 - seen], axis=-1))
         return {"image": np.concatenate(rows).astype(np.float32)}

@@ -8,8 +8,11 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
+from ml_collections import ConfigDict
 
 from diffusion_jax import runs
+from diffusion_jax.build.sources import labelled
+from diffusion_jax.data.examples import raw
 from diffusion_jax.data.labels import label_names, label_of, labels_of
 from diffusion_jax.systems.diffusion.conditions.condition import SHOWN, Pick, Plain
 from diffusion_jax.typing import PyTree, Source, UserError
@@ -72,12 +75,14 @@ class Label(Plain):
             if before != list(self.classes):
                 raise UserError(
                     f"{folder} was trained on the classes {before}, and the data have {list(self.classes)}: choose another "
-                    " --config.workdir, or --overwrite to begin anew"
+                    "--config.workdir, or --overwrite to begin anew"
                 )
 
 
-def label(drop: float = 0.1, run: Path | None = None, data: Source | None = None) -> Label:
-    """The classes of the data that a run begins with, or of the run in `run`. UserError for fewer than two."""
+def label(
+    drop: float = 0.1, run: Path | None = None, data: Source | None = None, config: ConfigDict | None = None
+) -> Label:
+    """The classes of the data that a run begins with, or of the run in `run`. UserError for none, and for fewer than two."""
     if run is not None:
         file = run / CLASSES
         if not file.is_file():
@@ -85,6 +90,8 @@ def label(drop: float = 0.1, run: Path | None = None, data: Source | None = None
         return Label(tuple(runs.read_json(file)["classes"]), drop)
     if data is None:
         raise UserError("condition 'label' is made of the data to train on, or of a run")
+    if config is not None:
+        labelled(config.data, raw(data))
     classes = label_names(data)
     if len(classes) < 2:
         raise UserError(

@@ -15,8 +15,10 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
+from ml_collections import ConfigDict
 from tqdm import tqdm
 
+from diffusion_jax.build.sources import captioned
 from diffusion_jax.data.examples import raw
 from diffusion_jax.data.pipeline import caption_table
 from diffusion_jax.systems.clip.run import ClipRun
@@ -155,10 +157,22 @@ def _captions(data: Source, index: int) -> list[str]:
 
 
 def text(
-    encoder: str, drop: float = 0.1, cache: str | None = None, tokens: bool = True, run: Path | None = None
+    encoder: str,
+    drop: float = 0.1,
+    cache: str | None = None,
+    tokens: bool = True,
+    run: Path | None = None,
+    data: Source | None = None,
+    config: ConfigDict | None = None,
 ) -> Text:
-    """The text condition of a config, or of the run in `run`, whose note says where its CLIP lies from there."""
-    return Text(encoder_of(encoder, run, TEXT_ENCODER, WHAT), drop, cache, tokens)
+    """The text condition of a config, or of the run in `run`, whose note says where its CLIP lies from there.
+
+    UserError where the `data` that a run begins with have no captions.
+    """
+    found = encoder_of(encoder, run, TEXT_ENCODER, WHAT)
+    if data is not None and config is not None:
+        captioned(config.data, raw(data))
+    return Text(found, drop, cache, tokens)
 
 
 def read_text_encoder(path: Path) -> dict[str, str]:
