@@ -11,6 +11,7 @@ import inspect
 from collections.abc import Callable, Mapping
 from typing import Any
 
+import jax
 import numpy as np
 from jax.typing import ArrayLike
 from ml_collections import ConfigDict
@@ -22,7 +23,17 @@ from diffusion_jax.build.own import pick
 from diffusion_jax.sampling.optional import from_pair
 from diffusion_jax.typing import DenoiseFn, PyTree, Schedule, UserError
 
-__all__ = ["GUIDANCE", "LIMITS", "check", "check_named", "check_solver", "guided", "is_plain", "spec_of"]
+__all__ = [
+    "GUIDANCE",
+    "LIMITS",
+    "check",
+    "check_named",
+    "check_negative",
+    "check_solver",
+    "guided",
+    "is_plain",
+    "spec_of",
+]
 
 GUIDANCE: dict[str, Callable[..., Any]] = {
     "classifier_free": sampling.classifier_free,
@@ -35,6 +46,8 @@ FUNCTIONS = ("autoguidance", "classifier_guidance", "clip_guidance", "compose")
 
 LIMITS = ("rescale", "threshold", "clip", "interval")
 GIVEN = ("denoise", "null", "guidance_scale", "negative", "schedule")
+OFF_AT_ONE = ("classifier_free", "apg", "cfg_zero")
+"""Those that give the conditional prediction at scale 1. CFG++ noises x0 with the eps of the other at any scale."""
 
 
 def spec_of(spec: Any) -> dict[str, Any]:
@@ -107,6 +120,16 @@ def is_plain(spec: Spec | str | None, guidance_scale: ArrayLike, negative: PyTre
         and guidance_scale == 1
         and all(group.get(name) is None for name in LIMITS)
     )
+
+
+def check_negative(spec: Spec | str | None, guidance_scale: Any, negative: Any) -> None:
+    """UserError for something to keep away from where the guidance is off, and a negative changes nothing."""
+    if negative is None or spec_of(spec)["name"] not in OFF_AT_ONE or isinstance(guidance_scale, jax.core.Tracer):
+        return
+    if np.all(np.asarray(guidance_scale) == 1):
+        raise UserError(
+            "guidance scale 1 is no guidance, so that a negative changes nothing: give another scale, or no negative"
+        )
 
 
 def guided(

@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 from diffusion_jax.cli.applies import check_applies
+from diffusion_jax.cli.notices import logged_in_lines
 from diffusion_jax.cli.options import COMMANDS, parser
 from diffusion_jax.typing import UserError, one_of
 
@@ -111,7 +112,7 @@ def _one_line(text: str, most: int = 1000) -> str:
 def guarded(action: Callable[[], int]) -> int:
     """The exit code of `action`; what a user can mend is one line on stderr instead of a traceback."""
     try:
-        with _warnings_in_a_line():
+        with _warnings_in_a_line(), logged_in_lines():
             return action()
     except UserError as error:
         print(f"error: {_one_line(str(error))}", file=sys.stderr)

@@ -22,7 +22,7 @@ from diffusion_jax.data.sources.folders import hint, names_in, status
 from diffusion_jax.data.text.text_files import parse_json, read_lines, shortened
 from diffusion_jax.typing import UserError
 
-__all__ = ["Asked", "asked_of", "negative_of", "read_requests"]
+__all__ = ["PICTURES", "Asked", "asked_of", "negative_of", "read_requests"]
 
 PICTURES = ("image", "mask")
 """Those of `ASKED` that are files. What a run of one's own asks for under another name is said by `--prompt`."""

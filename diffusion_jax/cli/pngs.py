@@ -4,14 +4,15 @@ The table is one that the sources of pictures read back (`data.name = "folder"`)
 
     {"file_name": "000003.png", "text": "sneaker", "label": "sneaker", "seed": 0, "index": 3}
 
-`text` is what was asked for in words: the prompt, or else the class, or else the picture's name. It is written when all
+`text` is what was asked for in words: the prompt, or else the class, or "" of an image that was asked for by neither. Where all
+are, there is no such column, and the pictures that were asked for stand under `asked_image`. The table is written when all
 images are there, by whichever process finds them so; of a run that draws unasked there is nothing to say, and no table.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,8 @@ import numpy as np
 from PIL import Image
 from tqdm import tqdm
 
-from diffusion_jax.cli.asking import Asked
+from diffusion_jax.cli.asking import PICTURES, Asked
+from diffusion_jax.cli.notices import counted
 from diffusion_jax.files import write_atomic
 from diffusion_jax.report.pictures import encode_png
 from diffusion_jax.typing import UserError
@@ -50,7 +52,7 @@ def write_pngs(
     todo = [(part, missing) for part in mine if (missing := [i for i in part if not _whole(_file(out, i), say)])]
     count, lacking = sum(map(len, mine)), sum(len(missing) for _, missing in todo)
     if lacking < count:
-        say(f"{count - lacking} of {count} images are there already")
+        say(f"{count - lacking} of {counted(count, 'image')} {'is' if count == 1 else 'are'} there already")
     with tqdm(total=lacking, unit="image", disable=not todo) as bar:
         for part, missing in todo:
             images = drawn(part)  # the whole part: one shape is compiled, whatever is missing of it
@@ -60,10 +62,11 @@ def write_pngs(
                 write_atomic(_file(out, i), encode_png(images[i - part.start]))
             bar.update(len(missing))
     if asked is not None and all(_file(out, i).is_file() for i in range(total)):
-        lines = [json.dumps(_row(asked, i, seed), ensure_ascii=False) for i in range(total)]
+        told = any(_words(asked.parts(i)) for i in range(min(total, len(asked.different()))))
+        lines = [json.dumps(_row(asked, i, seed, told), ensure_ascii=False) for i in range(total)]
         write_atomic(out / TABLE, ("\n".join(lines) + "\n").encode())
     several = f", {count} of them by this process" if jax.process_count() > 1 else ""
-    say(f"{total} images: {out}{several}")
+    say(f"{counted(total, 'image')}: {out}{several}")
 
 
 def _file(out: Path, i: int) -> Path:
@@ -83,12 +86,17 @@ def _whole(path: Path, say: Callable[[str], None]) -> bool:
     return True
 
 
-def _row(asked: Asked, i: int, seed: int) -> dict[str, Any]:
-    """What the table says of image i."""
+def _words(parts: Mapping[str, Any]) -> str:
+    """What is asked for in words: the prompt, or else the class; "" for neither."""
+    asked = {name: value for name, value in parts.items() if value is not None and name not in PICTURES}
+    prompt = next((value for name, value in asked.items() if name != "label"), None)
+    return str(asked.get("label", "") if prompt is None else prompt)
+
+
+def _row(asked: Asked, i: int, seed: int, told: bool) -> dict[str, Any]:
+    """What the table says of image i, with a text where any image was `told` one."""
     parts = {name: value for name, value in asked.parts(i).items() if value is not None}
-    prompt = next((value for name, value in parts.items() if name not in ("label", "image", "mask")), None)
-    words = [prompt, parts.get("label"), Path(parts["image"]).name if "image" in parts else None]
-    row = {"file_name": _file(Path(), i).name, "text": next((str(word) for word in words if word is not None), "")}
+    row: dict[str, Any] = {"file_name": _file(Path(), i).name} | ({"text": _words(parts)} if told else {})
     row |= {"label": str(parts["label"])} if "label" in parts else {}
-    row |= {f"asked_{name}": str(parts[name]) for name in ("image", "mask") if name in parts}
+    row |= {f"asked_{name}": str(parts[name]) for name in PICTURES if name in parts}
     return row | {"seed": seed, "index": i}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import math
+import os
 import time
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,7 @@ from typing import Any
 from diffusion_jax.cli.applies import ASKED
 from diffusion_jax.cli.asking import asked_of, negative_of, read_requests
 from diffusion_jax.cli.keyvalues import guidance_of, solver_options_of
-from diffusion_jax.cli.notices import check_text, in_short, say
+from diffusion_jax.cli.notices import check_text, counted, in_short, say
 from diffusion_jax.files import check_file, check_folder
 from diffusion_jax.parallel.accelerator import configure
 from diffusion_jax.parallel.memory import enough_memory
@@ -21,6 +22,26 @@ from diffusion_jax.typing import UserError
 
 __all__ = ["sample"]
 
+OF_FILES = (
+    *(
+        ".png",
+        ".jpg",
+        ".jpeg",
+        ".webp",
+        ".gif",
+        ".bmp",
+        ".tif",
+        ".tiff",
+        ".npz",
+        ".npy",
+        ".txt",
+        ".csv",
+        ".json",
+        ".jsonl",
+    ),
+    *(".tar", ".zip", ".parquet", ".html"),
+)
+"""Endings that no folder of images has."""
 MOST_PIXELS = 89_478_485
 """Of a picture: Pillow's own limit."""
 
@@ -86,7 +107,7 @@ def sample(arguments: argparse.Namespace, rest: list[str]) -> int:
     note |= {"run": place, "weights": arguments.weights}
     note |= {key: str(value) for key, value in settings.items() if value not in (None, {})}
     save_grid(out, images, min(8, len(images)), arguments.scale, note, ink=getattr(run, "ink", True))
-    say(f"{len(images)} images in {time.perf_counter() - began:.1f} s: {out}")
+    say(f"{counted(len(images), 'image')} in {time.perf_counter() - began:.1f} s: {out}")
     return 0
 
 
@@ -108,16 +129,22 @@ def _check_numbers(arguments: argparse.Namespace) -> None:
 
 
 def _is_folder(arguments: argparse.Namespace) -> bool:
-    """Whether --out is a folder: of many requests, of a --format, or, of nothing asked, by a name that ends in no .png."""
-    picture = Path(arguments.out).suffix.lower() == ".png"
+    """Whether --out is a folder: of many requests, of a --format, or, of nothing asked, by a name that is no file's."""
+    out = Path(arguments.out)
+    picture, file = out.suffix.lower() == ".png", out.suffix.lower() in OF_FILES and not os.path.isdir(out)
     if arguments.format is not None and picture:
         raise UserError(f"--out {arguments.out!r} is a .png file, and --format {arguments.format} writes a folder")
     asked = any(getattr(arguments, name) for name in ASKED)
-    folder = arguments.prompts is not None or arguments.format is not None or not (asked or picture)
+    folder = arguments.prompts is not None or arguments.format is not None or not (asked or picture or file)
     if not folder and not picture:
-        near = Path(arguments.out).with_suffix(".png").name
+        near = out.with_suffix(".png").name
         raise UserError(
             f"--out {arguments.out!r} is not a .png file; did you mean {near!r}? (--format png or npz writes a folder)"
+        )
+    if folder and file:
+        why = "--prompts" if arguments.prompts is not None else f"--format {arguments.format}"
+        raise UserError(
+            f"--out {arguments.out!r} is named as a file, and {why} writes a folder of them; did you mean {out.stem!r}?"
         )
     if folder and arguments.format == "png" and "shard_size" in arguments.given:
         raise UserError("--shard-size does not go with --format png, where every image is a file")

@@ -26,6 +26,7 @@ import numpy as np
 from tqdm import tqdm
 
 from diffusion_jax.cli.asking import Asked
+from diffusion_jax.cli.notices import counted
 from diffusion_jax.cli.pngs import COLUMNS, write_pngs
 from diffusion_jax.config import changes
 from diffusion_jax.files import write_atomic
@@ -79,7 +80,9 @@ def _write_shards(
     counts = {k: min(size, total - k * size) for k in mine}
     todo = [k for k in mine if _count(names[k], say) < counts[k]]
     if len(todo) < len(mine):
-        say(f"{len(mine) - len(todo)} of {len(mine)} shards are there already")
+        say(
+            f"{len(mine) - len(todo)} of {counted(len(mine), 'shard')} {'is' if len(mine) == 1 else 'are'} there already"
+        )
     with tqdm(total=sum(counts[k] for k in todo), unit="image", disable=not todo) as bar:
         for k in todo:
             index = range(k * size, k * size + counts[k])
@@ -94,7 +97,7 @@ def _write_shards(
             write_atomic(names[k], shard.getvalue())
     count = jax.process_count()
     say(
-        f"{total} images in {len(shards)} shards: {out}"
+        f"{counted(total, 'image')} in {counted(len(shards), 'shard')}: {out}"
         + (f", {len(mine)} of them by this process" if count > 1 else "")
     )
 

@@ -11,8 +11,9 @@ from PIL import Image
 
 from diffusion_jax import load_run
 from diffusion_jax.cli import main
-from diffusion_jax.cli.asking import asked_of, negative_of
+from diffusion_jax.cli.asking import Asked, asked_of, negative_of
 from diffusion_jax.cli.keyvalues import solver_options_of
+from diffusion_jax.cli.pngs import write_pngs
 from diffusion_jax.systems.diffusion.run import DiffusionRun
 from diffusion_jax.typing import UserError
 
@@ -132,6 +133,7 @@ def test_a_class_is_drawn_by_its_name_and_by_its_number(label_run, tmp_path, cap
     assert main(draw(label_run, tmp_path / "many", "--prompts", str(tmp_path / "requests.txt"))) == 0
     with np.load(tmp_path / "many" / "images-000000.npz") as shard:
         assert list(shard["labels"]) == ["three", "nine"] * 2 and "prompts" not in shard
+        assert f"4 images in 1 shard: {tmp_path / 'many'}" in capsys.readouterr().err
         direct = load_run(label_run).generate(["three", "nine"] * 2, seed=0)
         assert np.abs((direct.clip(-1, 1) + 1) * 127.5 - shard["images"]).max() <= 1
     capsys.readouterr()
@@ -141,6 +143,7 @@ def test_a_class_is_drawn_by_its_name_and_by_its_number(label_run, tmp_path, cap
         (("--prompt", "three"), "takes no --prompt: it asks for --label"),
         (("--label", "3", "--negative-label", "ten"), "label 'ten' is none of the classes"),
         (("--label", ""), "label '' is none of the classes"),
+        (("--label", "3", "--negative-label", "one", "--guidance-scale", "1"), "so that a negative changes nothing"),
         (("--label", "3", "--prompts", "a.txt"), "--label does not go with --prompts"),
         (("--label", "3", "--shard-size", "9"), "--shard-size does not go with --label"),
     ):
@@ -182,7 +185,10 @@ def test_several_things_are_asked_for_at_once(once, tmp_path, capsys):
     with np.load(tmp_path / "lines" / "images-000000.npz") as shard:
         assert list(shard["labels"]) == ["three", "four"] * 2 and list(shard["masks"]) == [""] * 4
     for extra, said in (
-        (pictures[:2], "a request without 'mask'"),
+        (
+            pictures[:2],
+            "a request without 'mask': a masked picture is {'image': ..., 'mask': ...} (sample: give --mask FILE",
+        ),
         (["--image", str(tmp_path / "broken.png"), *pictures[2:]], "broken.png"),
         (
             [],
@@ -314,10 +320,44 @@ def test_where_png_folders_do_not_go(run, tmp_path, capsys):
     tiny.fails(
         capsys, draw(run, tmp_path / "x", *asked), "is not a .png file; did you mean 'x.png'?", "--format png or npz"
     )
+    for name, extra, said in (
+        (
+            "x.png",
+            ("--prompts", "a.txt"),
+            "is named as a file, and --prompts writes a folder of them; did you mean 'x'?",
+        ),
+        ("x.txt", ("--prompts", "a.txt"), "is named as a file, and --prompts writes"),
+        ("x.NPZ", ("--format", "npz", *asked), "is named as a file, and --format npz writes"),
+        ("x.npz", (), "is not a .png file; did you mean 'x.png'? (--format png or npz writes a folder)"),
+    ):
+        tiny.fails(capsys, draw(run, tmp_path / name, *extra), said)
     assert list(tmp_path.iterdir()) == []
     assert main(pngs(run, tmp_path / "x", 2, *asked, "--prompt", "a two")) == 0
     rows = [json.loads(line) for line in (tmp_path / "x" / "metadata.jsonl").read_text().splitlines()]
     assert [row["text"] for row in rows] == ["a seven", "a two"] and "label" not in rows[0]
+
+
+def test_a_picture_that_was_asked_for_is_no_caption(tmp_path):
+    """A table of pictures asked for by pictures is read as pictures without captions, not as the captions "a.png"."""
+    from diffusion_jax.data.sources.caption_folder import CaptionFolder, PictureFolder
+
+    def written(name, asked):
+        images = lambda part: np.zeros((len(part), 4, 4, 1), np.uint8)  # noqa: E731
+        write_pngs(tmp_path / name, 3, 2, images, asked, 0, lambda text: None)
+        return [json.loads(line) for line in (tmp_path / name / "metadata.jsonl").read_text().splitlines()]
+
+    rows = written("pictures", Asked(("image",), {"image": ["in/a.png", "in/b.png"]}))
+    assert rows[1] == {"file_name": "000001.png", "asked_image": "in/b.png", "seed": 0, "index": 1}
+    assert [list(item) for item in PictureFolder(tmp_path / "pictures")] == [["image", "name"]] * 3
+    assert "none of the columns 'file_name', " in PictureFolder(tmp_path / "pictures").uncaptioned
+    with pytest.raises(UserError, match="is called caption, text"):
+        CaptionFolder(tmp_path / "pictures")
+    several = Asked(("label", "image"), rows=[{"label": 3}, {"image": "in/a.png"}])
+    assert [row["text"] for row in written("several", several)] == ["3", "", "3"]
+    lines = (tmp_path / "pictures" / "metadata.jsonl").read_text() + '{"file_name": "000000.png", "text": "one"}\n'
+    (tmp_path / "pictures" / "metadata.jsonl").write_text(lines)
+    with pytest.raises(UserError, match=r"metadata.jsonl, line 1: none of the columns .* is called caption, text"):
+        PictureFolder(tmp_path / "pictures")
 
 
 def test_what_is_no_picture_is_written_as_it_is(label_run, tmp_path, monkeypatch, capsys):

@@ -51,8 +51,13 @@ def add(commands: Any) -> None:
         default=[],
         help="with --image, of a run that fills in what is hidden: a picture that is white there",
     )
-    sample.add_argument("--negative", metavar="TEXT", help="what to keep away from, in words")
-    sample.add_argument("--negative-label", metavar="CLASS", help="a class to keep away from")
+    sample.add_argument(
+        "--negative",
+        metavar="TEXT",
+        help="what to keep away from, in words: not at guidance scale 1, where it would change nothing. It takes the place of "
+        "nothing told, so that of a run asked for several things it tells none of the others",
+    )
+    sample.add_argument("--negative-label", metavar="CLASS", help="a class to keep away from, as --negative")
     sample.add_argument("--guidance-scale", type=float, metavar="W", help="1 is no guidance (default: the config's)")
     sample.add_argument(
         "--guidance", metavar="NAME", help="classifier_free, apg, cfg_plus_plus or cfg_zero (default: the config's)"
@@ -97,6 +102,11 @@ def add(commands: Any) -> None:
     )
     sample.add_argument("--weights", choices=("ema", "params"), default="ema", help="averaged or raw weights")
     sample.add_argument("--scale", type=int, metavar="N", default=12, help="pixels of the PNG a pixel of an image")
-    sample.add_argument("--out", required=True, metavar="PATH", help="the PNG file, or the folder of files")
+    sample.add_argument(
+        "--out",
+        required=True,
+        metavar="PATH",
+        help="the PNG file, or the folder of files, whose name has no file's ending",
+    )
     sample.add_argument("--overwrite", action="store_true", help="replace what is at --out")
     distributed(sample)

@@ -192,8 +192,11 @@ class DiffusionRun:
                     "guidance scale 1, no guidance and no negative"
                 )
             return denoise or self.denoise
+        rule = self.config.sampler.get("guidance") if guidance is None else guidance
+        if np.ndim(scale) == 0:  # of one an image `generate` looks at all
+            guidances.check_negative(rule, scale, negative)
         return guidances.guided(
-            self.config.sampler.get("guidance") if guidance is None else guidance,
+            rule,
             denoise or self.denoise,
             self.null,
             scale,
@@ -285,7 +288,9 @@ class DiffusionRun:
         chosen, ts, scale = self.sampler(
             solver=solver, num_steps=num_steps, grid=grid, guidance_scale=guidance_scale, solver_options=solver_options
         )
-        guidances.check_solver(guidance or self.config.sampler.get("guidance"), solver or self.config.sampler.solver)
+        rule = guidance or self.config.sampler.get("guidance")
+        guidances.check_solver(rule, solver or self.config.sampler.solver)
+        guidances.check_negative(rule, scale, negative)
         leave = None if negative is None else self.condition.listed("negative", negative)
         for name, given in (("guidance_scale", np.atleast_1d(scale)), ("negative", leave or [""])):
             if len(given) not in (1, len(prompts)):
