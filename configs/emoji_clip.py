@@ -25,7 +25,7 @@ def get_config() -> ConfigDict:
     config.system = "clip"
     config.workdir = "runs/emoji/clip"
     config.seed = 0
-    config.steps = 800
+    config.steps = 600
     config.batch_size = 256
 
     config.data = ConfigDict(
