@@ -26,7 +26,7 @@ def get_config() -> ConfigDict:
     config.system = "diffusion"
     config.workdir = "runs/emoji/diffusion"
     config.seed = 0
-    config.steps = 2600
+    config.steps = 2200
     config.batch_size = 64
 
     config.data = ConfigDict(
@@ -51,9 +51,9 @@ def get_config() -> ConfigDict:
         {
             "name": "dit",
             "patch": 4,
-            "width": 160,
+            "width": 128,
             "layers": 6,
-            "heads": 5,
+            "heads": 4,
             "mlp_ratio": 4.0,
             "dropout_rate": 0.0,
             "dtype": "auto",
@@ -84,6 +84,6 @@ def get_config() -> ConfigDict:
     config.sampler = ConfigDict({"solver": "ddim", "grid": "natural", "num_steps": 25, "guidance_scale": 3.0})
 
     config.log_every = 50
-    config.eval_every = 1300
+    config.eval_every = 1100
     config.checkpoint_every = 500
     return config
