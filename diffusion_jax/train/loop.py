@@ -233,6 +233,7 @@ def fit(
                     numbers = evaluate(seen, done)
                     if log is not None:
                         log.write(done, numbers)
+                    bar.measured(done, numbers)
                 stopping = bool(stop)  # once: a signal that comes later waits for the next step
                 if saves or stopping:
                     save(done)

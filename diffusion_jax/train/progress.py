@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import sys
 import time
+from collections.abc import Mapping
 from typing import Any
 
 from tqdm import tqdm
 
 __all__ = ["Progress"]
+
+MOST_TOLD = 4
 
 
 class Progress:
@@ -82,6 +85,13 @@ class Progress:
             self._bar.set_postfix_str(", ".join(text))
         else:
             print(f"{self.name}: " + ", ".join([f"step {step}/{self.steps}", *text]), file=self.stream, flush=True)
+
+    def measured(self, step: int, numbers: Mapping[str, Any]) -> None:
+        """A line of its own with what was measured on held-out examples after `step` steps: the losses, or the first few."""
+        losses = [name for name in numbers if "loss" in name]
+        told = ", ".join(f"{name} {float(numbers[name]):.4g}" for name in losses or list(numbers)[:MOST_TOLD])
+        if self.shown and told:
+            self.say(f"{self.name}: step {step}/{self.steps}, held out: {told}")
 
     def say(self, text: str) -> None:
         """One line of its own, above the bar where there is one; said with `shown=False` too."""

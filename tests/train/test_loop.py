@@ -166,7 +166,7 @@ def test_intervals_are_positive(setting):
         small.train(2, **{setting: 0})
 
 
-def test_order_of_calls_and_frozen(tmp_path):
+def test_order_of_calls_and_frozen(tmp_path, capsys):
     import optax
 
     from diffusion_jax.parallel.mesh import make_mesh
@@ -183,10 +183,11 @@ def test_order_of_calls_and_frozen(tmp_path):
     state = fit(
         state=state, loss_fn=loss, tx=tx, ema=None, batches=lambda step: {"x": np.zeros(4)}, steps=5, mesh=mesh,
         batch_size=4,
-        key=jax.random.key(0), log=log, log_every=2, eval_every=3, progress=False,
+        key=jax.random.key(0), log=log, log_every=2, eval_every=3, progress=True,
         evaluate=lambda s, done: seen.append((int(s.step), done, float(s.frozen["table"][7]))) or {"held_out": done},
     )  # fmt: skip
     assert seen == [(3, 3, 7.0), (5, 5, 7.0)]
+    assert "train: step 3/5, held out: held_out 3\n" in capsys.readouterr().err
     assert int(state.aux) == 5
     np.testing.assert_array_equal(table, state.frozen["table"])
     assert [(line["step"], line.get("loss"), line.get("held_out")) for line in read_metrics(tmp_path)] == [

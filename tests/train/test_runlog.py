@@ -140,11 +140,24 @@ def test_progress_on_a_terminal_is_a_bar():
     assert "a line\n" in stream.getvalue()
 
 
+def test_what_is_measured_on_held_out_examples_is_a_line():
+    stream = io.StringIO()
+    bar = Progress("clip", 0, 100, 32, stream=stream)
+    bar.measured(50, {"val_r1": 0.5, "val_loss": 0.123456, "val_loss_ema": np.float32(2)})
+    bar.measured(60, {"a": 1, "b": 2.0, "c": 3, "d": 4, "e": 5})
+    bar.measured(70, {})
+    assert stream.getvalue() == (
+        "clip: step 50/100, held out: val_loss 0.1235, val_loss_ema 2\n"
+        "clip: step 60/100, held out: a 1, b 2, c 3, d 4\n"
+    )
+
+
 def test_without_a_bar_only_what_is_said_is_said():
     stream = io.StringIO()
     bar = Progress("clip", 0, 10, 1, shown=False, stream=stream)
     assert not bar.due()
     bar.show(1, 1.0)
+    bar.measured(1, {"val_loss": 1.0})
     bar.say("text")
     bar.close()
     assert stream.getvalue() == "text\n"
