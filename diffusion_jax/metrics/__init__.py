@@ -4,6 +4,7 @@ from diffusion_jax.metrics.distances import Nearest, mean_pairwise_distance, nea
 from diffusion_jax.metrics.frechet import frechet_distance
 from diffusion_jax.metrics.kernel_distance import KernelDistance, kernel_distance
 from diffusion_jax.metrics.precision_recall import PrecisionRecall, precision_recall
+from diffusion_jax.metrics.psnr import psnr
 from diffusion_jax.metrics.retrieval import recall
 from diffusion_jax.metrics.two_sample import EnergyTest, energy_distance, energy_test
 from diffusion_jax.metrics.zero_shot import class_embeddings, classify, topk_accuracy
@@ -23,6 +24,7 @@ __all__ = [
     "nearest",
     "nearest_distance",
     "precision_recall",
+    "psnr",
     "recall",
     "topk_accuracy",
 ]

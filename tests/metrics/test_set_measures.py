@@ -1,10 +1,10 @@
-"""Precision, recall, density, coverage, the kernel distance and nearest rows, against closed forms and brute force."""
+"""Precision, recall, density, coverage, the kernel distance, nearest rows and PSNR, against closed forms and brute force."""
 
 import numpy as np
 import pytest
 
 from diffusion_jax.metrics import distances as measured
-from diffusion_jax.metrics import kernel_distance, nearest, precision_recall
+from diffusion_jax.metrics import kernel_distance, nearest, precision_recall, psnr
 from diffusion_jax.typing import UserError
 
 
@@ -150,3 +150,18 @@ def test_settings_of_the_kernel_distance_are_refused(options, line):
         kernel_distance(normal(9), normal(9), **options)
     with pytest.raises(UserError, match="given 3 and 9"):
         kernel_distance(normal(3), normal(9))
+
+
+def test_the_psnr_of_a_constant_error_is_its_closed_form():
+    """Off by e everywhere in a range of 2: 20 log10(2 / e). What is not counted counts for nothing, nor what is clipped."""
+    given = np.random.default_rng(0).uniform(-0.5, 0.5, (4, 3, 5, 3))
+    images = given + np.array([0.2, 0.02, 0.0, 9.0])[:, None, None, None]
+    found = psnr(images, given)
+    np.testing.assert_allclose(found[:3], [20.0, 40.0, 120.0])
+    assert found[3] == pytest.approx(10 * np.log10(4 / ((1 - given[3]) ** 2).mean()))
+    counted = np.zeros((4, 3, 5, 1), bool)
+    counted[:3, 1:, :2] = True
+    images[0, 0], images[0, :, 2:] = 7.0, -3.0
+    np.testing.assert_allclose(psnr(images, given, counted), [20.0, 40.0, 120.0, np.nan])
+    levels = np.round((given + 1) * 127.5) / 127.5 - 1
+    assert psnr(levels, given).mean() == pytest.approx(58.9, abs=1.0)

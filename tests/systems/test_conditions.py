@@ -99,6 +99,31 @@ def test_a_copy_that_is_asked_for_has_noise_of_its_own_key_alone_and_nothing_tol
         np.testing.assert_allclose(clean.request([given])["image"], as_levels, atol=1e-6)
 
 
+def test_the_fidelity_of_a_picture_to_what_was_told_of_it(pictures):
+    """A picture has the means of its own reduced copy, and the pixels of it that are not hidden; another is off by a number."""
+    low, masked, plain = LowResolution(pictures, 0.1, 4), Masked(pictures, 0.1), Label(("a", "b"))
+    small = UNIT.reshape(6, 2, 4, 2, 4, 1).mean(axis=(2, 4))
+    asked = [LEVELS[0], UNIT[1], small[2]]
+    np.testing.assert_allclose(low.fidelity(asked, UNIT[:3]), 120.0, atol=1e-3)
+    other = np.clip(UNIT[:3] * 0.5, -1, 1)
+    error = ((0.5 * small[:3]) ** 2).mean(axis=(1, 2, 3))
+    np.testing.assert_allclose(low.fidelity(asked, other), 10 * np.log10(4 / error), rtol=1e-3)
+    mask = np.zeros((8, 8), bool)
+    mask[2:5] = True
+    drawn = UNIT[:2].copy()
+    drawn[:, mask] = 0.123  # what is hidden is the model's own
+    drawn[1, 0, 0] += np.where(drawn[1, 0, 0] > 0, -0.4, 0.4)
+    found = masked.fidelity([{"image": LEVELS[0], "mask": mask}, {"image": LEVELS[1], "mask": mask}], drawn)
+    np.testing.assert_allclose(found, [120.0, 10 * np.log10(4 / (0.16 / 40))], atol=1e-2)
+    assert np.isnan(masked.fidelity([{}], drawn[:1])).all()
+    assert plain.fidelity(["a"], UNIT[:1]) is None and Nothing().fidelity([None], UNIT[:1]) is None
+    told = Several({"low": low, "class": plain})
+    np.testing.assert_allclose(
+        told.fidelity([{"label": "a"}, {"image": LEVELS[1], "label": "b"}], UNIT[:2]), [np.nan, 120.0], atol=1e-3
+    )
+    assert Several({"class": plain}).fidelity(["a"], UNIT[:1]) is None
+
+
 def test_what_is_hidden_is_a_box_or_a_line_and_some_of_it():
     mask = np.asarray(jax.jit(hidden, static_argnums=1)(jax.random.key(0), (400, 16, 24)))[..., 0]
     assert set(np.unique(mask)) == {0.0, 1.0}
@@ -119,6 +144,11 @@ def test_a_masked_picture_shows_what_is_not_hidden_in_training_as_when_it_is_ask
     np.testing.assert_allclose(made[..., :1], UNIT * (1 - mask), atol=1e-6)
     for given in (mask[0], mask[0, ..., 0].astype(bool), (mask[0] * 255).astype(np.uint8)):
         np.testing.assert_allclose(told.request([{"image": LEVELS[0], "mask": given}])["image"], made[:1], atol=1e-6)
+    # Of a wide picture the middle is taken, and of its mask: columns 10 to 30 of 40, of which those below 15 are hidden.
+    wide = Image.fromarray((np.arange(40) < 15).astype(np.uint8).repeat(20).reshape(40, 20).T * 255)
+    np.testing.assert_array_equal(
+        told.request([{"image": wide, "mask": wide}])["image"][0, :, :, 1], np.tile(np.arange(8) < 2, (8, 1))
+    )
     np.testing.assert_array_equal(told.request([{}])["image"], told.null["image"])
     for wrong, said in (
         ({"image": LEVELS[0]}, "a request without 'mask'"),

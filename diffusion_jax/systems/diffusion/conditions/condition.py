@@ -16,6 +16,8 @@ A condition is an object with
 - `shown(data, held_out)`: the requests that the pictures of a training draw, a few;
 - `listed(what, given)`: one request or several as a list; `request(requests)`: all their entries; UserError for what is none;
   `drawn(cond, keys)`: what is random of these, given a key an example;
+- `fidelity(requests, images)`: the PSNR in dB [n] of images that were drawn to the pixels that their requests told, NaN for a
+  request that told none; None of a condition that tells no pixels;
 - `notices(requests)`: what is to be said of requests before they are drawn;
 - `params`: the frozen weights that it is made with, None for none;
 - `notes(folder)`: JSON files that a run keeps of it; `agrees(folder, anew)`: UserError where a folder cannot be
@@ -78,6 +80,7 @@ class Condition(Protocol):
     def shown(self, data: Source, held_out: Source) -> list[Any]: ...
     def listed(self, what: str, given: Any) -> list[Any]: ...
     def request(self, requests: Sequence[Any]) -> PyTree: ...
+    def fidelity(self, requests: Sequence[Any], images: np.ndarray) -> np.ndarray | None: ...
     def notices(self, requests: Sequence[Any]) -> list[str]: ...
     def notes(self, folder: Path) -> Mapping[str, Mapping[str, Any]]: ...
     def agrees(self, folder: Path, anew: bool) -> None: ...
@@ -120,6 +123,10 @@ class Plain:
         if not found or found == [None]:
             raise UserError(f"{what}: none is given, give at least one")
         return found
+
+    def fidelity(self, requests: Sequence[Any], images: np.ndarray) -> np.ndarray | None:
+        """None: no pixels are told."""
+        return None
 
     def notices(self, requests: Sequence[Any]) -> list[str]:
         """Nothing."""

@@ -26,25 +26,29 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float
 from ml_collections import ConfigDict
-from PIL import Image
 
 from diffusion_jax.data.pictures.decoding import in_channels, open_picture
+from diffusion_jax.metrics import psnr
 from diffusion_jax.systems.diffusion.conditions.condition import SHOWN, Pick, Plain
 from diffusion_jax.systems.diffusion.conditions.pictures import Pictures, pictures_of
 from diffusion_jax.typing import Array, PyTree, Source, UserError, one_of
 
-__all__ = ["IMAGE_KINDS", "LowResolution", "Masked", "hidden", "image", "reduced"]
+__all__ = ["IMAGE_KINDS", "LowResolution", "Masked", "hidden", "image", "reduced", "shrunk"]
 
 _NOISE = 2000  # what an example's key is folded with for the noise on its low-resolution copy, apart from the sampler's
+
+
+def shrunk(images: Float[Array, "batch height width channels"], factor: int) -> Float[Array, "batch h w channels"]:
+    """The images of factor x factor fewer pixels, each the mean of as many."""
+    b, h, w, c = images.shape
+    return images.reshape(b, h // factor, factor, w // factor, factor, c).mean(axis=(2, 4))
 
 
 def reduced(
     images: Float[Array, "batch height width channels"], factor: int
 ) -> Float[Array, "batch height width channels"]:
-    """The images of factor x factor fewer pixels, each the mean of as many, at their size again by bilinear interpolation."""
-    b, h, w, c = images.shape
-    small = images.reshape(b, h // factor, factor, w // factor, factor, c).mean(axis=(2, 4))
-    return jax.image.resize(small, images.shape, "bilinear")
+    """The same at their size again by bilinear interpolation."""
+    return jax.image.resize(shrunk(images, factor), images.shape, "bilinear")
 
 
 def _noised(images: Array, level: Array, noise: Array) -> Array:
@@ -103,16 +107,26 @@ class LowResolution(_Joined):
 
     def request(self, requests: Sequence[Any]) -> PyTree:
         """Of pictures without noise: those of the reduced size as they are, others reduced; `drawn` puts noise to them."""
+        small = self._small(requests)
+        image = jax.image.resize(small, (len(small), *self.pictures.shape), "bilinear")
+        return {"image": np.asarray(image), "level": np.zeros(len(small), np.float32)}
+
+    def _small(self, requests: Sequence[Any]) -> np.ndarray:
+        """What requests show, [n, height / factor, width / factor, channels]."""
         h, w, c = self.pictures.shape
-        small = Pictures((h // self.factor, w // self.factor, c), self.pictures.prepare)
-        found = []
+        small, found = Pictures((h // self.factor, w // self.factor, c), self.pictures.prepare), []
         for request in requests:
             there = _of_shape(request, small.shape)
             if there is not None:
-                found.append(jax.image.resize(small([there]), (1, h, w, c), "bilinear"))
+                found.append(small([there]))
             else:
-                found.append(reduced(jnp.asarray(self.pictures([request])), self.factor))
-        return {"image": np.concatenate(found), "level": np.zeros(len(found), np.float32)}
+                found.append(np.asarray(shrunk(jnp.asarray(self.pictures([request])), self.factor)))
+        return np.concatenate(found)
+
+    def fidelity(self, requests: Sequence[Any], images: np.ndarray) -> np.ndarray:
+        """Of the images reduced, beside what the requests show."""
+        made = np.asarray(shrunk(jnp.asarray(np.clip(images, -1.0, 1.0), jnp.float32), self.factor))
+        return psnr(made, self._small(requests))
 
     def drawn(self, cond: PyTree, keys: Array) -> PyTree:
         """With noise of `sample_level`, of each example's key; what is told nothing stays so."""
@@ -218,8 +232,16 @@ class Masked(_Joined):
             rows.append(np.concatenate([self.pictures([picture]) * seen, 1.0 - seen], axis=-1))
         return {"image": np.concatenate(rows).astype(np.float32)}
 
+    def fidelity(self, requests: Sequence[Any], images: np.ndarray) -> np.ndarray:
+        """Of the pixels that are not hidden."""
+        told = self.request(requests)["image"]
+        return psnr(images, told[..., :-1], told[..., -1:] == 0)
+
     def _mask(self, given: Any) -> np.ndarray:
-        """float32 [1, h, w, 1], 1 where hidden: of bools or 0 and 1 as they are, of a picture where it is lighter than grey."""
+        """float32 [1, h, w, 1], 1 where hidden: of bools or 0 and 1 as they are, of a picture where it is lighter than grey.
+
+        A picture is resized and cropped as the one that it hides a part of is.
+        """
         h, w, _ = self.pictures.shape
         array = np.asarray(given) if isinstance(given, np.ndarray | jax.Array) else None
         if array is not None and (array.dtype == bool or np.issubdtype(array.dtype, np.floating)):
@@ -228,8 +250,8 @@ class Masked(_Joined):
                     f"a mask of shape {array.shape}: it is {(h, w)}, 1 or True where the picture is hidden, else 0"
                 )
             return array.reshape(1, h, w, 1).astype(np.float32)
-        grey = np.asarray(open_picture(given, exif=True).convert("L").resize((w, h), Image.Resampling.NEAREST))
-        return (grey[None, :, :, None] > 127).astype(np.float32)
+        grey = self.pictures([open_picture(given, exif=True).convert("L")])
+        return (grey.mean(axis=-1, keepdims=True) > 0).astype(np.float32)
 
 
 def one_of_asked(request: Any, asks: Sequence[str]) -> None:

@@ -183,6 +183,19 @@ class Several(Plain):
             found |= table
         return found
 
+    def fidelity(self, requests: Sequence[Any], images: np.ndarray) -> np.ndarray | None:
+        """Of the part that tells pixels, where it is asked for; None where none does."""
+        named = [self._named(request) for request in requests]
+        for part in self.parts.values():
+            asks = asks_of(part)
+            told = [row for row, request in enumerate(named) if any(request.get(ask) is not None for ask in asks)]
+            found = part.fidelity([_asked(asks, named[row]) for row in told], images[told]) if told else None
+            if found is not None:
+                every = np.full(len(named), np.nan)
+                every[told] = found
+                return every
+        return None
+
     def notices(self, requests: Sequence[Any]) -> list[str]:
         """Of each part."""
         found: list[str] = []
