@@ -39,7 +39,7 @@ from diffusion_jax.train.runlog import RunLog
 from diffusion_jax.train.state import TrainState, init_state
 from diffusion_jax.typing import Array, Batch, Context, LossFn, Params, PyTree, UserError
 
-__all__ = ["Built", "build_run", "train_run", "validate"]
+__all__ = ["INPUTS", "Built", "build_run", "train_run", "validate"]
 
 INPUTS = "inputs.json"
 """What lay at the config's paths when the run began (`systems.resume.contents_of`), so that they may move."""

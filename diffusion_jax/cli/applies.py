@@ -38,6 +38,7 @@ APART: dict[str, dict[str, tuple[str, ...]]] = {
     "evaluate": {
         "samples": ("bits_per_dim", *PICTURE_MEASURES),
         "seed": PICTURE_MEASURES,
+        "data": PICTURE_MEASURES,
         "bits_per_dim": PICTURE_MEASURES,
         "metric": ("bits_per_dim", *PICTURE_MEASURES),
         "features": ("bits_per_dim", *PICTURE_MEASURES),
@@ -47,6 +48,7 @@ ASKED = ("prompt", "label", "image", "mask")
 """The options that say what `sample` is asked to draw: into one picture, unless a folder is asked for."""
 PATHS = (
     "run",
+    "data",
     "path",
     "out",
     "config",

@@ -14,11 +14,12 @@ from diffusion_jax.config import load_config, not_found, parse_overrides
 from diffusion_jax.files import check_folder
 from diffusion_jax.parallel.accelerator import configure
 from diffusion_jax.parallel.memory import enough_memory
-from diffusion_jax.runs import holds_run
+from diffusion_jax.runs import holds_run, read_json
 from diffusion_jax.systems.measuring import WRITTEN, check_metrics, folder_of, measure
+from diffusion_jax.systems.resume import contents_of
 from diffusion_jax.systems.system import System
-from diffusion_jax.systems.table import SYSTEMS, keys, load_run, system_at, system_named, system_of
-from diffusion_jax.training import train_run
+from diffusion_jax.systems.table import SYSTEMS, config_at, keys, load_run, system_at, system_named, system_of
+from diffusion_jax.training import INPUTS, train_run
 from diffusion_jax.typing import UserError
 
 __all__ = ["convert", "evaluate", "report", "train"]
@@ -54,11 +55,22 @@ def evaluate(arguments: argparse.Namespace, rest: list[str]) -> int:
     if system.evaluate is None and not (arguments.metric or system.metrics):
         raise UserError(f"the system of the run in {arguments.run!r} measures nothing itself: give --metric")
     check_metrics(arguments.metric, system.metrics)
+    _compare_data(arguments)
     configure(say)
     if system.evaluate is None:
         folder_of(arguments, WRITTEN)
-        return measure(load_run(arguments.run), system.metrics, arguments, say)
+        return measure(load_run(arguments.run, data=arguments.data), system.metrics, arguments, say)
     return system.evaluate(arguments, say)
+
+
+def _compare_data(arguments: argparse.Namespace) -> None:
+    """Says so where what lies at --data is not what the run was trained on, as far as it noted that."""
+    if arguments.data is None:
+        return
+    noted, config = system_at(arguments.run)[1] / INPUTS, config_at(arguments.run, arguments.data)
+    before = read_json(noted).get("data.path") if noted.is_file() else None
+    if before is not None and before != contents_of(config).get("data.path", before):
+        say(f"--data {arguments.data}: its files are others than those that the run was trained on, by name or size")
 
 
 def _measured_by(arguments: argparse.Namespace) -> System:
@@ -82,4 +94,5 @@ def report(arguments: argparse.Namespace, rest: list[str]) -> int:
     system = system_at(arguments.run)[0]
     if system.report is None:
         raise UserError(f"no page is made of the run in {arguments.run!r}: its system has none")
+    _compare_data(arguments)
     return system.report(arguments, say)

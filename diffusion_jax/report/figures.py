@@ -44,6 +44,7 @@ __all__ = [
 
 Number = float | int
 Images = Float[np.ndarray, "n h w c"]
+Group = Float[np.ndarray, "_ h w c"]  # of any number of images, beside groups of other numbers
 EDGE = 64  # pixels to which a small image is enlarged before it is embedded: sharp at 64 CSS pixels, soft beyond
 
 
@@ -150,17 +151,26 @@ def line_chart(chart: Chart, *, title: str, caption: str, alt: str) -> Figure:
     return Figure(body=_key(chart.series) + drawing, alt=alt, caption=caption, title=title)
 
 
-def _image(images: Images, columns: int, alt: str, widest: int = 0) -> str:
-    """One picture of the images, as a data URI; no wider than `widest` CSS pixels an image (0: as wide as its place)."""
-    scale = max(1, round(EDGE / max(images.shape[1:3])))
-    data = base64.b64encode(encode_png(sprite(images, columns, scale, gap=max(2, scale // 2)))).decode()
-    kind = ' class="ink"' if images.shape[-1] == 1 else ""
-    limit = f' style="max-width:{widest * min(columns, len(images))}px"' if widest else ""
-    return f'<img{kind}{limit} alt="{escape(alt)}" src="data:image/png;base64,{data}">'
+def _image(images: Images, columns: int, alt: str, widest: int = 0, part: float = 1.0, share: float = 1.0) -> str:
+    """One picture of the images, as a data URI; no wider than `widest` CSS pixels an image (0: as wide as its place).
+
+    It takes this `part` of its place's width, and this `share` of it on a phone where places lie one below the other.
+    """
+    longest = max(images.shape[1:3])
+    scale = max(1, round(EDGE / longest))
+    coloured = images.shape[-1] == 3
+    edge = max(1, round(scale * longest / EDGE)) if coloured else 0
+    drawn = sprite(images, columns, scale, gap=max(2, scale // 2), edge=edge)
+    data = base64.b64encode(encode_png(drawn)).decode()
+    rules = [f"max-width:{widest * min(columns, len(images))}px"] if widest else []
+    rules += [f"--{name}:{value:.4g}" for name, value in (("part", part), ("share", share)) if value < 1]
+    kind = "" if coloured else ' class="ink"'
+    style = f' style="{";".join(rules)}"' if rules else ""
+    return f'<img{kind}{style} alt="{escape(alt)}" src="data:image/png;base64,{data}">'
 
 
 def image_grid(
-    cells: Sequence[Sequence[Images]],
+    cells: Sequence[Sequence[Group]],
     rows: Sequence[str],
     columns: Sequence[str],
     *,
@@ -173,13 +183,18 @@ def image_grid(
 ) -> Figure:
     """Groups of images in a table: `cells[r][c]` ([n, h, w, c] in [-1, 1]) under `columns[c]`, beside `rows[r]`.
 
-    A group is laid out `per_line` to a line (0: as a near-square). With no `rows` the cells have heads alone. On a
-    phone each row's label stands above its cells, and cells of more than three to a line stand one below the other.
-    Cells (r, c) in `marks` are outlined, with what is said of them below. `ValueError` when labels and cells do not agree.
+    A group is laid out `per_line` to a line (0: as a near-square), and of no images is an empty place. Columns of fewer images
+    are narrower, so that all images have one size. With no `rows` the cells have heads alone. On a
+    phone each row's label stands above its cells, and cells of more than three to a line stand one below the other, as do
+    columns of several widths. Cells (r, c) in `marks` are outlined, with what is said of them below. `ValueError` when labels
+    and cells do not agree.
     """
     if any(len(line) != len(columns) for line in cells) or (rows and len(rows) != len(cells)):
         shape = [len(line) for line in cells]
         raise ValueError(f"cells by row {shape} do not agree with {len(rows)} row and {len(columns)} column labels")
+    # Images to a line of each column, by which it is as wide as its images; near-squares are all in places of one width.
+    wide = [max([1, *(min(per_line, len(line[c])) for line in cells)]) for c in range(len(columns))]
+    uneven = len(set(wide)) > 1
     parts = ['<div class="corner"></div>' if rows else ""]
     parts += [f'<div class="head">{escape(name)}</div>' for name in columns]
     for r, line in enumerate(cells):
@@ -187,17 +202,24 @@ def image_grid(
             parts.append(f'<div class="label">{escape(rows[r])}</div>')
         for c, (name, group) in enumerate(zip(columns, line, strict=True)):
             mark = (marks or {}).get((r, c), "")
-            said = ", ".join(part for part in (rows[r] if rows else "", name, mark) if part)
+            row = rows[r] if rows else f"row {r + 1}" if len(cells) > 1 else ""
+            said = ", ".join(part for part in (row, name, mark) if part)
+            if not len(group):
+                parts.append('<div class="none"></div>')
+                continue
             wrap = per_line or math.ceil(math.sqrt(len(group)))
-            picture = _image(group, wrap, f"{said}: {len(group)} images", widest)
+            here = min(per_line, len(group))
+            parted = (here / wide[c], here / max(wide)) if per_line else (1.0, 1.0)
+            picture = _image(group, wrap, f"{said}: {len(group)} images", widest, *parted)
             own = f'<div class="own" aria-hidden="true">{escape(name)}</div>'
             if mark:
                 picture = (
                     f'<div class="marked">{picture}</div><div class="mark" aria-hidden="true">{escape(mark)}</div>'
                 )
             parts.append(f"<div>{own}{picture}</div>")
-    kind = ("" if rows else " bare") + (" stack" if per_line > 3 else "")
-    body = f'<div class="grid{kind}" style="--n:{len(columns)}">{"".join(parts)}</div>'
+    kind = ("" if rows else " bare") + (" stack" if per_line > 3 or (uneven and sum(wide) > 8) else "")
+    cells_wide = f";--cells:{' '.join(f'minmax(0,{count}fr)' for count in wide)}" if uneven else ""
+    body = f'<div class="grid{kind}" style="--n:{len(columns)}{cells_wide}">{"".join(parts)}</div>'
     return Figure(body=body, alt=alt, caption=caption, title=title)
 
 

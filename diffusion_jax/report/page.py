@@ -272,6 +272,9 @@ figcaption{color:var(--muted);font-size:15px;line-height:1.5;max-width:74ch;marg
 .columns{display:grid;grid-template-columns:repeat(auto-fit,minmax(min(100%,400px),1fr));gap:0 24px}
 .columns figure{display:grid;grid-template-rows:subgrid;grid-row:span 2;align-content:start}
 .columns .plate{display:flex;flex-direction:column}
+@media (min-width:900px){
+.columns figure:only-child{grid-template:auto/minmax(0,544px) minmax(0,1fr);gap:0 28px;align-items:center}
+}
 img{display:block;width:100%;height:auto}
 svg{display:block;width:100%;height:auto;overflow:visible}
 .drawing{overflow-x:auto}
@@ -290,14 +293,15 @@ animation-delay:calc(var(--i,0)*var(--step,1s))}
 .key{display:flex;flex-wrap:wrap;gap:4px 18px;font-size:14px;margin:0 0 10px;padding:0;list-style:none;color:var(--ink)}
 .key li{display:flex;align-items:center;gap:8px}
 .key svg{width:26px;height:10px;flex:none}
-.grid{display:grid;grid-template-columns:minmax(0,12.5rem) repeat(var(--n),minmax(0,1fr));gap:20px 22px;
-align-items:center}
+.grid{display:grid;gap:20px 22px;align-items:center;
+grid-template-columns:minmax(0,12.5rem) var(--cells,repeat(var(--n),minmax(0,1fr)))}
+.grid img{width:calc(100%*var(--part,1))}
 .grid .head{font-size:14px;line-height:1.3;color:var(--muted);align-self:end}
 .grid .label{font-size:16px;line-height:1.35;overflow-wrap:anywhere}
 .grid .own{display:none;font-size:13px;line-height:1.3;color:var(--muted);margin:4px 0 6px}
 .grid .marked img{outline:2px solid var(--s2);outline-offset:3px;border-radius:1px}
 .grid .mark{font-size:13px;line-height:1.3;color:var(--s2);margin-top:6px}
-.grid.bare{grid-template-columns:repeat(var(--n),minmax(0,1fr))}
+.grid.bare{grid-template-columns:var(--cells,repeat(var(--n),minmax(0,1fr)))}
 .strip{display:grid;grid-template-columns:repeat(var(--n),minmax(0,1fr));gap:6px clamp(2px,.7vw,8px)}
 .strip .label{grid-column:1/-1;font-size:15px;line-height:1.35;margin:0}
 .strip .label+.label,.strip .cell+.label{margin-top:14px}
@@ -356,12 +360,13 @@ caption{display:block}
 .tiles{grid-template-columns:1fr 1fr;gap:10px}
 .tile{padding:12px 13px}
 .tile .value{font-size:25px}
-.grid{grid-template-columns:repeat(var(--n),minmax(0,1fr));gap:6px 10px}
+.grid{grid-template-columns:var(--cells,repeat(var(--n),minmax(0,1fr)));gap:6px 10px}
 .grid .label{grid-column:1/-1;font-size:15px;margin-top:12px}
 .grid .corner{display:none}
 .grid .head{font-size:13px}
 .grid.stack{grid-template-columns:minmax(0,1fr)}
-.grid.stack .head{display:none}
+.grid.stack .head,.grid.stack .none{display:none}
+.grid.stack img{width:calc(100%*var(--share,1))}
 .grid.stack .own{display:block}
 .gallery{grid-template-columns:1fr 1fr;gap:20px}
 .chart text{font-size:14.5px!important}

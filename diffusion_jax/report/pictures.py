@@ -30,6 +30,7 @@ __all__ = ["encode_png", "grid", "save_grid", "save_png", "sprite", "to_uint8"]
 
 PAPER = 255
 VEIL = 14  # opacity of bare paper in a sprite, of 255: enough to see where one image ends and the next begins
+EDGE, EDGE_OPACITY = 128, 90  # the line round a colour picture: grey, to be seen on light paper and on dark
 
 
 def to_uint8(images: Float[np.ndarray, "*shape"]) -> UInt8[np.ndarray, "*shape"]:
@@ -105,18 +106,23 @@ def grid(
 
 
 def sprite(
-    images: Float[np.ndarray, "n h w c"], columns: int, scale: int = 1, gap: int = 2
+    images: Float[np.ndarray, "n h w c"], columns: int, scale: int = 1, gap: int = 2, edge: int = 0
 ) -> UInt8[np.ndarray, "y x o"]:
     """The layout of `grid` without its margin and with transparent gaps, for pages of more than one paper.
 
     One channel gives (luminance, opacity): black ink whose opacity is the image, over a faint veil that shows where
-    each image ends. Three give RGB and opacity. Errors as in `grid`.
+    each image ends. Three give RGB and opacity, with a faint line of `edge` output pixels round each image, so that white
+    ones end where they end. Errors as in `grid`.
     """
     channels = _channels(images)
     tiles = _enlarge(to_uint8(images), scale)
     if channels == 3:
-        opaque = np.full_like(tiles[..., :1], 255)
-        return _lay_out(np.concatenate([tiles, opaque], axis=-1), columns, gap, 0, 0)
+        opaque = np.concatenate([tiles, np.full_like(tiles[..., :1], 255)], axis=-1)
+        _, height, width, _ = tiles.shape
+        framed = np.full((len(tiles), height + 2 * edge, width + 2 * edge, 4), EDGE, np.uint8)
+        framed[..., 3] = EDGE_OPACITY
+        framed[:, edge : edge + height, edge : edge + width] = opaque
+        return _lay_out(framed, columns, gap, 0, 0)
     alpha = np.round(VEIL + tiles.astype(np.float32) * ((255 - VEIL) / 255)).astype(np.uint8)
     opacity = _lay_out(alpha, columns, gap, 0, 0)
     return np.concatenate([np.zeros_like(opacity), opacity], axis=-1)

@@ -37,6 +37,7 @@ __all__ = [
     "folder_of",
     "measure",
     "measure_by",
+    "numbers_as_text",
     "read_arrays",
     "show",
 ]
@@ -91,7 +92,10 @@ def measure(run: Any, table: Metrics, arguments: argparse.Namespace, say: Say, *
 
 
 def measure_by(run: Any, metrics: Metrics, arguments: argparse.Namespace, say: Say) -> int:
-    """Each metric, printed and written to measures.json; those in the file that were not taken again stay."""
+    """Each metric, printed in short and written to measures.json; those in the file that were not taken again stay.
+
+    What is replaced is said before it is measured.
+    """
     folder = folder_of(arguments, (NUMBERS, ARRAYS))
     file, beside = folder / NUMBERS, folder / ARRAYS
     before = read_json(file) if file.is_file() else {}
@@ -101,6 +105,8 @@ def measure_by(run: Any, metrics: Metrics, arguments: argparse.Namespace, say: S
     given |= {"features": chosen or "pixels", "keep": lambda name, array: arrays.__setitem__(name, np.asarray(array))}
     if chosen is not None and not any("features" in wanted(metric, given) for metric in metrics.values()):
         raise UserError(f"--features {chosen} changes nothing: {', '.join(metrics)} compare in none")
+    if replaced := _replaced(before, metrics, given):
+        say(f"{file} has {replaced}, replaced when measured anew: --out DIR keeps them apart")
     found: dict[str, Any] = {}
     for name, metric in metrics.items():
         numbers = metric(run, **wanted(metric, given))
@@ -108,7 +114,7 @@ def measure_by(run: Any, metrics: Metrics, arguments: argparse.Namespace, say: S
             raise UserError(f"metric {name!r} returns a {type(numbers).__name__}; it returns numbers by name")
         found[name] = {key: _plain(name, key, value) for key, value in numbers.items()}
     # Printed first: numbers of an hour are not lost to a disk that is full by now.
-    print(json.dumps(found, indent=2), flush=True)
+    print(numbers_as_text(found), flush=True)
     write_atomic(file, (json.dumps({**before, **found}, indent=2) + "\n").encode())
     if arrays:
         out = io.BytesIO()
@@ -116,6 +122,32 @@ def measure_by(run: Any, metrics: Metrics, arguments: argparse.Namespace, say: S
         write_atomic(beside, out.getvalue())
     say(f"written to {file}")
     return 0
+
+
+def _replaced(before: Mapping[str, Any], metrics: Metrics, given: Mapping[str, Any]) -> str:
+    """Which numbers of before are taken again, and of how many samples they were and will be; "" for none."""
+    found = []
+    for name in (name for name in metrics if name in before):
+        was = before[name].get("samples") if isinstance(before[name], Mapping) else None
+        now = wanted(metrics[name], given).get("samples")
+        found.append(name if was is None or now is None else f"{name} (of {was} samples, now of {now})")
+    return ", ".join(found)
+
+
+def numbers_as_text(value: Any, before: str = "") -> str:
+    """Numbers as JSON for a reader: of six significant digits, and a list in one line. The files hold them in full."""
+    if not isinstance(value, Mapping):
+        return json.dumps(_short(value))
+    rows = [f"{before}  {json.dumps(str(key))}: {numbers_as_text(one, before + '  ')}" for key, one in value.items()]
+    return "{\n" + ",\n".join(rows) + f"\n{before}}}" if rows else "{}"
+
+
+def _short(value: Any) -> Any:
+    if isinstance(value, float):
+        return float(f"{value:.6g}")
+    if isinstance(value, Mapping):
+        return {key: _short(one) for key, one in value.items()}
+    return [_short(one) for one in value] if isinstance(value, list | tuple) else value
 
 
 def read_arrays(file: Path) -> dict[str, np.ndarray]:

@@ -15,7 +15,18 @@ from diffusion_jax.build.ranges import Range, declared, named
 from diffusion_jax.systems.system import System
 from diffusion_jax.typing import UserError, one_of
 
-__all__ = ["SYSTEMS", "config_at", "groups", "keys", "load_run", "ranges_of", "system_at", "system_named", "system_of"]
+__all__ = [
+    "SYSTEMS",
+    "config_at",
+    "groups",
+    "keys",
+    "load_run",
+    "ranges_of",
+    "system_at",
+    "system_named",
+    "system_of",
+    "with_data",
+]
 
 SYSTEMS: dict[str, str] = {
     "diffusion": "diffusion_jax.systems.diffusion.system:DIFFUSION",
@@ -103,18 +114,32 @@ def system_at(path: str | Path) -> tuple[System, Path]:
     raise UserError(f"there is no run in {runs.place(path)}{runs.nearest(path)}")
 
 
-def config_at(path: str | Path) -> ConfigDict:
-    """The config of the run at `path`, as of today. UserError as `system_at`."""
+def config_at(path: str | Path, data: str | Path | None = None) -> ConfigDict:
+    """The config of the run at `path`, as of today, with its data at `data`, as in `load_run`. UserError as `system_at`."""
     system, folder = system_at(path)
-    return system.upgrade(*runs.read_run(folder))
+    return with_data(system.upgrade(*runs.read_run(folder)), data)
 
 
-def load_run(path: str | Path, *, which: str = "ema", step: int | None = None) -> Any:
+def load_run(path: str | Path, *, which: str = "ema", step: int | None = None, data: str | Path | None = None) -> Any:
     """The run in the folder `path`, or of a folder that holds runs (`runs/digits` with `clip` and `diffusion`) the main one.
 
-    `which` weights: "ema" (averaged) or "params" (raw); `step` None is the last checkpoint. What it gives is its system's:
-    a `ClipRun`, a `DiffusionRun`. Raises UserError where there is no run or it cannot be read.
+    `which` weights: "ema" (averaged) or "params" (raw); `step` None is the last checkpoint. `data`: where the data lie that it
+    was trained on, if no longer where its config's `data.path` says. What it gives is its system's:
+    a `ClipRun`, a `DiffusionRun`. Raises UserError where there is no run or it cannot be read, and for `data` of a run whose
+    data are no files.
     """
     system, folder = system_at(path)
     runs.remember_parts(folder)
-    return system.load(folder, system.upgrade(*runs.read_run(folder)), which, step)
+    return system.load(folder, with_data(system.upgrade(*runs.read_run(folder)), data), which, step)
+
+
+def with_data(config: ConfigDict, data: str | Path | None) -> ConfigDict:
+    """The config with another `data.path`, None for its own."""
+    if data is not None:
+        own = config.get("data") or {}
+        if "path" not in own:
+            raise UserError(
+                f"--data {str(data)!r}: the run's data {own.get('name')!r} have no `data.path`, and lie in no folder or file"
+            )
+        config.data.path = str(data)
+    return config

@@ -34,7 +34,7 @@ def test_the_page_from_top_to_bottom(tmp_path, monkeypatch):
         module = ["-m", "diffusion_jax"] if program == "diffusion-jax" else []
         done = subprocess.run([sys.executable, *module, *rest], capture_output=True, text=True, check=False)
         assert done.returncode == 0, f"{line}\n{done.stderr[-2000:]}"
-    assert len(snippets.run(PAGE)) == 1
+    assert len(snippets.run(PAGE)) == 3
 
     run = tmp_path / "runs" / "clip_folder"
     rows = len((tmp_path / "pictures" / "captions.csv").read_text().splitlines()) - 1
@@ -49,6 +49,9 @@ def test_the_page_from_top_to_bottom(tmp_path, monkeypatch):
     snippets.agree(
         re.search(r"Here: (\d+)% of the test", text)[1], 100 * measured["zero_shot"]["top1"], "zero-shot", SLACK
     )
+    for name, told in (("upsampler", True), ("inpainting", True), ("alike", False), ("both", True)):
+        numbers = json.loads((tmp_path / "runs" / name / "report" / "measures.json").read_text())["samples"]
+        assert ("told" in numbers) == told and (not told or numbers["told"] > numbers["told_others"] + 1)
     assert {"retrieval", "clip_score"} <= json.loads((tmp_path / "numbers" / "clip_metrics.json").read_text()).keys()
 
 

@@ -87,10 +87,32 @@ def test_grid_has_a_picture_with_words_for_every_cell():
     assert figure.body.count('class="ink"') == 6
 
 
-def test_colour_is_not_inverted_on_dark_paper():
-    body = image_grid([[images(2, channels=3)]], [], ["x"], alt="", caption="").body
+def test_colour_is_not_inverted_on_dark_paper_and_white_pictures_have_an_edge():
+    body = image_grid([[np.ones((2, 8, 8, 3), np.float32)]], [], ["x"], alt="", caption="").body
     assert 'class="ink"' not in body
-    assert pictures(body)[0][1].mode == "RGBA"
+    picture = pictures(body)[0][1]
+    assert picture.mode == "RGBA" and picture.size == (2 * (64 + 2) + 4, 64 + 2)
+    pixels = np.asarray(picture)
+    assert (pixels[1:65, 1:65] == 255).all() and (pixels[:, 66:70, 3] == 0).all()
+    for line in (pixels[0, :66], pixels[:, 0], pixels[:, 65], pixels[:, 70]):
+        assert (line[:, :3] < 200).all() and (line[:, 3] > 0).all() and (line[:, 3] < 255).all()
+
+
+def test_images_of_a_grid_are_of_one_size_however_many_a_cell_has():
+    """A column is as wide as its images, a group that is smaller takes its share of it, and of none is an empty place."""
+    cells = [[images(1), images(8), images(3)], [images(1), images(8), images(0)]]
+    body = image_grid(cells, [], ["told", "drawn", "real"], alt="", caption="", per_line=8).body
+    assert "--cells:minmax(0,1fr) minmax(0,8fr) minmax(0,3fr)" in body and "grid bare stack" in body
+    assert re.findall(r'style="([^"]*--share[^"]*)"', body) == [
+        "max-width:96px;--share:0.125", "max-width:288px;--share:0.375", "max-width:96px;--share:0.125",
+    ]  # fmt: skip
+    assert [alt for alt, _ in pictures(body)] == [
+        "row 1, told: 1 images", "row 1, drawn: 8 images", "row 1, real: 3 images",
+        "row 2, told: 1 images", "row 2, drawn: 8 images",
+    ]  # fmt: skip
+    assert body.count('class="none"') == 1
+    fewer = image_grid([[images(8)], [images(2)]], ["a", "b"], ["x"], alt="", caption="", per_line=8).body
+    assert "--cells" not in fewer and "--part:0.25;--share:0.25" in fewer
 
 
 def test_grid_refuses_labels_that_do_not_agree():

@@ -26,8 +26,8 @@ def bare_run(folder: Path, told: str = "none") -> DiffusionRun:
     return _made(folder, config, told, {})
 
 
-def picture_run(folder: Path, data: dict[str, Any], told: str = "none") -> DiffusionRun:
-    """A run on grey pictures of 8 x 8."""
+def picture_run(folder: Path, data: dict[str, Any], told: str | dict[str, Any] = "none") -> DiffusionRun:
+    """A run on grey pictures of 8 x 8, told nothing or what a group `condition` says."""
     config = load_config(str(CONFIGS / "picture_classes.py"))
     kept = {
         key: config.data[key] for key in ("crop", "crop_scale", "flip", "augment", "on_error", "error_share", "workers")
@@ -36,9 +36,10 @@ def picture_run(folder: Path, data: dict[str, Any], told: str = "none") -> Diffu
     return _made(folder, config, told, {"preprocess.size": 8, "preprocess.channels": 1, "model.patch": 4})
 
 
-def _made(folder: Path, config: ConfigDict, told: str, options: dict[str, Any]) -> DiffusionRun:
+def _made(folder: Path, config: ConfigDict, told: str | dict[str, Any], options: dict[str, Any]) -> DiffusionRun:
     """With a log of losses, as training leaves one."""
-    config.condition = ConfigDict({"name": told} | ({} if told == "none" else {"drop": 0.1}))
+    group = told if isinstance(told, dict) else {"name": told} | ({} if told == "none" else {"drop": 0.1})
+    config.condition = ConfigDict(group)
     config.update_from_flattened_dict(SMALL | options | {"sampler.guidance_scale": 1.0 if told == "none" else 2.0})
     train = examples(config, "train")
     run = unloaded(config, folder, train[0]["image"].shape, told_of(config, data=train))

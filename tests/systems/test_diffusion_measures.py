@@ -1,6 +1,8 @@
 """What is measured of any diffusion run: requests, samples beside pictures, nearest training pictures, loss by noise level."""
 
+import argparse
 import dataclasses
+import json
 
 import numpy as np
 import pytest
@@ -13,6 +15,8 @@ from diffusion_jax.systems.diffusion import drawn as beside
 from diffusion_jax.systems.diffusion.conditions import Nothing
 from diffusion_jax.systems.diffusion.measures import nearest_training, samples_beside_data
 from diffusion_jax.systems.diffusion.noise_levels import LEVELS, loss_by_noise
+from diffusion_jax.systems.diffusion.scores import doubts, score_tiles
+from diffusion_jax.systems.measuring import measure_by
 from diffusion_jax.typing import UserError
 
 
@@ -95,6 +99,74 @@ def test_training_pictures_in_place_of_samples_score_as_their_floor(unasked, mon
     assert kept["nearest_training"].shape == (8, 3, 8, 8, 1) and kept["nearest_distances"].shape == (8, 3)
 
 
+def test_too_few_to_measure_is_one_line_that_names_the_least(unasked, monkeypatch):
+    calls = drawing(unasked, monkeypatch, np.zeros((6, 8, 8, 1), np.float32))
+    with pytest.raises(UserError, match="samples 5: precision, coverage and KID need 6 at least; nearest: 6"):
+        samples_beside_data(unasked, split="test", samples=5, say=quiet)
+    few = {("held_out", "test"): ("validation", [None] * 4)}
+    with pytest.raises(UserError, match=r"the validation split of the data holds 4 examples, and precision.* need 6"):
+        samples_beside_data(unasked, split="test", samples=6, say=quiet, shared=few)
+    assert not calls
+    said = []
+    found = samples_beside_data(unasked, split="test", samples=6, say=said.append)
+    assert None not in found.values() and len(calls) == 1
+    assert found["dimensions"] == 64 and any(
+        "6 pictures in 64 features: their covariances have rank 5" in x for x in said
+    )
+
+
+def test_numbers_of_few_pictures_are_doubted_and_do_not_stand_at_the_top():
+    scores = {
+        "samples": 1000,
+        "pictures": 499,
+        "dimensions": 256,
+        "frechet": 3.0,
+        "kernel": 0.5,
+        "kernel_deviation": 0.125,
+    }
+    scores |= {"precision": 0.0, "recall": 1.0, "coverage": 0.0}
+    scores |= {f"{name}_real": 0.25 for name in ("frechet", "kernel", "precision", "recall", "coverage")}
+
+    def tiles(**changed):
+        found = score_tiles({"samples": scores | changed}, {})
+        return [tile.label for tile in found], doubts(scores | changed)
+
+    assert tiles() == (
+        ["Fréchet distance"],
+        ["A share (precision, recall, coverage) of 499 pictures is uncertain by 2.2 points."],
+    )
+    assert tiles(pictures=500) == (["Fréchet distance", "Precision", "Coverage"], [])
+    labels, said = tiles(pictures=500, dimensions=3072)
+    assert labels == ["Kernel distance (KID)", "Precision", "Coverage"]
+    assert (
+        said[0].startswith("500 pictures in 3,072 features: their covariances have rank 499 at most") and len(said) == 1
+    )
+    labels, said = tiles(samples=43, told=31.25, told_others=9.0)
+    assert labels == ["Kernel distance (KID)", "Fidelity to what was told"] and "by 7.6 points" in said[1]
+
+
+def test_numbers_are_replaced_after_a_line_and_printed_in_short(unasked, tmp_path, capsys):
+    given = argparse.Namespace(run="x", out=str(tmp_path), split="test", samples=500, seed=0, features=None)
+    metrics = {
+        "of_samples": lambda run, *, samples: {"samples": samples, "value": 1 / 3},
+        "of_none": lambda run: {"levels": [np.pi, 2.0, None], "within": {"a": 12345678.5}},
+    }
+    said = []
+    assert measure_by(unasked, metrics, given, said.append) == 0
+    assert len(said) == 1  # where it was written
+    text = capsys.readouterr().out
+    assert json.loads(text) == {
+        "of_samples": {"samples": 500, "value": 0.333333},
+        "of_none": {"levels": [3.14159, 2.0, None], "within": {"a": 12345700.0}},
+    }
+    assert '    "levels": [3.14159, 2.0, null],\n' in text
+    kept = json.loads((tmp_path / "measures.json").read_text())
+    assert kept["of_samples"]["value"] == 1 / 3 and kept["of_none"]["levels"][0] == np.pi
+    given.samples = 4
+    assert measure_by(unasked, metrics, given, said.append) == 0
+    assert "measures.json has of_samples (of 500 samples, now of 4), of_none, replaced" in said[1] and len(said) == 3
+
+
 def test_held_out_pictures_are_as_far_from_the_training_as_they_are(unasked, monkeypatch):
     real = beside.pictures(unasked, unasked.examples("test"), beside.order(360)[:50])
     drawing(unasked, monkeypatch, real)
@@ -134,6 +206,10 @@ def test_validation_stands_for_a_test_split_that_there_is_not(tmp_path):
     said = []
     split, data = beside.held_out(run, "test", said.append)
     assert split == "validation" and "no test split" in said[0] and len(data) == 4
+    shared, once = {}, []
+    assert (
+        all(beside.held_out(run, "test", once.append, shared)[0] == "validation" for _ in range(3)) and len(once) == 1
+    )
     # in the order of their names 11.png comes after the broken one
     grey = sorted((beside.pictures(run, data, range(4))[:, 0, 0, 0] + 1) * 127.5)
     np.testing.assert_allclose(grey, [180.0, 200.0, 220.0, 220.0], atol=1e-3)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from diffusion_jax.cli.options.words import Help, columns
+from diffusion_jax.cli.options.words import Help, columns, moved
 
 __all__ = ["add"]
 
@@ -33,6 +33,7 @@ def add(commands: Any) -> None:
         help="make choices on validation, report test; with --retrieval or --clip-score: of DIR the pictures that the "
         "run's own data hold out so (otherwise all of DIR)",
     )
+    moved(evaluate)
     evaluate.add_argument("--samples", type=int, metavar="N", default=500, help="samples for the main numbers")
     evaluate.add_argument("--seed", type=int, default=0, help="seed of the samples")
     evaluate.add_argument(

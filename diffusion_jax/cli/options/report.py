@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from diffusion_jax.cli.options.words import Help
+from diffusion_jax.cli.options.words import Help, moved
 
 __all__ = ["add"]
 
@@ -19,3 +19,4 @@ def add(commands: Any) -> None:
         epilog="example: diffusion-jax report --run runs/digits",
     )
     report.add_argument("--run", required=True, metavar="DIR", help="the run's folder, such as runs/digits")
+    moved(report)

@@ -8,7 +8,7 @@ from typing import Any
 
 from diffusion_jax.typing import UserError
 
-__all__ = ["Help", "Parser", "Version", "columns", "distributed"]
+__all__ = ["Help", "Parser", "Version", "columns", "distributed", "moved"]
 
 
 class Help(argparse.RawDescriptionHelpFormatter, argparse.ArgumentDefaultsHelpFormatter):
@@ -67,6 +67,15 @@ def columns(command: argparse.ArgumentParser, when: str) -> None:
     command.add_argument("--captions", metavar="NAME", help=f"{when}the table in the folder, if it has several")
     for name, what in (("image", "picture"), ("caption", "caption")):
         command.add_argument(f"--{name}-column", metavar="NAME", help=f"{when}the column of the {what}")
+
+
+def moved(command: argparse.ArgumentParser) -> None:
+    """Where the data of a run are."""
+    command.add_argument(
+        "--data",
+        metavar="PATH",
+        help="where the data lie that the run was trained on, if no longer where its config's data.path says",
+    )
 
 
 def distributed(command: argparse.ArgumentParser) -> None:

@@ -31,7 +31,7 @@ from diffusion_jax.systems.clip.measures import (
 from diffusion_jax.systems.clip.pretrained import load_pretrained
 from diffusion_jax.systems.clip.run import ClipRun, load_clip
 from diffusion_jax.systems.measuring import WRITTEN, folder_of, measure, show
-from diffusion_jax.systems.table import config_at
+from diffusion_jax.systems.table import config_at, with_data
 from diffusion_jax.typing import UserError
 
 __all__ = ["METRICS", "OPTIONS", "captioned_folder", "evaluate", "report"]
@@ -46,6 +46,7 @@ def evaluate(arguments: argparse.Namespace, say: Callable[[str], None]) -> int:
         return _on_pictures(arguments, say)
     folder_of(arguments, WRITTEN)
     run = load_clip(arguments.run)
+    with_data(run.config, arguments.data)
     if build.gives_pictures(run.config.data) and not arguments.metric:
         flags = ", ".join(f"--{name.replace('_', '-')}" for name in OPTIONS)
         raise UserError(f"the CLIP in {arguments.run!r} is measured on pictures of yours: give one of {flags}")
@@ -56,7 +57,7 @@ def evaluate(arguments: argparse.Namespace, say: Callable[[str], None]) -> int:
 
 def report(arguments: argparse.Namespace, say: Callable[[str], None]) -> int:
     """The page of an evaluated run."""
-    return show(config_at(arguments.run), arguments, say)
+    return show(config_at(arguments.run, arguments.data), arguments, say)
 
 
 def _retrieval(run: ClipRun, *, split: str) -> dict[str, Any]:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -17,8 +19,9 @@ from diffusion_jax.systems.diffusion.conditions.condition import Pick
 from diffusion_jax.systems.system import process_slice
 from diffusion_jax.typing import Source, UserError
 
-__all__ = ["examples", "rows_read", "training_batches"]
+__all__ = ["examples", "examples_of_run", "rows_read", "training_batches"]
 
+CALLED = ("tfds",)  # their path is a name, and no place
 TELLING = 0x74656C6C  # sets the generator of what is told of pictures apart from those of the rows (`data.reading`)
 
 
@@ -31,6 +34,26 @@ def examples(config: ConfigDict, split: str, image: Sequence[int] | None = None)
     prepare = build.pictures(config.get("preprocess"), source, shape=image, crop=reading["crop"])
     kept = build.cropping(prepare, {**reading, "crop": "center"}).keeps
     return Examples(source, prepare.pixels, hasattr(source, "columns") and kept(source.columns()["image"]))
+
+
+def examples_of_run(run: Path, config: ConfigDict, split: str, image: Sequence[int] | None) -> Source:
+    """The same of the run in the folder `run`. Where its data's path leads nowhere now, the UserError says what to do."""
+    try:
+        return examples(config, split, image)
+    except UserError as error:
+        path = config.data.get("path")
+        if not isinstance(path, str) or not path or config.data.name in CALLED or _leads(path):
+            raise
+        raise UserError(
+            f"{error} (the data that the run in {str(run)!r} was trained on, looked for from {Path.cwd()}); if they have "
+            "moved, say --data PATH, or in Python load_run(..., data=PATH)"
+        ) from error
+
+
+def _leads(path: str) -> bool:
+    """Whether something lies at a path; of a pattern of shards, whether its folder does."""
+    fixed = re.split(r"[*?\[{]", path)[0]
+    return Path(fixed).expanduser().exists() if fixed == path else Path(fixed).expanduser().parent.exists()
 
 
 def training_batches(

@@ -35,6 +35,7 @@ __all__ = [
     "pictures",
     "requests",
     "shape_shown",
+    "training",
     "x0_of",
 ]
 
@@ -63,8 +64,19 @@ def examples_of(run: DiffusionRun, split: str) -> Source:
     return data
 
 
-def held_out(run: DiffusionRun, split: str, say: Say) -> tuple[str, Source]:
-    """(the split, its examples): the one asked for, or validation where the data have no test split, saying so."""
+def held_out(run: DiffusionRun, split: str, say: Say, shared: dict[Any, Any] | None = None) -> tuple[str, Source]:
+    """(the split, its examples): the one asked for, or validation where the data have no test split, saying so.
+
+    Metrics that are taken together find it in `shared`, where the first of them leaves it: it is read and said once.
+    """
+    shared = {} if shared is None else shared
+    place = ("held_out", split)
+    if place not in shared:
+        shared[place] = _held_out(run, split, say)
+    return shared[place]
+
+
+def _held_out(run: DiffusionRun, split: str, say: Say) -> tuple[str, Source]:
     try:
         return split, examples_of(run, split)
     except UserError:
@@ -78,6 +90,13 @@ def held_out(run: DiffusionRun, split: str, say: Say) -> tuple[str, Source]:
             raise
     say("the data hold no test split: measured on validation")
     return "validation", found
+
+
+def training(run: DiffusionRun, shared: dict[Any, Any]) -> Source:
+    """The examples of the training, read once for metrics that are taken together."""
+    if "train" not in shared:
+        shared["train"] = examples_of(run, "train")
+    return shared["train"]
 
 
 def order(count: int) -> np.ndarray:
@@ -188,8 +207,8 @@ def drawn(
     place = ("drawn", split, samples, seed)
     if place in shared:
         return shared[place]
-    name, data = held_out(run, split, say)
-    train = examples_of(run, "train")
+    name, data = held_out(run, split, say, shared)
+    train = training(run, shared)
     say(f"{samples} samples of {run.path} beside the {len(data)} examples of the {name} split")
     if min(len(data), len(train)) < samples:
         say(f"  {len(data)} examples to compare with and {len(train)} of the training: fewer than the samples")

@@ -24,11 +24,12 @@ from diffusion_jax.metrics import (
     precision_recall,
 )
 from diffusion_jax.parallel.memory import enough_memory
-from diffusion_jax.systems.diffusion.drawn import blurred, drawn, order, pictures
+from diffusion_jax.systems.diffusion.drawn import Drawn, blurred, drawn, held_out, order, pictures, training
 from diffusion_jax.systems.diffusion.features import Features, features_named
 from diffusion_jax.systems.diffusion.likelihood import bits_per_dim
 from diffusion_jax.systems.diffusion.noise_levels import loss_by_noise
 from diffusion_jax.systems.diffusion.run import DiffusionRun
+from diffusion_jax.systems.diffusion.scores import doubts
 from diffusion_jax.systems.measuring import WRITTEN, brought, folder_of, measure, show
 from diffusion_jax.systems.table import config_at, load_run
 from diffusion_jax.typing import Source, UserError
@@ -43,6 +44,10 @@ MOST_NEAREST = 1000
 ROWS = 1 << 29
 """Numbers of training features that are held at most, 2 GB: of wider features fewer training pictures are looked through."""
 SHOWN, NEIGHBOURS = 8, 3
+LEAST = 6
+"""Samples and pictures at least of the metric `samples`: balls of 5 neighbours take 6 rows, and KID subsets of half of them."""
+PART = 256
+"""Images at a time whose pixels are compared with those that were told."""
 Say = Callable[[str], None]
 Keep = Callable[[str, Any], None]
 
@@ -50,7 +55,7 @@ Keep = Callable[[str, Any], None]
 def evaluate(arguments: argparse.Namespace, say: Say) -> int:
     """The likelihood where it was asked for, or the metrics."""
     folder_of(arguments, ("bits_per_dim.json",) if arguments.bits_per_dim else WRITTEN)
-    run = load_run(arguments.run)
+    run = load_run(arguments.run, data=arguments.data)
     if not isinstance(run, DiffusionRun):
         what = "a likelihood needs" if arguments.bits_per_dim else "--features need"
         raise UserError(f"the run in {arguments.run!r} is no diffusion run; {what} one")
@@ -69,13 +74,13 @@ def _brings(config: Any) -> bool:
 
 def report(arguments: argparse.Namespace, say: Say) -> int:
     """The page that the data of a run bring, or else that of any run."""
-    config = config_at(arguments.run)
+    config = config_at(arguments.run, arguments.data)
     if _brings(config) and brought(config, "page") is not None:
         return show(config, arguments, say)
     from diffusion_jax.systems.diffusion.page import write
 
     folder = check_folder(Path(arguments.run) / "report", ("index.html",), "the folder")
-    say(f"written: {write(load_run(arguments.run), folder, say)}")
+    say(f"written: {write(load_run(arguments.run, data=arguments.data), folder, say)}")
     return 0
 
 
@@ -108,14 +113,22 @@ def samples_beside_data(
 
     `frechet`, `kernel` (KID, with its deviation from subset to subset), `precision`, `recall`, `density` and `coverage`; each
     also for as many training pictures in place of the samples (`_real`, the floor) and for these blurred (`_blurred`).
-    `diversity` is the mean distance between two samples over that between two pictures. None where there are too few.
+    `diversity` is the mean distance between two samples over that between two pictures. Of a run that is told pixels, `told`
+    is how well samples keep them, in dB (`metrics.psnr`), and `told_others` how well they keep what another one was told.
+    `dimensions` is how many features there are. UserError for fewer samples or pictures than LEAST.
     """
-    see, sets = _features(features, shared), drawn(run, split, samples, seed, say, shared)
+    shared = {} if shared is None else shared
+    name, data = held_out(run, split, say, shared)
+    _check_enough(samples, name, len(data), len(training(run, shared)))
+    see = _features(features, shared)
+    sets = drawn(run, split, samples, seed, say, shared)
     real = see(sets.real, say, "the split")
     found: dict[str, Any] = {
-        "features": see.name, "split": sets.split, "samples": len(sets.made), "pictures": len(real), "guidance_scale": 1.0,
-        "weights": run.fingerprint,
+        "features": see.name, "dimensions": real.shape[1], "split": sets.split, "samples": len(sets.made),
+        "pictures": len(real), "guidance_scale": 1.0, "seed": seed, "weights": run.fingerprint, **_fidelity(run, sets),
     }  # fmt: skip
+    for line in doubts(found):
+        say(f"  {line}")
     made = see(sets.made, say, "the samples")
     for ending, rows in (
         ("", made),
@@ -139,14 +152,39 @@ def _features(name: str, shared: dict[Any, Any] | None) -> Features:
     return shared[place]
 
 
-def _scores(rows: np.ndarray, real: np.ndarray) -> dict[str, float | None]:
+def _check_enough(samples: int, split: str, pictures: int, training: int) -> None:
+    """UserError for fewer than LEAST of any of the three."""
+    why = f"precision, coverage and KID need {LEAST} at least"
+    if samples < LEAST:
+        raise UserError(f"samples {samples}: {why}; nearest: {LEAST}, usual are 500 to 50,000")
+    for what, count in ((f"{split} split", pictures), ("training split", training)):
+        if count < LEAST:
+            raise UserError(
+                f"the {what} of the data holds {count} examples, and {why}: hold out more, or measure --metric nearest and "
+                "--metric loss_by_noise"
+            )
+
+
+def _fidelity(run: DiffusionRun, sets: Drawn) -> dict[str, float]:
+    """`told` and `told_others` in dB; nothing of a run that is told no pixels."""
+    found = {}
+    for name, images in (("told", sets.made), ("told_others", np.roll(sets.made, 1, axis=0))):
+        parts = [
+            run.condition.fidelity(sets.asked[start : start + PART], images[start : start + PART])
+            for start in range(0, len(images), PART)
+        ]
+        rows = np.concatenate([part for part in parts if part is not None] or [np.zeros(0)])
+        if not np.isfinite(rows).any():
+            return {}
+        found[name] = float(np.nanmean(rows))
+    return found
+
+
+def _scores(rows: np.ndarray, real: np.ndarray) -> dict[str, float]:
     """Every score of rows beside those of the real pictures."""
-    least = min(len(rows), len(real))
-    kernel = kernel_distance(real, rows) if least >= 4 else (None, None)
-    shares = precision_recall(real, rows) if least > 5 else None
-    found = {"frechet": frechet_distance(rows, real), "kernel": kernel[0], "kernel_deviation": kernel[1]}
-    names = ("precision", "recall", "density", "coverage")
-    return found | {name: getattr(shares, name, None) for name in names}
+    kernel, shares = kernel_distance(real, rows), precision_recall(real, rows)
+    found = {"frechet": frechet_distance(rows, real), "kernel": kernel.distance, "kernel_deviation": kernel.deviation}
+    return found | shares._asdict()
 
 
 def nearest_training(

@@ -44,14 +44,20 @@ def levels_of(schedule: Schedule) -> tuple[np.ndarray, np.ndarray]:
 
 
 def loss_by_noise(
-    run: DiffusionRun, *, split: str, seed: int = 0, say: Say = print, most: int = MOST
+    run: DiffusionRun,
+    *,
+    split: str,
+    seed: int = 0,
+    say: Say = print,
+    most: int = MOST,
+    shared: dict[Any, Any] | None = None,
 ) -> dict[str, Any]:
     """{"split", "examples", "logsnr": [levels], "told" and, where there is a null, "null": {"x0": [levels], "v": [levels]}}.
 
     `told` are the errors given an example's own condition, `null` given nothing; `variance` is that of the data's entries
     round the mean example. The first `most` examples of the split in a fixed order.
     """
-    name, data = held_out(run, split, say)
+    name, data = held_out(run, split, say, shared)
     rows = order(len(data))[:most]
     examples = [data[int(row)] for row in rows]
     logsnr, times = levels_of(run.schedule)

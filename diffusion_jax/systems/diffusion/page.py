@@ -6,7 +6,8 @@ that `evaluate` left in the folder. What there is none of is left out, and the p
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import shlex
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,18 +15,20 @@ import numpy as np
 
 from diffusion_jax.config import to_dict
 from diffusion_jax.report.curves import loss_chart
-from diffusion_jax.report.figures import Chart, Series, filmstrip, image_grid, line_chart
+from diffusion_jax.report.figures import Chart, Series, filmstrip, line_chart
 from diffusion_jax.report.making import Making, how_it_was_made
 from diffusion_jax.report.numbers import number
 from diffusion_jax.report.page import Block, Code, Columns, Figure, Page, Section, write_page
 from diffusion_jax.runs import read_json
 from diffusion_jax.systems.diffusion.drawn import held_out, shape_shown
+from diffusion_jax.systems.diffusion.picture_sections import picture_sections, saved_samples
 from diffusion_jax.systems.diffusion.run import DiffusionRun
-from diffusion_jax.systems.diffusion.scores import bits_table, score_table, score_tiles
-from diffusion_jax.systems.diffusion.shown import Shown, show
+from diffusion_jax.systems.diffusion.scores import bits_table, doubts, score_table, score_tiles
+from diffusion_jax.systems.diffusion.shown import can_show, show
 from diffusion_jax.systems.diffusion.spaces import Pixels
 from diffusion_jax.systems.measuring import ARRAYS, NUMBERS, read_arrays
 from diffusion_jax.train.runlog import read_metrics
+from diffusion_jax.typing import UserError
 
 __all__ = ["page_of", "write"]
 
@@ -42,7 +45,7 @@ def write(run: DiffusionRun, folder: Path, say: Say) -> Path:
 
 
 def page_of(run: DiffusionRun, folder: Path, say: Say) -> Page:
-    """The page, with the numbers that lie in `folder`."""
+    """The page, with the numbers that lie in `folder`; without real pictures, and saying so, where the data are not there."""
     measured, bits = (_numbers(folder / name) for name in (NUMBERS, "bits_per_dim.json"))
     # Scores of before there were features are not those of today, nor numbers of before the run went on.
     measured = {
@@ -51,7 +54,12 @@ def page_of(run: DiffusionRun, folder: Path, say: Say) -> Page:
         if (name not in SCORED or "features" in found) and _of(run, found)
     }
     bits = bits if _of(run, bits) else {}
-    _, held = held_out(run, "test", say)
+    held, lost = None, ""
+    try:
+        held = held_out(run, "test", say)[1]
+    except UserError as error:
+        lost = f"There are no held-out pictures to show: {error}."
+        say(f"the page is made of what the run holds: {error}")
     shape = shape_shown(run)
     pictures = len(shape) == 3 and shape[-1] in (1, 3)
 
@@ -59,8 +67,12 @@ def page_of(run: DiffusionRun, folder: Path, say: Say) -> Page:
         return images if run.ink or images.shape[-1] == 3 else np.repeat(images, 3, axis=-1)
 
     sections: list[Section] = []
-    if pictures:
-        sections += _pictures(run, show(run, held, say), seen)
+    if pictures and can_show(run, held):
+        sections += picture_sections(run, show(run, held, say), seen)
+    elif pictures:
+        sections += saved_samples(run, seen)
+    if lost and sections:
+        sections[0] = Section(sections[0].heading, (lost, *sections[0].blocks))
     sections.append(Section("Beside the data", _scores(run, measured, bits)))
     arrays = read_arrays(folder / ARRAYS)
     if pictures and "nearest_samples" in arrays and "nearest" in measured:
@@ -92,7 +104,7 @@ def _lead(run: DiffusionRun, shape: tuple[int, ...], pictures: bool) -> str:
     steps = f"{run.config.steps:,} steps of {run.config.batch_size}"
     asked = f"asked with {told}" if told else "asked for nothing"
     data = run.config.data.get("path", run.config.data.name)
-    network = f"The network ({run.config.model.name}) has {size:,} parameters and saw {steps} examples of {data}."
+    network = f"The network ({run.config.model.name}) has {size:,} parameters and saw {steps} examples of “{data}”."
     return f"It draws {what}, {asked}. {network}"
 
 
@@ -100,52 +112,10 @@ def _leaves(tree: Any) -> list[Any]:
     return [leaf for value in tree.values() for leaf in _leaves(value)] if isinstance(tree, Mapping) else [tree]
 
 
-def _pictures(run: DiffusionRun, made: Shown, seen: Callable[[Images], Images]) -> list[Section]:
-    guided = f"guidance {made.scale:g}" if run.condition.guides else "drawn"
-    if not run.asks:
-        drawn = image_grid(
-            [[seen(made.samples[0])]], [], [""], per_line=12, widest=80,
-            alt=f"{len(made.samples[0])} samples.", caption="Samples, none of them chosen.",
-        )  # fmt: skip
-    else:
-        heads, cells = [f"samples, {guided}"], [[seen(images)] for images in made.samples]
-        if made.real:
-            heads, cells = [*heads, "real, held out"], [[*row, seen(real)] for row, real in zip(cells, made.real)]
-        if made.given:
-            heads, cells = ["asked with", *heads], [[seen(one), *row] for row, one in zip(cells, made.given)]
-        drawn = image_grid(
-            cells, made.names, heads, per_line=8, widest=72,
-            alt=f"Samples for {len(made.names)} requests.",
-            caption="Samples, none of them chosen: the same place in each row begins at the same noise.",
-        )  # fmt: skip
-    found = [Section("What it draws", (drawn,))]
-    if made.scales:
-        sweep = image_grid(
-            [[seen(images) for images in row] for row in made.sweep], made.sweep_names,
-            [f"guidance {value:g}" + (" (off)" if value == 1 else "") for value in made.scales], per_line=2, widest=72,
-            alt=f"Samples for {len(made.sweep_names)} requests at {len(made.scales)} guidance scales.",
-            caption="From left to right the model is pushed harder towards what was asked, from the same noise: what it draws "
-            "becomes more certain and less varied, and overdone where the scale is too large.",
-        )  # fmt: skip
-        found.append(Section("Guidance", (sweep,)))
-    path = made.path
-    way = filmstrip(
-        [
-            ("What the sampler holds", list(seen(path.states))),
-            ("What the model believes it becomes", list(seen(path.guesses))),
-        ],
-        [f"{time:.2f}" for time in path.times],
-        title=path.name,
-        alt=f"One sample at {len(path.times)} times from noise to data.",
-        caption="One sample, from the time of pure noise (left) to that of data (right). The lower row begins as a blurred "
-        "mean of all that fits, and is decided on the way.",
-    )
-    return [*found, Section("From noise to a picture", (way,))]
-
-
 def _scores(run: DiffusionRun, measured: Numbers, bits: Numbers) -> tuple[Block, ...]:
     blocks: list[Block] = []
     if "samples" in measured:
+        blocks += _how_compared(run, measured["samples"])
         blocks.append(score_table(measured["samples"], measured.get("nearest")))
     if bits:
         blocks.append(bits_table(bits))
@@ -160,6 +130,22 @@ def _scores(run: DiffusionRun, measured: Numbers, bits: Numbers) -> tuple[Block,
     if missing:
         blocks += ["Not measured yet:", Code("\n".join(f"diffusion-jax {command}" for command in missing))]
     return tuple(blocks)
+
+
+def _how_compared(run: DiffusionRun, scores: Numbers) -> list[str]:
+    """Paragraphs of what the numbers are of that a reader would not guess: the guidance, the features, how few there are."""
+    said = []
+    shown = float(run.config.sampler.guidance_scale) if run.condition.guides else scores["guidance_scale"]
+    if shown != scores["guidance_scale"]:
+        said.append(
+            f"These numbers are of samples at guidance {scores['guidance_scale']:g}, and the pictures above are at {shown:g}."
+        )
+    if scores["features"] == "pixels":
+        said.append(
+            "Pictures are compared pixel by pixel, which says little of what they show and takes blurred ones for precise: "
+            "evaluate --features lite0, or with the folder of a CLIP, compares what they show."
+        )
+    return [" ".join(part) for part in (said, doubts(scores)) if part]
 
 
 def _nearest(arrays: Mapping[str, Images], numbers: Numbers, seen: Callable[[Images], Images]) -> tuple[Block, ...]:
@@ -202,7 +188,7 @@ def _training(run: DiffusionRun, levels: Numbers | None) -> tuple[Block, ...]:
     if levels:
         names = (("told", "given its condition" if run.asks else "held out", "s1"), ("null", "given nothing", "s2"))
         series = tuple(
-            Series(title, levels["logsnr"], levels[name]["v"], colour, marks=True)
+            Series(title, levels["logsnr"], levels[name]["v"], colour, dashed=name == "null", marks=True)
             for name, title, colour in names
             if name in levels
         )
@@ -224,13 +210,29 @@ def _making(run: DiffusionRun, folder: Path, measured: Numbers, bits: Numbers) -
     noted = read_json(file) if file.is_file() else {}
     versions = {"python": noted["python"], **noted["versions"]} if noted else {}
     versions |= {"devices": ", ".join(noted["devices"]), "git commit": noted["git_commit"]} if noted else {}
-    where = run.path
-    commands = [f"diffusion-jax evaluate --run {where}"] if measured else []
-    chosen = measured.get("samples") or measured.get("nearest")
-    if chosen:
-        features = "" if chosen["features"] == "pixels" else f" --features {chosen['features']}"
-        commands[0] += f" --samples {chosen['samples']}{features}"
-    commands += [f"diffusion-jax evaluate --run {where} --bits-per-dim"] if bits else []
-    commands.append(f"diffusion-jax report --run {where}")
     config = {key: value for key, value in to_dict(run.config).items() if key != "workdir"}
-    return Making({}, {name: str(value) for name, value in versions.items() if value}, config, commands)
+    versions = {name: str(value) for name, value in versions.items() if value}
+    return Making({}, versions, config, _commands(run, noted.get("command") or [], measured, bits))
+
+
+def _commands(run: DiffusionRun, argv: Sequence[str], measured: Numbers, bits: Numbers) -> list[str]:
+    """What makes it all again: the training by the words that began it, the numbers with the options that they are of."""
+
+    def line(command: str, *flags: str, **options: Any) -> str:
+        given = [f"--{name.replace('_', '-')} {shlex.quote(str(value))}" for name, value in options.items()]
+        return " ".join(["diffusion-jax", command, "--run", shlex.quote(str(run.path)), *flags, *given])
+
+    found = [f"diffusion-jax {shlex.join(argv[1:])}"] if list(argv[1:2]) == ["train"] else []
+    if measured:
+        chosen: Numbers = measured.get("samples") or measured.get("nearest") or {}
+        split = next((one["split"] for one in measured.values() if "split" in one), "test")
+        options = {"split": split} if split != "test" else {}
+        options |= {"samples": chosen["samples"]} if chosen else {}
+        options |= {"seed": chosen["seed"]} if chosen.get("seed") else {}
+        options |= {"features": chosen["features"]} if chosen.get("features", "pixels") != "pixels" else {}
+        found.append(line("evaluate", **options))
+    if bits:
+        options = {"split": bits["split"]} if bits["split"] != "test" else {}
+        options |= {"scans": bits["scans"]} if "scans" in bits else {}
+        found.append(line("evaluate", "--bits-per-dim", **options))
+    return [*found, line("report")]

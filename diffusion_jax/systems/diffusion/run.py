@@ -25,7 +25,7 @@ from diffusion_jax.sampling import AdaptiveODE
 from diffusion_jax.sampling.natural import doubt
 from diffusion_jax.systems.clip.run import ClipRun
 from diffusion_jax.systems.diffusion.conditions import Condition, asks_of, told_of
-from diffusion_jax.systems.diffusion.data import examples
+from diffusion_jax.systems.diffusion.data import examples, examples_of_run
 from diffusion_jax.systems.diffusion.loss import example_keys, generate
 from diffusion_jax.systems.diffusion.spaces import Space, space
 from diffusion_jax.train.checkpoint import restore_params
@@ -81,8 +81,8 @@ class DiffusionRun:
         return not build.gives_pictures(self.config.data)
 
     def examples(self, split: str) -> Source:
-        """The data that it was trained on, prepared as for training: "train", "validation" or "test"."""
-        return examples(self.config, split, self.image)
+        """The data that it was trained on, prepared as for training: "train", "validation" or "test". UserError for none."""
+        return examples_of_run(self.path, self.config, split, self.image)
 
     def told(self, data: Source, images: Any, key: Array | None = None) -> PyTree:
         """The condition of examples and of their images [n, h, w, c], uint8 or in [-1, 1]; the same chance without a `key`."""
