@@ -23,24 +23,9 @@ from diffusion_jax.typing import UserError
 __all__ = ["sample"]
 
 OF_FILES = (
-    *(
-        ".png",
-        ".jpg",
-        ".jpeg",
-        ".webp",
-        ".gif",
-        ".bmp",
-        ".tif",
-        ".tiff",
-        ".npz",
-        ".npy",
-        ".txt",
-        ".csv",
-        ".json",
-        ".jsonl",
-    ),
-    *(".tar", ".zip", ".parquet", ".html"),
-)
+    ".png", ".jpg", ".jpeg", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".npz", ".npy", ".txt", ".csv", ".json", ".jsonl",
+    ".tar", ".zip", ".parquet", ".html",
+)  # fmt: skip
 """Endings that no folder of images has."""
 MOST_PIXELS = 89_478_485
 """Of a picture: Pillow's own limit."""

@@ -248,7 +248,7 @@ def _as_large_as_adam() -> optax.GradientTransformation:
     """Gives orthogonal steps [in, out] the root mean square 0.2 (arXiv 2502.16982, eq. 4)."""
 
     def scaled(u: Array) -> Array:
-        fan_in, fan_out = math.prod(u.shape[u.ndim % 2 : -1]), u.shape[-1]
-        return 0.2 * math.sqrt(max(fan_in, fan_out)) * u
+        fans = (math.prod(u.shape[axis] for axis in axes) for axes in _kernel_axes("", u))
+        return 0.2 * math.sqrt(max(fans)) * u
 
     return optax.stateless(lambda updates, params: jax.tree.map(scaled, updates))

@@ -204,3 +204,23 @@ def test_muon_has_no_second_moment_and_decays_its_kernels():
     assert sizes <= sum(leaf.size for leaf in jax.tree.leaves(PARAMS)) - kernel + 10
     updates, _ = tx.update(zero, state, PARAMS)
     np.testing.assert_allclose(optax.apply_updates(PARAMS, updates)["blocks"]["attn"]["kernel"], 0.95, rtol=1e-6)
+
+
+def test_muons_momentum_is_nesterovs():
+    # Gradients of one pair of bases: of U diag(s) V^T the step is U diag(sign) V^T, by the sign of each one's momentum.
+    u, _, vt = np.linalg.svd(np.asarray(_drawn((8, 8))))
+    gradients, beta, mu = (
+        [np.array([1, 1, 1, 1, -1, -1, 1, -1.0]), np.array([-0.2, -0.5, -3, 2, 0.2, 0.5, 0.5, 3])],
+        0.7,
+        0,
+    )
+    tx = muon(1.0, 0, 10, "constant", momentum=beta)
+    params = {"blocks": {"kernel": jnp.zeros((8, 8))}}
+    state = tx.init(params)
+    for n, s in enumerate(gradients, 1):
+        mu = beta * mu + (1 - beta) * s
+        ahead = beta * mu / (1 - beta ** (n + 1)) + (1 - beta) * s / (1 - beta**n)
+        updates, state = tx.update({"blocks": {"kernel": jnp.asarray((u * s) @ vt, jnp.float32)}}, state, params)
+        inner = u.T @ -np.asarray(updates["blocks"]["kernel"]) @ vt.T
+        np.testing.assert_array_equal(np.sign(np.diag(inner)), np.sign(ahead))
+    assert (np.sign(ahead) != np.sign(mu)).any() and (np.sign(ahead) != np.sign(s)).any()
