@@ -335,10 +335,15 @@ def sheet_png(
     dark: bool = False,
     metadata: Mapping[str, str] | None = None,
 ) -> bytes:
-    """The table of `image_grid` as one PNG: labels in matplotlib's own sans serif, wrapped in a column of 300 pixels."""
+    """The table of `image_grid` as one PNG: labels in matplotlib's own sans serif, wrapped in a column of 300 pixels.
+
+    The head of a column is wrapped to its width, which eight letters have in any case.
+    """
     painted = [[_paint(group, per_line, scale, dark) for group in line] for line in cells]
-    face, side, top, gap, edge, dots = _face(dark), 300, 36, 3 * scale, 28, 100
-    widths = [max(line[c].shape[1] for line in painted) for c in range(len(columns))]
+    face, side, gap, edge, dots, letter = _face(dark), 300, 3 * scale, 28, 100, 10
+    widths = [max(8 * letter, *(line[c].shape[1] for line in painted)) for c in range(len(columns))]
+    heads = [textwrap.wrap(name, wide // letter) for name, wide in zip(columns, widths, strict=True)]
+    top = 14 + 22 * max(1, *(len(lines) for lines in heads))
     heights = [max(cell.shape[0] for cell in line) for line in painted]
     lefts = [edge + side + sum(widths[:c]) + gap * c for c in range(len(columns))]
     tops = [edge + top + sum(heights[:r]) + gap * r for r in range(len(painted))]
@@ -350,8 +355,8 @@ def sheet_png(
             x / width, 1 - y / height, text, size=size, color=face[colour], va=align, linespacing=1.3, parse_math=False
         )
 
-    for x, name in zip(lefts, columns, strict=True):
-        write(x, edge + top - 14, name, 12, "muted", "bottom")
+    for x, lines in zip(lefts, heads, strict=True):
+        write(x, edge + top - 14, "\n".join(lines), 12, "muted", "bottom")
     for y, tall, name, line in zip(tops, heights, rows, painted, strict=True):
         write(edge, y + tall // 2, textwrap.fill(name, 24), 15, "ink", "center")
         for x, cell in zip(lefts, line, strict=True):

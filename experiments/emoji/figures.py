@@ -87,7 +87,7 @@ def save_figures(folder: Path, evaluation: Evaluation) -> list[Path]:
                 ],
                 [f"{name}: real, drawn" for name in notes["styles"]],
                 per_line=2,
-                scale=2,
+                scale=3,
                 dark=dark,
                 metadata=credits,
             )

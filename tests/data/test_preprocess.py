@@ -36,7 +36,7 @@ def noise(*shape, seed=0):
 def levels(pre, normalised):
     """Back to 0 .. 255, and that these are whole numbers."""
     pixels = (np.asarray(normalised, np.float64) * pre.std + pre.mean) * 255
-    np.testing.assert_allclose(pixels, np.round(pixels), atol=1e-3)
+    np.testing.assert_allclose(pixels, np.round(pixels), atol=1e-4)
     return np.round(pixels).astype(int)
 
 
