@@ -28,7 +28,7 @@ def get_config() -> ConfigDict:
     config.system = "clip"
     config.workdir = "runs/emoji/clip"
     config.seed = 0
-    config.steps = 600
+    config.steps = 700
     config.batch_size = 256
 
     config.data = ConfigDict(
@@ -64,7 +64,7 @@ def get_config() -> ConfigDict:
         {
             "name": "clip",
             "embed": 96,
-            "vision": {"image_size": 32, "patch": 4, "width": 96, "layers": 3, "heads": 4, "activation": "gelu"},
+            "vision": {"image_size": 32, "patch": 8, "width": 96, "layers": 3, "heads": 4, "activation": "gelu"},
             "text": {"context_length": 20, "width": 96, "layers": 3, "heads": 4, "activation": "gelu"},
             "dtype": "auto",
             "scan": False,
@@ -77,7 +77,7 @@ def get_config() -> ConfigDict:
         {
             "name": "adamw",
             "learning_rate": 1e-3,
-            "warmup_steps": 60,
+            "warmup_steps": 70,
             "schedule": "cosine",
             "b1": 0.9,
             "b2": 0.98,
@@ -89,6 +89,6 @@ def get_config() -> ConfigDict:
     config.ema = ConfigDict({"decay": 0.99})
 
     config.log_every = 25
-    config.eval_every = 200
-    config.checkpoint_every = 200
+    config.eval_every = 350
+    config.checkpoint_every = 350
     return config

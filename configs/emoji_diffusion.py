@@ -30,8 +30,8 @@ def get_config() -> ConfigDict:
     config.system = "diffusion"
     config.workdir = "runs/emoji/diffusion"
     config.seed = 0
-    config.steps = 2200
-    config.batch_size = 64
+    config.steps = 4700
+    config.batch_size = 32
 
     config.data = ConfigDict(
         {
@@ -74,7 +74,7 @@ def get_config() -> ConfigDict:
         {
             "name": "muon",
             "learning_rate": 3e-3,
-            "warmup_steps": 100,
+            "warmup_steps": 200,
             "schedule": "cosine",
             "b1": 0.9,
             "b2": 0.99,
@@ -85,9 +85,18 @@ def get_config() -> ConfigDict:
     )
     config.ema = ConfigDict({"decay": 0.998})
 
-    config.sampler = ConfigDict({"solver": "ddim", "grid": "natural", "num_steps": 25, "guidance_scale": 3.0})
+    # Of 1, 1.5, 2 and 2.5 on held-out subjects for validation, the one after which style gains nothing.
+    config.sampler = ConfigDict(
+        {
+            "solver": "ddpm",
+            "grid": "natural",
+            "num_steps": 32,
+            "guidance_scale": 1.5,
+            "guidance": {"name": "classifier_free", "clip": 1.0},
+        }
+    )
 
     config.log_every = 50
-    config.eval_every = 1100
-    config.checkpoint_every = 500
+    config.eval_every = 2350
+    config.checkpoint_every = 1000
     return config

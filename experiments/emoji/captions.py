@@ -6,7 +6,7 @@ The grammar, with N the name (an article before it where it takes one), T a list
     unsaid  = N | "an emoji of " N | N ": " T | T
     N       = [article] name [", " skin tone]
 
-The first caption says name, tone and style; about half of all leave the style unsaid, as people do, and are then the same
+The first caption says name, tone and style; a quarter of all leave the style unsaid, as people do, and are then the same
 for every style of a subject. A subject without tags has captions of its name alone. The captions of a picture are a
 function of its words, its tone, its style and its code points.
 """
@@ -65,10 +65,11 @@ def captions(word: Word, tone: str, style: str, code: str, count: int = 5) -> tu
     """
     if not 1 <= count <= MOST:
         raise UserError(f"count {count} of captions is not in 1 .. {MOST}; nearest: {min(max(count, 1), MOST)}")
-    unsaid = _some(UNSAID, count // 2, word, tone, "", code)
-    said = _some(SAID, count - count // 2, word, tone, style, code)
+    quarter = count // 4
+    unsaid = _some(UNSAID, quarter, word, tone, "", code)
+    said = _some(SAID, count - quarter, word, tone, style, code)
     first = full(word, tone, style)
-    return (first, *[text for text in said if text != first][: count - count // 2 - 1], *unsaid)
+    return (first, *[text for text in said if text != first][: count - quarter - 1], *unsaid)
 
 
 def _some(forms: tuple[str, ...], count: int, word: Word, tone: str, style: str, code: str) -> list[str]:
@@ -76,7 +77,7 @@ def _some(forms: tuple[str, ...], count: int, word: Word, tone: str, style: str,
     forms = tuple(form for form in forms if word.tags or "{t}" not in form)
     bare = word.name + (f", {tone}" if tone else "")
     found: dict[str, None] = {}
-    for turn in range(4 * count):
+    for turn in range(8 * count):
         seed = hashlib.blake2b(f"{code} {tone} {style} {turn}".encode(), digest_size=8).digest()
         rng = np.random.default_rng(int.from_bytes(seed))
         form = forms[int(rng.integers(len(forms)))]

@@ -28,8 +28,8 @@ from experiments.progress import said_and_timed
 
 __all__ = ["evaluate", "evaluate_clip", "splits"]
 
-SWEEP = (1.0, 2.0, 3.0, 5.0, 8.0)
-GRID_SCALES = (1.0, 3.0, 6.0)
+SWEEP = (1.0, 1.5, 2.0, 3.0, 5.0)
+GRID_SCALES = (1.0, 1.5, 3.0)
 EACH = 3  # samples in a cell of the grid
 # {0} .. {4} are the styles, the first again where there are fewer.
 PROMPTS = (

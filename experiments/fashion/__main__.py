@@ -27,7 +27,7 @@ from experiments.progress import Clock, say
 ROOT = Path(__file__).resolve().parents[2]
 VARIANTS = ("", "unconditional", "text")
 READER_STEPS = 2000
-SOLVER: dict[str, Any] = {"solver": "dpm_solver_pp", "num_steps": 16, "grid": "logsnr"}
+SOLVER: dict[str, Any] = {"solver": "ddpm", "num_steps": 50, "grid": "natural"}
 
 
 def main() -> int:
@@ -76,7 +76,7 @@ def tell(given: argparse.Namespace) -> int:
     clock = Clock(out / f"seconds_{name}.json")
     overrides = {"seed": str(given.seed), "workdir": str(out / name), "data.path": given.data}
     if given.steps is not None:
-        overrides |= {"steps": str(given.steps), "optimizer.warmup_steps": str(min(100, given.steps // 10))}
+        overrides |= {"steps": str(given.steps), "optimizer.warmup_steps": str(min(200, given.steps // 10))}
     file = str(ROOT / "configs/fashion_mnist.py")
     config = load_config(f"{file}:{given.variant}" if given.variant else file, overrides)
     train, test = (build.source(config.data, split) for split in ("train", "test"))
