@@ -3,12 +3,12 @@
 Command    make emoji                                       (CLIP, this, measuring, the page; experiments/emoji)
            diffusion-jax train --config configs/emoji_diffusion.py
 Needs      runs/emoji/pictures.npz, which python -m experiments.emoji draws, and a CLIP run on it in runs/emoji/clip
-Hardware   2 CPU cores: 28 min 21 s (4,700 steps of 32), 4 min of CLIP before, 4 min of measuring after: 36 min 42 s in all, beside the
-           drawing of the pictures
-Scores     once, 5 styles, guidance 1.5, 240 samples each, by a reader of style that is right on 96.7% of real held-out pictures:
-           pairs of subject and style never seen together come in the style asked for in 63.7% (80% was aimed at), seen ones in
-           62.5%, subjects never seen in 60.8%; fluent flat is mostly read as fluent, of which it is the flat form (14% right; the
-           other four 63 - 83%). Frechet distance in its features 78 (real 34, blurred 122)
+Hardware   2 CPU cores: 28 min 21 s (4,700 steps of 32), 4 min of CLIP before, 4 min of measuring after: 36 min 42 s in all,
+           beside the drawing of the pictures
+Scores     once, 5 styles, guidance 1.5, 240 samples each, by a reader of style that is right on 96.7% of real held-out
+           pictures: pairs of subject and style never seen together come in the style asked for in 63.7% (80% was aimed at),
+           seen ones in 62.5%, subjects never seen in 60.8%; fluent flat is mostly read as fluent, of which it is the flat form
+           (14% right; the other four 63 - 83%). Frechet distance in its features 78 (real 34, blurred 122)
 Variants   `style` is told the style alone, as a label; `small` is for trying out
 """
 
