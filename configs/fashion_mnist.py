@@ -10,8 +10,8 @@ Hardware   2 CPU cores: training 23 min 27 s (6,000 steps of 32, editors beside 
 Scores     by a reader that is right on 92.0% of real test pictures: class right 85.4% at guidance 1 (10,000 samples of DDPM,
            50 steps), 94.4, 98.0, 98.6 and 99.8% at 1.5, 2, 3 and 5 (500 each). Frechet distance in its features 5.05 at
            guidance 1 (10,000 real training pictures 0.15, blurred test pictures 42.4); of 500: 6.13 there, 4.96, 10.2, 20.9 and
-           34.1 at the other scales (real 1.43). Diversity within a class, over that of real pictures: 0.91, 0.83, 0.79, 0.75 and
-           0.72
+           34.1 at the other scales (real 1.43). Diversity within a class, over that of real pictures: 0.91, 0.83, 0.79,
+           0.75 and 0.72
 Variants   (not run) `unconditional` is told nothing; `text` is told captions of the class, by the CLIP of
            configs/fashion_clip.py
 """
