@@ -12,8 +12,9 @@ Scores     by a reader that is right on 92.0% of real test pictures: class right
            guidance 1 (10,000 real training pictures 0.15, blurred test pictures 42.4); of 500: 6.13 there, 4.96, 10.2, 20.9 and
            34.1 at the other scales (real 1.43). Diversity within a class, over that of real pictures: 0.91, 0.83, 0.79,
            0.75 and 0.72
-Variants   (not run) `unconditional` is told nothing; `text` is told captions of the class, by the CLIP of
-           configs/fashion_clip.py
+Variants   `unconditional` is told nothing: after 2,500 of the 6,000 steps a Frechet distance of 26.4 (1,000 samples). `text` is
+           told captions of the class, by the CLIP of configs/fashion_clip.py: after 1,500 steps class right 80.6% and Frechet
+           distance 18.4 at guidance 1 (1,000 samples)
 """
 
 from ml_collections import ConfigDict
