@@ -6,9 +6,9 @@ The grammar, with N the name (an article before it where it takes one), T a list
     unsaid  = N | "an emoji of " N | N ": " T | T
     N       = [article] name [", " skin tone]
 
-The first caption says name, tone and style; a quarter of all leave the style unsaid, as people do, and are then the same
-for every style of a subject. A subject without tags has captions of its name alone. The captions of a picture are a
-function of its words, its tone, its style and its code points.
+The first caption says name, tone and style; a quarter of them at most leave the style unsaid, as people do, and are
+then the same for every style of a subject. A subject without tags has captions of its name alone. The captions of a
+picture are a function of its words, its tone, its style and its code points.
 """
 
 from __future__ import annotations

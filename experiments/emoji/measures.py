@@ -1,6 +1,7 @@
 """How good the runs on emoji are: every number of `metrics.json`, and the pictures that the page shows.
 
-Nothing here is chosen by the test split or the pairs: guidance and steps are the config's. For who judges, see `judging`.
+Nothing is chosen here: guidance, solver and steps are the config's, which says by what they were. For who judges, see
+`judging`.
 """
 
 from __future__ import annotations

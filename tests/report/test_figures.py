@@ -172,6 +172,19 @@ def test_sheets_and_charts_as_png_carry_settings_and_their_paper(dark: bool):
         assert "#{:02x}{:02x}{:02x}".format(*corner) == PALETTE["card"][dark]
 
 
+def test_a_head_that_is_longer_than_its_column_is_wrapped_and_not_laid_over_the_next():
+    cells, rows = [[images(1), images(1)]], ["r"]
+    short, long = (
+        np.asarray(Image.open(io.BytesIO(sheet_png(cells, rows, names, per_line=1))).convert("L")).astype(int)
+        for names in (["a", ""], ["a head of many short words", ""])
+    )
+    assert long.shape[1] == short.shape[1] and long.shape[0] > short.shape[0]
+    added = long.shape[0] - short.shape[0]
+    # Nothing is written above the second column, and something above the first.
+    heads = long[: 60 + added - 20] < 200
+    assert heads[:, 320:400].any() and not heads[:, 420:].any()
+
+
 def test_sheet_draws_each_image_at_its_place():
     full = np.ones((1, 8, 8, 1), np.float32)
     data = sheet_png([[full, -full]], ["r"], ["a", "b"], per_line=1, scale=4)
