@@ -15,6 +15,7 @@ from diffusion_jax.training import train_run
 CONFIG = str(tiny.ROOT / "configs" / "clip_b16.py")
 
 
+@pytest.mark.slow
 def test_the_recipe_trains_on_shards(tmp_path):
     tiny.make_pictures(tmp_path)
     pattern = shards(tmp_path / "shards", count=48, each=24)

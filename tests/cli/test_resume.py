@@ -44,7 +44,8 @@ def same_weights(a, b, step):
         )
 
 
-@pytest.mark.parametrize("system", ["clip", pytest.param("diffusion", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("system", ["clip", "diffusion"])
 def test_killed_within_a_step_equals_uninterrupted_bit_for_bit(system, run, tmp_path, capsys):
     """A process of its own on as many devices as the run that was not killed had."""
     options = {} if system == "clip" else {"condition.encoder": run / "clip"}

@@ -45,6 +45,7 @@ def metrics(run):
     return [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(200)
 def test_two_processes_train_the_run_of_one(pictures, tmp_path, capsys):
     said, codes = ended(start(tiny.folder_arguments(pictures, tmp_path / "two", **BLOCKS, **{"mesh.fsdp": 2})))

@@ -17,6 +17,7 @@ def bars():
     return pictures, labels
 
 
+@pytest.mark.slow
 def test_it_learns_and_is_read_back(bars, tmp_path):
     pictures, labels = bars
     file = tmp_path / "reader.safetensors"

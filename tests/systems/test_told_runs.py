@@ -73,7 +73,7 @@ def train(base, workdir, row, **options):
     return ["train", "--no-progress", "--config", tiny.DIFFUSION, *tiny.flags(chosen)]
 
 
-SLOW = ("low resolution", "masked", "embedding, cached")
+SLOW = ("text, published", "low resolution", "masked", "embedding, cached")
 """What is within another row, or nearly so."""
 MARKED = [pytest.param(name, marks=pytest.mark.slow) if name in SLOW else name for name in ROWS]
 
