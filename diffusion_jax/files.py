@@ -58,6 +58,8 @@ def _reachable(out: str | Path, name: str) -> Path:
     if not str(out):
         raise UserError(f"{name} is empty; give a path")
     try:
+        if not path.absolute().parents:
+            raise UserError(f"{name} {said} is the root of the file system; give a place in it")
         folder = next(parent for parent in path.absolute().parents if _there(parent))
         if not folder.is_dir():
             raise UserError(f"{name} {said} cannot be made: {folder} is not a folder")

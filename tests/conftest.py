@@ -64,16 +64,28 @@ def key() -> jax.Array:
 MAPS = Path("/proc/self/maps")
 
 
-@pytest.fixture(autouse=True, scope="module")
-def _few_memory_maps() -> Iterator[None]:
+def _few_memory_maps() -> None:
     """Lets compiled programs go before a process has 65,530 memory maps, at which Linux ends it by a segmentation fault.
 
-    Each program on the CPU takes a dozen; what a later module needs again comes from the persistent cache.
+    Each program on the CPU takes a dozen; what is needed again comes from the persistent cache.
     """
-    yield
     if MAPS.exists() and len(MAPS.read_bytes().splitlines()) > 15_000:
         jax.clear_caches()
         gc.collect()
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _after_a_module() -> Iterator[None]:
+    yield
+    _few_memory_maps()
+
+
+@pytest.fixture(autouse=True)
+def _after_a_slow_test(request: pytest.FixtureRequest) -> Iterator[None]:
+    """A module of slow tests may fill a process by itself."""
+    yield
+    if "slow" in request.keywords:
+        _few_memory_maps()
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:

@@ -2,7 +2,7 @@
 
 import pytest
 
-from diffusion_jax.files import write_atomic
+from diffusion_jax.files import check_file, check_folder, write_atomic
 from diffusion_jax.typing import UserError
 
 
@@ -14,3 +14,9 @@ def test_write_atomic_replaces_or_leaves(tmp_path):
     with pytest.raises(UserError, match="cannot write"):
         write_atomic(tmp_path / "folder", b"x")
     assert sorted(p.name for p in tmp_path.iterdir()) == ["a", "folder"]
+
+
+@pytest.mark.parametrize("check", [check_file, check_folder])
+def test_the_root_is_no_place_to_write_at(check):
+    with pytest.raises(UserError, match="'/' is the root of the file system"):
+        check("/")

@@ -186,7 +186,7 @@ def _read_back(file: Path, config: Config, params: Params, dtype: str) -> None:
     """UserError unless `load_clip` gives the same settings, and every bit of the weights at `dtype`."""
     found, weights = load_clip(file)
     wrong = [one.key for one in differences(config, found)]
-    wanted = cast(dict(flatten(params)), dtype)
+    wanted = cast({name: np.asarray(leaf) for name, leaf in flatten(params)}, dtype)
     got = dict(flatten(weights))
     wrong += sorted(wanted.keys() ^ got.keys())
     wrong += [

@@ -20,19 +20,21 @@ import os, signal, sys, time
 from diffusion_jax.systems.clip import task as clip_task
 from diffusion_jax.systems.diffusion import task as diffusion_task
 from diffusion_jax.cli import main
-make = clip_task.batches
 
-def batches(*given, **options):
-    batch = make(*given, **options)
-    def dying(step):
-        if step == 5:
-            while not os.path.isdir(sys.argv[1]):
-                time.sleep(0.01)
-            os.kill(os.getpid(), signal.SIGKILL)
-        return batch(step)
-    return dying
+def dying_of(make):
+    def batches(*given, **options):
+        batch = make(*given, **options)
+        def dying(step):
+            if step == 5:
+                while not os.path.isdir(sys.argv[1]):
+                    time.sleep(0.01)
+                os.kill(os.getpid(), signal.SIGKILL)
+            return batch(step)
+        return dying
+    return batches
 
-clip_task.batches = diffusion_task.batches = batches
+clip_task.batches = dying_of(clip_task.batches)
+diffusion_task.training_batches = dying_of(diffusion_task.training_batches)
 main(sys.argv[2:])
 """
 

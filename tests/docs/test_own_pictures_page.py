@@ -10,6 +10,7 @@ import sys
 import jax
 import pytest
 import snippets
+from processes import environment
 
 from diffusion_jax.convert import save_clip
 from diffusion_jax.nets import CLIP, Network, clip_model
@@ -24,7 +25,7 @@ def test_the_page_from_top_to_bottom(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     for name in ("configs", "experiments"):
         (tmp_path / name).symlink_to(snippets.ROOT / name)
-    text = PAGE.read_text()
+    text, alone = PAGE.read_text(), environment(devices=1)  # on eight, every device would hold the whole ViT-B/32
     for line in snippets.commands(PAGE):
         program, *rest = shlex.split(line)
         if "clip-vit-base-patch32" in line:
@@ -32,7 +33,7 @@ def test_the_page_from_top_to_bottom(tmp_path, monkeypatch):
             # The page says that three steps were run.
             rest += ["--config.steps=3", "--config.batch_size=8", "--config.optimizer.warmup_steps=1"]
         module = ["-m", "diffusion_jax"] if program == "diffusion-jax" else []
-        done = subprocess.run([sys.executable, *module, *rest], capture_output=True, text=True, check=False)
+        done = subprocess.run([sys.executable, *module, *rest], capture_output=True, text=True, check=False, env=alone)
         assert done.returncode == 0, f"{line}\n{done.stderr[-2000:]}"
     assert len(snippets.run(PAGE)) == 3
 

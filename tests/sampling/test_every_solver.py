@@ -168,7 +168,10 @@ def test_samples_depend_neither_on_the_batch_nor_on_the_devices(solver):
         model, schedule, solver, *jax.device_put((x1[96:112],), spread), ts, jax.device_put(keys[96:112], spread)
     )
     assert len(part.sharding.device_set) == 8
-    np.testing.assert_allclose(part, reached(solver, COVER[solver]).x0[96:112], rtol=1e-4, atol=1e-5)
+    # Rounding that differs with the batch's size may turn a step that was refused into one that is taken: an adaptive solver
+    # is then within its own tolerance of a step, summed over its steps, and not within rounding.
+    close = {"rtol": 10 * solver.rtol, "atol": 10 * solver.atol} if isinstance(solver, AdaptiveODE) else {"rtol": 1e-4}
+    np.testing.assert_allclose(part, reached(solver, COVER[solver]).x0[96:112], **{"atol": 1e-5} | close)
 
 
 @pytest.mark.parametrize("solver", by_default(SOLVERS, 2, 1), ids=repr)

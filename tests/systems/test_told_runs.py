@@ -65,6 +65,7 @@ def train(base, workdir, row, **options):
     chosen = tiny.SMALL_DIFFUSION | {
         "condition": told,
         "optimizer.schedule": "constant",
+        "optimizer.learning_rate": 1e-2,  # so that a few steps tell what is told apart
         "optimizer.warmup_steps": 1,
         "ema.decay": 0.1,
     }

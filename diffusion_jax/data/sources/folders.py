@@ -73,7 +73,8 @@ def existing_folder(path: str | Path) -> Path:
 def names_in(folder: Path, folders: bool = False) -> list[str]:
     """The names in a folder, none where it cannot be read: what `hint` chooses from."""
     try:
-        return sorted(entry.name for entry in os.scandir(folder) if not folders or entry.is_dir())
+        with os.scandir(folder) as entries:
+            return sorted(entry.name for entry in entries if not folders or entry.is_dir())
     except (OSError, ValueError):
         return []
 
