@@ -18,6 +18,7 @@ from diffusion_jax.systems.table import load_run
 from diffusion_jax.typing import UserError
 
 
+@pytest.mark.slow
 def test_the_command_writes_what_the_library_measures(run, tmp_path, capsys):
     arguments = ["evaluate", "--run", str(run), "--bits-per-dim", "--scans", "5", "--split", "validation"]
     assert main([*arguments, "--out", str(tmp_path)]) == 0

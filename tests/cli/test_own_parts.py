@@ -194,6 +194,7 @@ def test_a_system_with_keys_and_metrics_is_used_from_elsewhere(folder, capsys, t
     assert json.loads(done.stdout)["level"]["split"] == "test", done.stderr
 
 
+@pytest.mark.slow
 def test_clip_and_diffusion_on_captions_of_ones_own(folder, capsys):
     data = {"data.name": "own_parts:Told", "workdir": "pair/clip"}
     assert main(tiny.clip_arguments(folder / "pair", **data)) == 0

@@ -118,6 +118,7 @@ def test_every_measure_of_ones_own_pictures(trained, pictures, tmp_path, capsys)
         tiny.fails(capsys, ["evaluate", "--run", str(trained), *wrong], said)
 
 
+@pytest.mark.slow
 def test_published_weights_are_tuned_with_one_tower_locked(trained, pictures, tmp_path, capsys):
     assert main(["convert", str(trained), "--out", str(tmp_path / "hf")]) == 0
     assert "its vocabulary beside it" in capsys.readouterr().err
