@@ -122,7 +122,7 @@ def _is_folder(arguments: argparse.Namespace) -> bool:
     asked = any(getattr(arguments, name) for name in ASKED)
     folder = arguments.prompts is not None or arguments.format is not None or not (asked or picture or file)
     if not folder and not picture:
-        near = f"{out.stem or 'samples'}.png"
+        near = f"{out.stem.strip('.') or 'samples'}.png"
         raise UserError(
             f"--out {arguments.out!r} is not a .png file; did you mean {near!r}? (--format png or npz writes a folder)"
         )

@@ -329,6 +329,7 @@ def test_where_png_folders_do_not_go(run, tmp_path, capsys):
         ("x.txt", ("--prompts", "a.txt"), "is named as a file, and --prompts writes"),
         ("x.NPZ", ("--format", "npz", *asked), "is named as a file, and --format npz writes"),
         ("x.npz", (), "is not a .png file; did you mean 'x.png'? (--format png or npz writes a folder)"),
+        ("/", asked, "is not a .png file; did you mean 'samples.png'? (--format png or npz writes a folder)"),
     ):
         tiny.fails(capsys, draw(run, tmp_path / name, *extra), said)
     assert list(tmp_path.iterdir()) == []

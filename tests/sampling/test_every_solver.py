@@ -1,5 +1,6 @@
 """Every solver under every schedule reaches a known distribution; and what holds for all of them alike, by tables."""
 
+import dataclasses
 import functools
 import itertools
 
@@ -161,17 +162,19 @@ def test_every_solver_under_every_schedule(solver, name):
 @pytest.mark.parametrize("solver", by_default(SOLVERS, 2, 0), ids=repr)
 def test_samples_depend_neither_on_the_batch_nor_on_the_devices(solver):
     """Sixteen of the examples, spread over eight devices."""
-    model, schedule, x1, ts = setting(solver, COVER[solver])
+    name = COVER[solver]
+    if isinstance(solver, AdaptiveODE):
+        # Rounding that differs with the batch's size turns a step that was refused into one that is taken, and so moves a
+        # sample by the solver's own tolerance, which must be below what is asked here.
+        solver = dataclasses.replace(solver, rtol=1e-5, atol=1e-6)
+    model, schedule, x1, ts = setting(solver, name)
     keys = jax.random.split(jax.random.key(4), len(x1))
     spread = batch_sharding(make_mesh())
     part = sample(
         model, schedule, solver, *jax.device_put((x1[96:112],), spread), ts, jax.device_put(keys[96:112], spread)
     )
     assert len(part.sharding.device_set) == 8
-    # Rounding that differs with the batch's size may turn a step that was refused into one that is taken: an adaptive solver
-    # is then within its own tolerance of a step, summed over its steps, and not within rounding.
-    close = {"rtol": 10 * solver.rtol, "atol": 10 * solver.atol} if isinstance(solver, AdaptiveODE) else {"rtol": 1e-4}
-    np.testing.assert_allclose(part, reached(solver, COVER[solver]).x0[96:112], **{"atol": 1e-5} | close)
+    np.testing.assert_allclose(part, reached(solver, name).x0[96:112], rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize("solver", by_default(SOLVERS, 2, 1), ids=repr)

@@ -114,7 +114,7 @@ def walked(solver, schedule, x1, ts, steps):
 def errors(schedule, solver, steps):
     x1 = schedule.sigma(jnp.float64(schedule.t_max)) * jnp.array([[-1.3], [0.2], [1.9]], jnp.float64)
     wanted = flow(schedule, x1, jnp.float64(schedule.t_max), jnp.float64(END))
-    run = [walked(solver, schedule, x1, padded(smooth_grid(schedule, n, END), max(steps) + 1), n) for n in steps]
+    run = [walked(solver, schedule, x1, padded(smooth_grid(schedule, n, END)), n) for n in steps]
     assert all(x.dtype == jnp.float64 for x in run)
     return np.array([float(jnp.abs(x - wanted).max()) for x in run])
 
@@ -169,7 +169,7 @@ def test_the_error_falls_with_the_order_on_straight_lines(solver):
 )
 @pytest.mark.parametrize("solver", EXACT, ids=repr)
 def test_the_error_falls_with_the_order_on_every_schedule(solver, schedule):
-    steps = (640, 1280, 2560)  # with fewer, errors of two orders may still be of one size
+    steps = (160, 320, 640)
     with jax.enable_x64(True):
         found = errors(schedule, solver, steps)
     assert slopes(found, steps)[-1] > optional.convergence(solver) - 0.2 or found[-1] < 1e-9, found
