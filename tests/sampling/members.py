@@ -117,6 +117,19 @@ def smooth_grid(schedule, n, end):
     return ts
 
 
+def graded_grid(schedule, n, end):
+    """n steps of logsnr from t_max to `end` that begin small, float64: the first is of order n**-2.
+
+    A multi-step solver begins with lower orders, whose error on equal steps is of order n**-2 whatever the solver's own;
+    here the first step's is of order n**-4.
+    """
+    first, last = float(schedule.logsnr(schedule.t_max)), float(schedule.logsnr(end))
+    u = np.linspace(0, 1, n + 1)
+    ts = np.array(schedule.t_from_logsnr(first + (last - first) * u**2 * (2 - u)))
+    ts[0], ts[-1] = schedule.t_max, end
+    return ts
+
+
 def by_default(members, every=2, first=0):
     """All of them, of which one in `every` runs by default, from `first` on; tests of one kind take turns by it."""
     return [pytest.param(one, marks=() if i % every == first else pytest.mark.slow) for i, one in enumerate(members)]
