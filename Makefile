@@ -34,7 +34,7 @@ test-parity: $(VENV)/.parity
 	$(BIN)/python -m pytest -m parity
 
 test-gpu: $(VENV)/.dev
-	JAX_PLATFORMS=cuda $(BIN)/python -m pytest -m gpu
+	XLA_FLAGS=--xla_backend_optimization_level=3 JAX_PLATFORMS=cuda,cpu $(BIN)/python -m pytest -m gpu
 
 lint: $(VENV)/.dev
 	$(BIN)/ruff check .

@@ -33,12 +33,23 @@ def _log_once(message: str) -> None:
 def _cudnn_takes(q: Array) -> bool:
     if jax.default_backend() != "gpu":
         return False
-    fits = q.dtype in (jnp.bfloat16, jnp.float16) and q.shape[-1] <= 256 and q.shape[-1] % 8 == 0
+    most = 256 if float(jax.devices()[0].compute_capability) >= 9 else 128
+    fits = q.dtype in (jnp.bfloat16, jnp.float16) and q.shape[-1] <= most and q.shape[-1] % 8 == 0
     if not fits:
         _log_once(
-            f"attention in plain XLA: cuDNN's needs bf16/f16 and head size 8k <= 256, not {q.dtype} {q.shape[-1]}"
+            f"attention in plain XLA: cuDNN's needs bf16/f16 and head size 8k <= {most}, not {q.dtype} {q.shape[-1]}"
         )
     return fits
+
+
+def _fused(q: Array, k: Array, v: Array, length: Array | None, causal: bool) -> Array:
+    """cuDNN's kernel. JAX takes its derivative for even lengths alone: a query or key that nobody sees makes them even."""
+    queries, keys = q.shape[1], k.shape[1]
+    if keys % 2 and length is None:
+        length = jnp.full(q.shape[:1], keys, jnp.int32)
+    q, k, v = (jnp.pad(x, ((0, 0), (0, x.shape[1] % 2), (0, 0), (0, 0))) for x in (q, k, v))
+    y = jax.nn.dot_product_attention(q, k, v, is_causal=causal, key_value_seq_lengths=length, implementation="cudnn")
+    return y[:, :queries]
 
 
 def attend(
@@ -54,9 +65,7 @@ def attend(
     The softmax is in float32. A row must have at least one key to see: `length` >= 1.
     """
     if _cudnn_takes(q):
-        return jax.nn.dot_product_attention(
-            q, k, v, is_causal=causal, key_value_seq_lengths=length, implementation="cudnn"
-        )
+        return _fused(q, k, v, length, causal)
     scores = jnp.einsum("bqhd,bkhd->bhqk", q / math.sqrt(q.shape[-1]), k).astype(jnp.float32)
     queries, keys = scores.shape[-2:]
     visible = jnp.ones((1, 1, queries, keys), bool)

@@ -161,7 +161,12 @@ def _solve(
         probes = jnp.stack([_probe(fold(keys, i), x, divergence) for i in range(num_probes)])
 
     def field(phi: Array, state: tuple[Array, Array]) -> tuple[Array, Array]:
-        velocity, derivative = jax.linearize(lambda y: angular_velocity(bound, schedule, phi, y), state[0])
+        # In reverse: the Jacobian's transpose has the same trace and v . J v, and fused attention has this mode alone.
+        velocity, pulled = jax.vjp(lambda y: angular_velocity(bound, schedule, phi, y), state[0])
+
+        def derivative(v: Array) -> Array:
+            return pulled(v)[0]
+
         if probes is None:
             return velocity, _trace(derivative, velocity)
         return velocity, _hutchinson(derivative, probes)
@@ -195,7 +200,7 @@ def _probe(keys: Array, x: Array, kind: str) -> Array:
 
 
 def _trace(derivative: Callable[[Array], Array], like: Array) -> Array:
-    """sum_i (J e_i)_i of each example [batch]; one entry of the whole batch at a time."""
+    """sum_i (J^T e_i)_i of each example [batch]; one entry of the whole batch at a time."""
     entries = math.prod(like.shape[1:])
 
     def add(total: Array, i: Array) -> tuple[Array, None]:
@@ -207,7 +212,7 @@ def _trace(derivative: Callable[[Array], Array], like: Array) -> Array:
 
 
 def _hutchinson(derivative: Callable[[Array], Array], probes: Array) -> Array:
-    """The mean of v . J v over the probes [num_probes, batch, ...], by example [batch]."""
+    """The mean of v . J^T v over the probes [num_probes, batch, ...], by example [batch]."""
 
     def add(total: Array, v: Array) -> tuple[Array, None]:
         return total + jnp.sum((v * derivative(v)).reshape(v.shape[0], -1), axis=1), None

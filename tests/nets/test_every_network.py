@@ -366,3 +366,13 @@ def test_eight_devices_give_what_one_gives(row):
     placed = jax.device_put(params, shardings(params, split_over_fsdp(params, mesh, least=32), mesh))
     assert not all(leaf.sharding == replicated(mesh) for leaf in jax.tree.leaves(placed))
     close(derived(row)(placed, put_batch(floats, mesh)), at_start(row), rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.gpu
+def test_a_gpu_gives_what_the_cpu_gives(row):
+    """Value and gradients, with products in float32 throughout on both."""
+    point = stirred(row), split(row.inputs(0))[0]
+    with jax.default_matmul_precision("highest"):
+        there, here = (derived(row)(*jax.device_put(point, jax.devices(kind)[0])) for kind in ("gpu", "cpu"))
+    assert {leaf.device.platform for leaf in jax.tree.leaves(there)} == {"gpu"}
+    close(there, here, rtol=1e-4, atol=1e-5)
