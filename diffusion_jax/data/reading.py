@@ -122,6 +122,7 @@ def rows(
     threads = workers or min(16, os.cpu_count() or 1)
     pool = ThreadPoolExecutor(threads)
     told: set[int] = set()
+    too_many: list[UserError] = []
     lock = threading.Lock()
 
     def row(step: int, number: int, example: int, rng: np.random.Generator) -> tuple[int, Read]:
@@ -133,10 +134,15 @@ def rows(
                 if on_error == "raise":
                     raise _stopped(error, on_error) from error
                 with lock:
-                    if at not in told:
+                    if at not in told and not too_many:
                         told.add(at)
                         _log.warning("example %d is skipped (%d so far): %s", at, len(told), error)
-                    check_share(len(told), len(source), "the pictures to train on", str(error), error_share)
+                        try:
+                            check_share(len(told), len(source), "the pictures to train on", str(error), error_share)
+                        except UserError as stop:
+                            too_many.append(stop)
+                if too_many:  # the first time that it was so, whichever thread is heard first
+                    raise too_many[0] from error
         raise UserError("no example of the source can be read")
 
     def batch(step: int) -> list[tuple[int, Read]]:

@@ -1,5 +1,7 @@
 """Batches of pictures: order, mirroring, crops, what cannot be read, and arrays that are gathered at once."""
 
+import time
+
 import numpy as np
 import pytest
 from PIL import Image
@@ -10,7 +12,7 @@ from diffusion_jax.data.pairs import pair_batches
 from diffusion_jax.data.pictures.boxes import even_box
 from diffusion_jax.data.pictures.cropping import Crop
 from diffusion_jax.data.pictures.preprocess import HALF, Preprocess
-from diffusion_jax.data.reading import check_share, first_readable, held_out_items, mirrored, picture_batches
+from diffusion_jax.data.reading import check_share, first_readable, held_out_items, mirrored, picture_batches, rows
 from diffusion_jax.data.text.word_tokenizer import WordTokenizer
 from diffusion_jax.typing import UserError
 
@@ -210,3 +212,14 @@ def test_what_is_the_same_whenever_it_is_read_is_read_once():
 def test_crops_that_are_none(crop, resize, said):
     with pytest.raises(UserError, match=said):
         Crop(Preprocess(8, resize=resize), crop)
+
+
+def test_the_first_time_that_too_many_are_broken_is_what_is_said_whichever_thread_says_it():
+    def read(example, rng):
+        time.sleep(0.0001 * (example % 7))
+        raise UserError(f"{example} is broken")
+
+    for seed in range(20):
+        batch = rows(range(100), 32, seed, read, on_error="skip", error_share=0.05, workers=16)
+        with pytest.raises(UserError, match=r"\(6 of 100\)"):
+            batch(0)
