@@ -7,6 +7,7 @@ from diffusion_jax.nets.mlp import MLP
 from diffusion_jax.nets.presets import CLIP_MODELS, clip_model, complete
 from diffusion_jax.nets.resnet import ModifiedResNet
 from diffusion_jax.nets.text import TextTransformer
+from diffusion_jax.nets.unet import UNET_MODELS, EDM2UNet, UNet, unet_model, unit_filters
 from diffusion_jax.nets.vector import VectorMLP
 from diffusion_jax.nets.vit import TowerOutput, VisionTransformer
 
@@ -14,16 +15,21 @@ __all__ = [
     "CLIP",
     "CLIP_MODELS",
     "MLP",
+    "UNET_MODELS",
     "CLIPOutput",
     "DiT",
+    "EDM2UNet",
     "ModifiedResNet",
     "Network",
     "Stack",
     "TextTransformer",
     "TowerOutput",
+    "UNet",
     "VectorMLP",
     "VisionTransformer",
     "clip_model",
     "complete",
     "functional",
+    "unet_model",
+    "unit_filters",
 ]
