@@ -15,7 +15,7 @@ import numpy as np
 
 from diffusion_jax.convert.entries import Entry, Rule, conv, linear, plain
 
-__all__ = ["entries", "renamed"]
+__all__ = ["Names", "entries", "joined", "renamed"]
 
 _OLD = {".query.": ".to_q.", ".key.": ".to_k.", ".value.": ".to_v.", ".proj_attn.": ".to_out.0."}
 _DOUBLE = re.compile(r"\.(Conv2d_0)\.")
@@ -38,12 +38,38 @@ def entries(config: Mapping[str, Any], *, projections: str = "conv") -> list[Ent
 
     `projections` is how the ends of its transformers lie in the file: "conv" or "linear".
     """
-    found = _Names(config, projections)
-    return found.all()
+    return Names(config, projections).all()
 
 
-class _Names:
-    """What the entries of one network share."""
+class Names:
+    """What the entries of one network share; the names are diffusers', and another layout has its own."""
+
+    ENDS = ("conv_in", "conv_norm_out", "conv_out")
+    BLOCK: Mapping[str, str] = {
+        "norm1": "norm1", "conv1": "conv1", "embed": "time_emb_proj", "norm2": "norm2", "conv2": "conv2",
+        "shortcut": "conv_shortcut",
+    }  # fmt: skip
+    DOWN, UP = "conv", "conv"
+
+    def down_place(self, level: int, at: int) -> tuple[str, str]:
+        """Of a block on the way down, and of the attention after it."""
+        return f"down_blocks.{level}.resnets.{at}", f"down_blocks.{level}.attentions.{at}"
+
+    def down_change(self, level: int) -> str:
+        """Of what halves the size after a level."""
+        return f"down_blocks.{level}.downsamplers.0"
+
+    def middle_place(self, at: int) -> str:
+        """Of the first block, the attention and the second block of the middle: 0, 1, 2."""
+        return ("mid_block.resnets.0", "mid_block.attentions.0", "mid_block.resnets.1")[at]
+
+    def up_place(self, place: int, at: int) -> tuple[str, str]:
+        """As `down_place`; `place` counts the levels from the lowest."""
+        return f"up_blocks.{place}.resnets.{at}", f"up_blocks.{place}.attentions.{at}"
+
+    def up_change(self, place: int) -> str:
+        """Of what doubles the size after a level."""
+        return f"up_blocks.{place}.upsamplers.0"
 
     def __init__(self, config: Mapping[str, Any], projections: str) -> None:
         self.config, self.square = config, projections == "conv"
@@ -56,36 +82,39 @@ class _Names:
         c = self.config
         widths, layers, count = c["channels"], c["layers"], len(c["channels"])
         entering = c["in_channels"] + (c.get("image") or 0) + (4 if self.heard.get("hint") else 0)
-        found = self._conv("conv_in", "conv_in", entering, widths[0], c.get("kernel_in", 3))
+        found = self._conv("conv_in", self.ENDS[0], entering, widths[0], c.get("kernel_in", 3))
         found += self._hearing()
         kept, width = [widths[0]], widths[0]
         for i in range(count):
-            ours, theirs = f"down/{i}", f"down_blocks.{i}"
+            ours = f"down/{i}"
             for j in range(layers[i]):
-                found += self._block(f"{ours}/blocks/{j}", f"{theirs}.resnets.{j}", width, widths[i])
+                block, attention = self.down_place(i, j)
+                found += self._block(f"{ours}/blocks/{j}", block, width, widths[i])
                 width = widths[i]
                 kept.append(width)
                 if c["down"][i] != "plain":
                     depth = _depth(c["transformer_layers"], i, j) if c["down"][i] == "cross" else 1
-                    found += self._attention(f"{ours}/attentions/{j}", f"{theirs}.attentions.{j}", c["down"][i], i, depth)
+                    found += self._attention(f"{ours}/attentions/{j}", attention, c["down"][i], i, depth, heads=c["heads"][i])
             if i < count - 1:
                 kept.append(width)
-                found += self._change(f"{ours}/change", f"{theirs}.downsamplers.0", c["resample"][i], width)
+                found += self._change(f"{ours}/change", self.down_change(i), c["resample"][i], width, self.DOWN)
         if c["middle"] is not None:
             found += self._middle()
         for place, i in enumerate(reversed(range(count))):
-            ours, theirs = f"up/{place}", f"up_blocks.{place}"
+            ours = f"up/{place}"
             for j in range(layers[i] + 1):
-                found += self._block(f"{ours}/blocks/{j}", f"{theirs}.resnets.{j}", width + kept.pop(), widths[i])
+                block, attention = self.up_place(place, j)
+                found += self._block(f"{ours}/blocks/{j}", block, width + kept.pop(), widths[i])
                 width = widths[i]
                 if c["up"][i] != "plain":
                     depths = c.get("up_transformer_layers") or c.get("transformer_layers")
                     depth = _depth(depths, i, j) if c["up"][i] == "cross" else 1
-                    found += self._attention(f"{ours}/attentions/{j}", f"{theirs}.attentions.{j}", c["up"][i], i, depth)
+                    heads = (c.get("up_heads") or c["heads"])[i]
+                    found += self._attention(f"{ours}/attentions/{j}", attention, c["up"][i], i, depth, heads=heads)
             if i:
-                found += self._change(f"{ours}/change", f"{theirs}.upsamplers.0", c["up_resample"][i], width)
-        found += _norm("norm_out", "conv_norm_out", width)
-        return found + self._conv("conv_out", "conv_out", width, c["out_channels"], c.get("kernel_out", 3))
+                found += self._change(f"{ours}/change", self.up_change(place), c["up_resample"][i], width, self.UP)
+        found += _norm("norm_out", self.ENDS[1], width)
+        return found + self._conv("conv_out", self.ENDS[2], width, c["out_channels"], c.get("kernel_out", 3))
 
     def _conv(self, ours: str, theirs: str, features_in: int, features_out: int, size: int) -> list[Entry]:
         bias = plain(f"{ours}/bias", f"{theirs}.bias", (features_out,))
@@ -93,26 +122,29 @@ class _Names:
 
     def _block(self, ours: str, theirs: str, features_in: int, features_out: int) -> list[Entry]:
         told = features_out * (2 if self.config["modulation"] == "scale_shift" else 1)
+        name = {part: f"{theirs}.{there}" for part, there in self.BLOCK.items()}
         found = [
-            *_norm(f"{ours}/norm1", f"{theirs}.norm1", features_in),
-            *self._conv(f"{ours}/conv1", f"{theirs}.conv1", features_in, features_out, 3),
-            *linear(f"{ours}/embed", f"{theirs}.time_emb_proj", self.embedding, told),
-            *_norm(f"{ours}/norm2", f"{theirs}.norm2", features_out),
-            *self._conv(f"{ours}/conv2", f"{theirs}.conv2", features_out, features_out, 3),
+            *_norm(f"{ours}/norm1", name["norm1"], features_in),
+            *self._conv(f"{ours}/conv1", name["conv1"], features_in, features_out, 3),
+            *linear(f"{ours}/embed", name["embed"], self.embedding, told),
+            *_norm(f"{ours}/norm2", name["norm2"], features_out),
+            *self._conv(f"{ours}/conv2", name["conv2"], features_out, features_out, 3),
         ]
         if features_in != features_out:
-            found += self._conv(f"{ours}/shortcut", f"{theirs}.conv_shortcut", features_in, features_out, 1)
+            found += self._conv(f"{ours}/shortcut", name["shortcut"], features_in, features_out, 1)
         return found
 
-    def _change(self, ours: str, theirs: str, kind: str, width: int) -> list[Entry]:
+    def _change(self, ours: str, theirs: str, kind: str, width: int, name: str) -> list[Entry]:
+        if kind == "pool":
+            return []
         if kind == "resnet":
             return self._block(ours, theirs, width, width)
-        return self._conv(f"{ours}/conv", f"{theirs}.conv", width, width, 3)
+        return self._conv(f"{ours}/conv", f"{theirs}.{name}", width, width, 3)
 
     def _middle(self) -> list[Entry]:
         c, kind = self.config, self.config["middle"]
         width = c["channels"][-1]
-        found = self._block("middle/blocks/0", "mid_block.resnets.0", width, width)
+        found = self._block("middle/blocks/0", self.middle_place(0), width, width)
         if kind == "single":
             return found
         if kind != "plain":
@@ -120,30 +152,40 @@ class _Names:
             only = bool(c.get("middle_only_text"))
             normed = kind != "attention" or c.get("middle_groups", 1) != 0
             found += self._attention(
-                "middle/attention", "mid_block.attentions.0", kind, -1, depth, only=only, normed=normed
-            )
-        return found + self._block("middle/blocks/1", "mid_block.resnets.1", width, width)
+                "middle/attention", self.middle_place(1), kind, -1, depth,
+                heads=c.get("middle_heads") or c["heads"][-1], only=only, normed=normed,
+            )  # fmt: skip
+        return found + self._block("middle/blocks/1", self.middle_place(2), width, width)
 
     def _attention(
-        self, ours: str, theirs: str, kind: str, at: int, depth: int, *, only: bool | None = None, normed: bool = True
+        self,
+        ours: str,
+        theirs: str,
+        kind: str,
+        at: int,
+        depth: int,
+        *,
+        heads: int = 1,
+        only: bool | None = None,
+        normed: bool = True,
     ) -> list[Entry]:
         width = self.config["channels"][at]
-        if kind == "cross":
-            if self.config.get("dual"):
-                return [
-                    entry
-                    for i in (0, 1)
-                    for entry in self._transformer(
-                        f"{ours}/transformers/{i}", f"{theirs}.transformers.{i}", width, at, depth
-                    )
-                ]
+        if kind != "cross":
+            only = self.config["only_text"][at] if kind == "added" and only is None else bool(only)
+            return self._pixels(ours, theirs, kind, width, self.config["context"][at] if kind == "added" else 0, heads, only, normed)
+        if not self.config.get("dual"):
             return self._transformer(ours, theirs, width, at, depth)
+        first = self._transformer(f"{ours}/transformers/0", f"{theirs}.transformers.0", width, at, depth)
+        return first + self._transformer(f"{ours}/transformers/1", f"{theirs}.transformers.1", width, at, depth)
+
+    def _pixels(
+        self, ours: str, theirs: str, kind: str, width: int, context: int, heads: int, only: bool, normed: bool
+    ) -> list[Entry]:
+        """Attention of the kinds "attention" and "added". How many `heads` it has is of no matter to diffusers' names."""
         found = _norm(f"{ours}/norm", f"{theirs}.group_norm", width) if normed else []
         if kind == "attention":
             found += joined(f"{ours}/qkv", [f"{theirs}.{part}" for part in ("to_q", "to_k", "to_v")], width, width)
             return found + linear(f"{ours}/out", f"{theirs}.to_out.0", width, width)
-        context = self.config["context"][at]
-        only = self.config["only_text"][at] if only is None else only
         found += linear(f"{ours}/q", f"{theirs}.to_q", width, width)
         if not only:
             found += joined(f"{ours}/kv", [f"{theirs}.to_k", f"{theirs}.to_v"], width, width)

@@ -7,13 +7,14 @@ from diffusion_jax.nets.mlp import MLP
 from diffusion_jax.nets.presets import CLIP_MODELS, clip_model, complete
 from diffusion_jax.nets.resnet import ModifiedResNet
 from diffusion_jax.nets.text import TextTransformer
-from diffusion_jax.nets.unet import UNET_MODELS, EDM2UNet, UNet, unet_model, unit_filters
+from diffusion_jax.nets.unet import GLIDE, UNET_MODELS, EDM2UNet, UNet, complete_unet, unet_model, unit_filters
 from diffusion_jax.nets.vector import VectorMLP
 from diffusion_jax.nets.vit import TowerOutput, VisionTransformer
 
 __all__ = [
     "CLIP",
     "CLIP_MODELS",
+    "GLIDE",
     "MLP",
     "UNET_MODELS",
     "CLIPOutput",
@@ -29,6 +30,7 @@ __all__ = [
     "VisionTransformer",
     "clip_model",
     "complete",
+    "complete_unet",
     "functional",
     "unet_model",
     "unit_filters",

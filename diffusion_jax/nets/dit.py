@@ -67,12 +67,13 @@ class DiTBlock(nnx.Module):
         mlp_ratio: float,
         context_width: int | None,
         dropout_rate: float,
+        eps: float,
         norm: str,
         dtype: Any,
     ) -> None:
         self.norm_1 = LayerNorm(width, eps=1e-6, affine=False, norm=norm, dtype=dtype)
         self.attn = Attention(width, heads, rngs, dtype=dtype)
-        self.norm_2 = LayerNorm(width, eps=1e-6, affine=False, norm=norm, dtype=dtype)
+        self.norm_2 = LayerNorm(width, eps=eps, affine=False, norm=norm, dtype=dtype)
         self.mlp = Mlp(width, round(width * mlp_ratio), rngs, activation=gelu_tanh, dtype=dtype)
         self.modulation = Linear(width, 6 * width, rngs, kernel_init=_zeros, dtype=dtype)
         self.dropout_rate = dropout_rate
@@ -108,7 +109,9 @@ class DiT(nnx.Module):
     `pooled`, `context` and `embedding` are the feature sizes of the condition's entries (of `tokens` for `context`), `image`
     and `augment` how many channels and numbers those have, None where the condition has none; `classes` are the rows of the
     table of labels, the one for no label among them; `level` says whether there is one. `time_scale` multiplies the time
-    before its features (1 for times in [0, 1000], as DiT's). `reads` are the entries of the condition that it can read; an
+    before its features (1 for times in [0, 1000], as DiT's), whose
+    frequencies end one step later with `time_shift` 1 (as diffusers'). `out_channels` are twice the channels where variances are
+    learned, and `eps` is that of the norm before the MLP. `reads` are the entries of the condition that it can read; an
     object reads those it has sizes for.
     """
 
@@ -175,7 +178,10 @@ class DiT(nnx.Module):
         image: int | None = None,
         level: bool = False,
         augment: int | None = None,
+        out_channels: int | None = None,
         time_scale: float = 1.0,
+        time_shift: float = 0.0,
+        eps: float = 1e-6,
         dropout_rate: float = 0.0,
         norm: str = "saved",
         scan: bool = False,
@@ -187,7 +193,8 @@ class DiT(nnx.Module):
         if width % 4:
             raise UserError(f"width {width} is not divided by 4, as the two-dimensional positions need")
         small = jax.nn.initializers.normal(0.02)
-        self.patch, self.image_size, self.time_scale = patch, image_size, time_scale
+        self.patch, self.image_size, self.time_scale, self.time_shift = patch, image_size, time_scale, time_shift
+        drawn = channels if out_channels is None else out_channels
         self.channels, self.joined = channels, image
         self.patchify = Patchify(patch, channels + (image or 0), width, rngs, dtype=dtype)
         self.time_in = Linear(256, width, rngs, kernel_init=small, dtype=dtype)
@@ -203,6 +210,7 @@ class DiT(nnx.Module):
                 mlp_ratio=mlp_ratio,
                 context_width=context,
                 dropout_rate=dropout_rate,
+                eps=eps,
                 norm=norm,
                 dtype=dtype,
             )
@@ -210,7 +218,7 @@ class DiT(nnx.Module):
         self.blocks = Stack(block, layers, rngs, scan=scan, remat=remat)
         self.norm_final = LayerNorm(width, eps=1e-6, affine=False, norm=norm, dtype=dtype)
         self.modulation = Linear(width, 2 * width, rngs, kernel_init=_zeros, dtype=dtype)
-        self.final = Linear(width, patch * patch * channels, rngs, kernel_init=_zeros, dtype=dtype)
+        self.final = Linear(width, patch * patch * drawn, rngs, kernel_init=_zeros, dtype=dtype)
 
         # Last, so that what a network without them begins with stays what it was.
         def added(features: int | None, **given: Any) -> Linear | None:
@@ -239,7 +247,7 @@ class DiT(nnx.Module):
         x = self.patchify(xt if self.joined is None else self._join(xt, _entry(cond, "image")))
         grid = self.image_size // self.patch
         x = x + jnp.asarray(sincos_positions(grid, grid, x.shape[-1]), x.dtype)[None]
-        c = self.time_out(jax.nn.silu(self.time_in(time_features(t * self.time_scale, 256))))
+        c = self.time_out(jax.nn.silu(self.time_in(time_features(t * self.time_scale, 256, shift=self.time_shift))))
         context = length = None
         for name, added in (("pooled", self.pooled), ("embedding", self.embedding), ("augment", self.augment)):
             if added is not None:

@@ -198,11 +198,11 @@ def sincos_positions(rows: int, columns: int, features: int) -> np.ndarray:
 
 
 def time_features(
-    t: Float[Array, " batch"], features: int, max_period: float = 10000.0
+    t: Float[Array, " batch"], features: int, max_period: float = 10000.0, shift: float = 0.0
 ) -> Float[Array, "batch features"]:
-    """Cosines, then sines, of t at `features` / 2 frequencies from 1 down to 1 / max_period."""
+    """Cosines, then sines, of t at frequencies max_period^(-i / (half - shift)), i = 0 .. half - 1 of half = `features` / 2."""
     half = features // 2
-    frequencies = jnp.exp(-math.log(max_period) * jnp.arange(half, dtype=jnp.float32) / half)
+    frequencies = jnp.exp(-math.log(max_period) * jnp.arange(half, dtype=jnp.float32) / (half - shift))
     angles = t.astype(jnp.float32)[:, None] * frequencies[None, :]
     return jnp.concatenate([jnp.cos(angles), jnp.sin(angles)], axis=-1)
 

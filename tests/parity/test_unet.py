@@ -12,7 +12,7 @@ diffusers = pytest.importorskip("diffusers")
 
 from diffusion_jax.convert import entries as entry_rules  # noqa: E402
 from diffusion_jax.convert.unet_config import from_diffusers  # noqa: E402
-from diffusion_jax.convert.unet_keys import _Names, entries  # noqa: E402
+from diffusion_jax.convert.unet_keys import Names, entries  # noqa: E402
 from diffusion_jax.nets import Network, UNet  # noqa: E402
 from diffusion_jax.nets.unet.levels import How, Level, attention_of  # noqa: E402
 
@@ -263,7 +263,7 @@ def test_two_transformers_for_two_parts_of_a_text():
         0,
     )  # fmt: skip
     config = {"channels": (32,), "context": (24,), "only_text": (False,), "dual": True, "hearing": {}}
-    rules = _Names(config, "conv")._attention("dual", "peer", "cross", 0, 1)
+    rules = Names(config, "conv")._attention("dual", "peer", "cross", 0, 1)
     tensors = {f"peer.{name}": value.detach().numpy() for name, value in peer.state_dict().items()}
     params = entry_rules.read(rules, tensors, "the peer", lambda name: False)["dual"]
     x, text = normal(1, 2, 6, 4, 32), normal(2, 2, 77 + 257, 24)

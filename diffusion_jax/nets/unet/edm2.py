@@ -85,7 +85,8 @@ def unit_filters(params: Params) -> Params:
         name = "/".join(str(getattr(part, "key", part)) for part in path)
         if not UNIT.search(name):
             return leaf
-        return _unit(leaf) * math.sqrt(math.prod(leaf.shape[:-1]))
+        norm = jnp.sqrt((leaf * leaf).sum(tuple(range(leaf.ndim - 1)), keepdims=True))
+        return leaf * (math.sqrt(math.prod(leaf.shape[:-1])) / jnp.maximum(norm, jnp.finfo(leaf.dtype).tiny))
 
     return jax.tree_util.tree_map_with_path(forced, params)
 

@@ -186,8 +186,8 @@ class Hearing(nnx.Module):
         x, guided = self.features(t * self.time_scale), None
         if self.before:
             x = self._told_before(x, cond)
-        if self.guidance is not None and cond is not None and "guidance" in cond:
-            guided = guidance_features(cond["guidance"], self.guidance)
+        if self.guidance is not None:
+            guided = guidance_features(entry(cond, "guidance"), self.guidance)
         e = self.time_mlp(x, guided)
         if self.label is not None and not self.before:
             e = self._with(e, jnp.take(self.label[...].astype(e.dtype), entry(cond, "label"), axis=0))

@@ -1,6 +1,6 @@
-"""The published U-Nets by name: keyword arguments of `nets.UNet` or of `nets.EDM2UNet`, every size in them.
+"""The published U-Nets by name: keyword arguments of `nets.UNet`, `nets.EDM2UNet` or `nets.GLIDE`, every size in them.
 
-Sources: DDPM arXiv 2006.11239; ADM arXiv 2105.05233, tables 11 and 12; DALL-E 2 arXiv 2204.06125 and Karlo's public weights;
+Sources: DDPM arXiv 2006.11239; ADM arXiv 2105.05233, tables 11 and 12; GLIDE arXiv 2112.10741, section 4; DALL-E 2 arXiv 2204.06125 and Karlo's public weights;
 score SDEs arXiv 2011.13456 as EDM sets them, arXiv 2206.00364, table 7; EDM2 arXiv 2312.02696, table 6; latent diffusion
 arXiv 2112.10752 and Stable Diffusion's public configs; SDXL arXiv 2307.01952.
 """
@@ -153,6 +153,13 @@ def _karlo_upsampler() -> dict[str, Any]:
     }
 
 
+def _glide(base: int, multiples: tuple[int, ...], image_size: int, layers: int, image: int | None) -> dict[str, Any]:
+    adm = _adm(base, multiples, image_size, layers=layers, classes=None, image=None)
+    unet = {name: value for name, value in adm.items() if name not in ("in_channels", "out_channels", "image", "dropout_rate")}
+    unet |= {"down": _by_size(multiples, image_size, (32, 16, 8), "added"), "middle": "added"}
+    return {"in_channels": 3, "out_channels": 6, "image": image, "unet": unet}
+
+
 def _edm2(width: int, dropout_rate: float = 0.0) -> dict[str, Any]:
     return {"image_size": 64, "in_channels": 4, "width": width, "classes": 1001, "dropout_rate": dropout_rate}
 
@@ -169,6 +176,8 @@ UNET_MODELS: dict[str, dict[str, Any]] = {
     "adm-128-512": _adm(192, (1, 1, 2, 2, 4, 4), 512, attends=(32, 16), image=3),
     "ddpm++-cifar10": _edm("box"),
     "ncsn++-cifar10": _edm("binomial"),
+    "glide": _glide(192, (1, 2, 3, 4), 64, 3, None),
+    "glide-upsampler": _glide(192, (1, 1, 2, 2, 4, 4), 256, 2, 3),
     "karlo-decoder": _karlo_decoder(),
     "karlo-upsampler": _karlo_upsampler(),
     "sd-1.5": _stable(_SD_CHANNELS, _SD, (8, 8, 8, 8), 768),

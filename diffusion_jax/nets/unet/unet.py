@@ -7,7 +7,8 @@ Its options are those in which the published families differ; `presets` has the 
 
 The condition is a dict of the entries that the network has sizes for: `label` [batch], `embedding` [batch, d], `pooled` [batch, d],
 `ids` [batch, n], `level` [batch], `augment` [batch, k] and `guidance` [batch] go into the embedding; `tokens` [batch, keys, d] with `length`
-[batch] are attended to; `image` [batch, height, width, c] is joined to xt by channels.
+[batch] are attended to, all of them without it; `image` [batch, height, width, c] is joined to xt by channels, and so is `hint`
+[batch, 8 height, 8 width, 3], a control made small by convolutions.
 """
 
 from __future__ import annotations
@@ -45,8 +46,9 @@ class UNet(nnx.Module):
     """
 
     reads: ClassVar[tuple[str, ...]] = (
-        "label", "embedding", "pooled", "ids", "level", "augment", "guidance", "tokens", "length", "image",
+        "label", "embedding", "pooled", "ids", "level", "augment", "guidance", "tokens", "length", "image", "hint",
     )  # fmt: skip
+    optional: ClassVar[tuple[str, ...]] = ("length",)
 
     @staticmethod
     def sizes(

@@ -5,7 +5,7 @@ import math
 import jax
 import pytest
 
-from diffusion_jax.nets import EDM2UNet, Network, UNet, unet_model
+from diffusion_jax.nets import GLIDE, EDM2UNet, Network, UNet, unet_model
 from diffusion_jax.nets.unet.presets import UNET_MODELS
 
 COUNTS = {
@@ -20,6 +20,8 @@ COUNTS = {
     "adm-128-512": 308_835_270,
     "ddpm++-cifar10": 55_735_299,
     "ncsn++-cifar10": 56_400_643,
+    "glide": 385_030_726,
+    "glide-upsampler": 398_361_286,
     "karlo-decoder": 885_439_686,
     "karlo-upsampler": 691_579_523,
     "sd-1.5": 859_520_964,
@@ -32,7 +34,7 @@ MILLIONS = {"edm2-xs": 124.7, "edm2-s": 280.2, "edm2-m": 497.8, "edm2-l": 777.5,
 
 
 def parameters(name):
-    make = EDM2UNet if name.startswith("edm2") else UNet
+    make = {"edm2": EDM2UNet, "glid": GLIDE}.get(name[:4], UNet)
     network = Network(lambda rngs: make(rngs, **unet_model(name)))
     return jax.eval_shape(network.init, jax.random.key(0))
 
