@@ -32,7 +32,7 @@ from diffusion_jax.systems.check import check
 from diffusion_jax.systems.system import Task
 from diffusion_jax.systems.table import SYSTEMS, system_of
 from diffusion_jax.train.checkpoint import Checkpointer
-from diffusion_jax.train.ema import Ema
+from diffusion_jax.train.ema import Average
 from diffusion_jax.train.lock import locked_loss, locked_optimizer
 from diffusion_jax.train.loop import fit
 from diffusion_jax.train.runlog import RunLog
@@ -59,7 +59,7 @@ class Built:
     task: Task
     loss_fn: LossFn
     tx: optax.GradientTransformation
-    ema: Ema
+    ema: Average
     mesh: Mesh
     key: Array
     init_key: Array
@@ -94,13 +94,13 @@ def build_run(config: ConfigDict, folder: Path, *, begun: bool = False) -> Built
         asked.weights = None  # they were read at step 0, and need not lie there any more
     task = system_of(config).task(asked, folder, eval_key)
     locks = tuple(config.get("locked", ()))
-    tx = build.optimizer(config.optimizer, config.steps, clamp=task.clamp)
+    tx = build.optimizer(config.optimizer, config.steps, clamp=task.clamp, project=task.project)
     return Built(
         config,
         task,
         locked_loss(task.loss_fn, locks),
         locked_optimizer(tx, locks),
-        build.ema(config.ema),
+        build.ema(config.ema, config.batch_size),
         build.mesh(config.get("mesh")),
         train_key,
         init_key,

@@ -11,7 +11,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 
-from diffusion_jax.build.learning import OPTIMIZERS
+from diffusion_jax.build.learning import AVERAGES, OPTIMIZERS
 from diffusion_jax.build.ranges import (
     BELOW_ONE,
     Range,
@@ -108,7 +108,8 @@ RANGES: dict[str, Range] = {
     "optimizer.name": named("optimizer", OPTIMIZERS),
     "optimizer.learning_rate": number(1e-12, usual=1e-3, of="a number above 0, finite and"),
     "optimizer.warmup_steps": whole(0),
-    "optimizer.schedule": choice("schedule", ("cosine", "constant")),
+    "optimizer.schedule": choice("schedule", ("cosine", "constant", "inverse_sqrt")),
+    "optimizer.reference_steps": whole(1),
     "optimizer.end_scale": number(0.0, 1.0, of="a share"),
     "optimizer.momentum": share(usual=0.95),
     "optimizer.b1": share(usual=0.9),
@@ -118,7 +119,11 @@ RANGES: dict[str, Range] = {
     "optimizer.clip_norm": optional(number(0.0), "off, as is 0"),
     "optimizer.no_decay": patterns("a list of patterns of the paths of parameters that do not decay"),
     "optimizer.hidden": patterns("a list of patterns of the paths of kernels that Muon turns"),
+    "ema.name": named("ema", AVERAGES),
     "ema.decay": share(usual=0.999),
+    "ema.images": number(1.0, 1e12, usual=500_000.0, of="a number of images"),
+    "ema.ramp": number(0.0, 1e3, of="a share of the images seen"),
+    "ema.width": number(0.0, 0.2886, above=True, usual=0.1, of="a relative width"),
     "ema.warmup": flag(),
     "mesh.data": whole(-1, 10**6),
     "mesh.fsdp": whole(-1, 10**6),

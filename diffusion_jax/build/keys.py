@@ -15,11 +15,10 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from diffusion_jax.build.constructors import Spec, parameters, signature_of
-from diffusion_jax.build.learning import OPTIMIZERS
+from diffusion_jax.build.learning import AVERAGES, OPTIMIZERS
 from diffusion_jax.build.own import is_own, pick
 from diffusion_jax.build.ranges import Range, declared
 from diffusion_jax.parallel.mesh import make_mesh
-from diffusion_jax.train.ema import Ema
 
 __all__ = ["COMMON", "REQUIRED", "Group", "Key", "chosen", "common_groups", "group_of", "named_group", "spec_at"]
 
@@ -59,7 +58,7 @@ def common_groups(config: ConfigDict) -> dict[str, Group]:
     """The groups of every system, by their names."""
     return {
         "optimizer": named_group("optimizer", OPTIMIZERS, config, ("total_steps", "clamp"), first="adamw"),
-        "ema": Group("ema", None, parameters(Ema)),
+        "ema": named_group("ema", AVERAGES, config, ("batch_size",), first="ema"),
         "mesh": Group("mesh", None, parameters(make_mesh, ("devices",))),
     }
 

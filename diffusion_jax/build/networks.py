@@ -3,7 +3,8 @@
 A network is a module that takes (xt, time, cond). Its class says in `reads` which entries of a condition it can read and in
 `needs` which it cannot do without; `sizes(shape, entries)` or `sizes(shape, entries, counts)`, where it has one, gives the
 keywords that follow from the shape of an example, from the entries' shapes, and from how many values those have that are
-indices. Without it a constructor is given `shape`, `entries` and `counts` if it has such keywords.
+indices. Without it a constructor is given `shape`, `entries` and `counts` if it has such keywords. `after_step`, a static method from parameters to
+parameters, where it has one, is what training does after each step.
 """
 
 from __future__ import annotations
@@ -19,15 +20,16 @@ from flax import nnx
 
 from diffusion_jax.build.constructors import Spec, accepts, as_declared, signature_of, wanted
 from diffusion_jax.build.own import is_own, pick
-from diffusion_jax.nets import DiT, Network, VectorMLP
+from diffusion_jax.nets import ConfigUNet, DiT, EDM2UNet, Network, VectorMLP
 from diffusion_jax.typing import UserError, one_of
 
 __all__ = ["GIVEN", "NETWORKS", "compute_dtype", "diffusion_network", "given_to"]
 
-NETWORKS: dict[str, Callable[..., Any]] = {"dit": DiT, "mlp": VectorMLP}
+NETWORKS: dict[str, Callable[..., Any]] = {"dit": DiT, "edm2_unet": EDM2UNet, "mlp": VectorMLP, "unet": ConfigUNet}
 SHAPES = ("shape", "entries", "counts")
 GIVEN = (
     *SHAPES, "dim", "image_size", "channels", "pooled", "context", "classes", "embedding", "image", "level", "augment",
+    "in_channels", "ids", "tokens", "guidance",
 )  # fmt: skip
 """Keywords of networks that the data and the condition decide."""
 
@@ -73,7 +75,7 @@ def diffusion_network(
     if "dtype" in signature_of(make).parameters:
         options["dtype"] = compute_dtype(options.get("dtype", "auto"))
     options = as_declared(make, options)
-    return Network(lambda rngs: make(rngs, **given, **options))
+    return Network(lambda rngs: make(rngs, **given, **options), after_step=getattr(make, "after_step", None))
 
 
 def check_reads(name: str, make: Any, entries: Mapping[str, tuple[int, ...]]) -> None:

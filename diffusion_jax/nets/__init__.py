@@ -7,7 +7,7 @@ from diffusion_jax.nets.mlp import MLP
 from diffusion_jax.nets.presets import CLIP_MODELS, clip_model, complete
 from diffusion_jax.nets.resnet import ModifiedResNet
 from diffusion_jax.nets.text import TextTransformer
-from diffusion_jax.nets.unet import GLIDE, UNET_MODELS, EDM2UNet, UNet, complete_unet, unet_model, unit_filters
+from diffusion_jax.nets.unet import GLIDE, UNET_MODELS, ConfigUNet, EDM2UNet, UNet, complete_unet, unet_model, unit_filters
 from diffusion_jax.nets.vector import VectorMLP
 from diffusion_jax.nets.vit import TowerOutput, VisionTransformer
 
@@ -18,6 +18,7 @@ __all__ = [
     "MLP",
     "UNET_MODELS",
     "CLIPOutput",
+    "ConfigUNet",
     "DiT",
     "EDM2UNet",
     "ModifiedResNet",

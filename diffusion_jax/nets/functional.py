@@ -23,10 +23,18 @@ __all__ = ["Network", "Stack", "functional"]
 
 
 class Network:
-    """A network as two functions. Hashable by identity, so that it may be closed over or be a static argument."""
+    """A network as two functions. Hashable by identity, so that it may be closed over or be a static argument.
 
-    def __init__(self, constructor: Callable[[nnx.Rngs], nnx.Module]) -> None:
-        self._constructor = constructor
+    `after_step` is what training does to the parameters after each step, None where it does nothing.
+    """
+
+    def __init__(
+        self,
+        constructor: Callable[[nnx.Rngs], nnx.Module],
+        *,
+        after_step: Callable[[Params], Params] | None = None,
+    ) -> None:
+        self._constructor, self.after_step = constructor, after_step
         abstract = nnx.eval_shape(lambda: constructor(nnx.Rngs(0)))
         self._graphdef, self._abstract = nnx.split(abstract)
 

@@ -49,6 +49,7 @@ class Task:
     evaluate: Callable[[TrainState, int], Mapping[str, Any]] = lambda state, done: {}
     frozen: PyTree = None
     clamp: Mapping[str, tuple[float, float]] | None = None
+    project: Callable[[Params], Params] | None = None
     aux: PyTree = None  # the first state of the loss itself
     initial: Params | None = None  # weights to begin with, in place of fresh ones
     counts: str = ""  # how many examples are trained on and how many held out, to be said

@@ -24,7 +24,7 @@ from jax.sharding import Mesh
 from diffusion_jax.parallel.hosts import everywhere, preempted, whole_here
 from diffusion_jax.parallel.mesh import batch_sharding, check_batch, replicated
 from diffusion_jax.parallel.rules import Rules
-from diffusion_jax.train.ema import Ema
+from diffusion_jax.train.ema import Average
 from diffusion_jax.train.feed import feed
 from diffusion_jax.train.progress import Progress
 from diffusion_jax.train.runlog import RunLog
@@ -98,7 +98,7 @@ def _last_good(checkpointer: Checkpoints | None) -> str:
 
 
 def jitted_step(
-    loss_fn: LossFn, tx: optax.GradientTransformation, ema: Ema | None, layout: TrainState, mesh: Mesh
+    loss_fn: LossFn, tx: optax.GradientTransformation, ema: Average | None, layout: TrainState, mesh: Mesh
 ) -> Callable[..., tuple[TrainState, dict[str, Array]]]:
     """(state without frozen, frozen, batch, key) -> (state without frozen, metrics); only the state is donated."""
     step_fn = make_train_step(loss_fn, tx, ema)
@@ -122,7 +122,7 @@ def fit(
     state: TrainState,
     loss_fn: LossFn,
     tx: optax.GradientTransformation,
-    ema: Ema | None,
+    ema: Average | None,
     batches: Callable[[int], Batch],
     steps: int,
     mesh: Mesh,

@@ -3,7 +3,8 @@
 One update is theta <- theta - lr(n) (m_hat / (sqrt(v_hat) + eps) + weight_decay theta) (Loshchilov and Hutter,
 arXiv 1711.05101), where the decay leaves out what a path pattern names. The number of axes would not do: the biases of
 stacked layers have two. The learning rate at update n (from 0) is lr (n + 1) / warmup during warm-up; then either
-constant, or lr (e + (1 - e)(1 + cos(pi u)) / 2) with u = (n - warmup) / (total - warmup) in [0, 1] and e = end_scale.
+constant, or lr (e + (1 - e)(1 + cos(pi u)) / 2) with u = (n - warmup) / (total - warmup) in [0, 1] and e = end_scale, or lr
+sqrt(r / max(n, r)) with r = reference_steps ("inverse_sqrt": EDM2, arXiv 2312.02696, eq. 67).
 
 Muon (Jordan et al. 2024, https://kellerjordan.github.io/posts/muon) steps along the orthogonal matrix nearest to the momentum
 U S V^T of a hidden layer's kernel [in, out], theta <- theta - lr(n) (0.2 sqrt(max(in, out)) U V^T + weight_decay theta). U V^T
@@ -27,7 +28,7 @@ import optax.contrib
 from diffusion_jax.parallel.rules import path_of
 from diffusion_jax.typing import Array, Params, PyTree, UserError, one_of
 
-__all__ = ["HIDDEN", "NO_DECAY", "adamw", "clamp_params", "decay_mask", "learning_rate_at", "muon"]
+__all__ = ["HIDDEN", "NO_DECAY", "adamw", "clamp_params", "decay_mask", "learning_rate_at", "muon", "projected"]
 
 NO_DECAY = (
     r"(^|/)(bias|[^/]*_bias)$",
@@ -42,16 +43,23 @@ HIDDEN = (r"(^|/)blocks/(.*/)?kernel$",)
 
 
 def learning_rate_at(
-    learning_rate: float, warmup_steps: int, total_steps: int, schedule: str = "cosine", end_scale: float = 0.0
+    learning_rate: float,
+    warmup_steps: int,
+    total_steps: int,
+    schedule: str = "cosine",
+    end_scale: float = 0.0,
+    reference_steps: int = 70_000,
 ) -> Callable[[Array | int], Array]:
     """The function from the number of updates done (a scalar) to the learning rate of the next (see the module).
 
     Raises `UserError` for an unknown schedule, for a rate that is negative (it would go uphill) or not finite, for an
     end_scale outside [0, 1], and for a warm-up that is negative or not shorter than the whole.
     """
-    one_of("schedule", schedule, ("cosine", "constant"))
+    one_of("schedule", schedule, ("cosine", "constant", "inverse_sqrt"))
     if not 0 <= learning_rate < math.inf:
         raise UserError(f"learning_rate {learning_rate} is not a finite number of at least 0; usual: 1e-3")
+    if not 1 <= reference_steps:
+        raise UserError(f"reference_steps {reference_steps} is not at least 1; usual: 70000")
     if not 0 <= end_scale <= 1:
         raise UserError(f"end_scale {end_scale} is not in [0, 1]; usual: 0")
     if not 0 <= warmup_steps < total_steps:
@@ -63,7 +71,11 @@ def learning_rate_at(
     def at(count: Array | int) -> Array:
         n = jnp.asarray(count, jnp.float32)
         u = jnp.clip((n - warmup_steps) / (total_steps - warmup_steps), 0.0, 1.0)
-        fall = end_scale + (1 - end_scale) * 0.5 * (1 + jnp.cos(jnp.pi * u)) if schedule == "cosine" else 1.0
+        fall = jnp.ones_like(n)
+        if schedule == "cosine":
+            fall = end_scale + (1 - end_scale) * 0.5 * (1 + jnp.cos(jnp.pi * u))
+        elif schedule == "inverse_sqrt":
+            fall = jax.lax.rsqrt(jnp.maximum(n / reference_steps, 1.0))
         return learning_rate * jnp.where(n < warmup_steps, (n + 1) / max(warmup_steps, 1), fall)
 
     return at
@@ -115,6 +127,16 @@ def clamp_params(bounds: Mapping[str, tuple[float, float]]) -> optax.GradientTra
     return optax.GradientTransformation(init, update)
 
 
+def projected(project: Callable[[Params], Params]) -> optax.GradientTransformation:
+    """Rewrites updates so that `params + update` is project(params + update), to a rounding; the last of a chain."""
+
+    def update(updates: Any, state: optax.EmptyState, params: Any = None) -> tuple[Any, optax.EmptyState]:
+        moved = project(optax.apply_updates(params, updates))
+        return jax.tree.map(lambda after, before: after - before, moved, params), state
+
+    return optax.GradientTransformation(lambda params: optax.EmptyState(), update)
+
+
 def _bounded(u: Array, p: Array, lo: float, hi: float) -> Array:
     low, high = jnp.full_like(p, lo), jnp.full_like(p, hi)
     after = p + u
@@ -162,6 +184,7 @@ def adamw(
     total_steps: int,
     schedule: str = "cosine",
     end_scale: float = 0.0,
+    reference_steps: int = 70_000,
     b1: float = 0.9,
     b2: float = 0.999,
     eps: float = 1e-8,
@@ -180,7 +203,7 @@ def adamw(
     """
     _numbers(clip_norm=clip_norm or 0.0, weight_decay=weight_decay, eps=eps)
     _shares(b1=b1, b2=b2)
-    rate = learning_rate_at(learning_rate, warmup_steps, total_steps, schedule, end_scale)
+    rate = learning_rate_at(learning_rate, warmup_steps, total_steps, schedule, end_scale, reference_steps)
     return _chained(optax.scale_by_adam(b1, b2, eps), rate, weight_decay, clip_norm, no_decay, clamp)
 
 
@@ -190,6 +213,7 @@ def muon(
     total_steps: int,
     schedule: str = "cosine",
     end_scale: float = 0.0,
+    reference_steps: int = 70_000,
     momentum: float = 0.95,
     b1: float = 0.9,
     b2: float = 0.999,
@@ -208,7 +232,7 @@ def muon(
     """
     _numbers(clip_norm=clip_norm or 0.0, weight_decay=weight_decay, eps=eps)
     _shares(b1=b1, b2=b2, momentum=momentum)
-    rate = learning_rate_at(learning_rate, warmup_steps, total_steps, schedule, end_scale)
+    rate = learning_rate_at(learning_rate, warmup_steps, total_steps, schedule, end_scale, reference_steps)
     patterns = [(_compile(pattern, "hidden"), pattern) for pattern in hidden]
 
     def named(params: Params, found: Callable[[str, Array], Any], other: Any) -> PyTree:

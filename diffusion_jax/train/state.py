@@ -17,7 +17,7 @@ from jax.sharding import Mesh
 from diffusion_jax.parallel.hosts import everywhere
 from diffusion_jax.parallel.mesh import replicated
 from diffusion_jax.parallel.rules import Rules, path_of, shardings
-from diffusion_jax.train.ema import Ema
+from diffusion_jax.train.ema import Average
 from diffusion_jax.typing import Params, PyTree, UserError, pytree_dataclass
 
 __all__ = ["TrainState", "checkpointed", "init_state", "state_shardings"]
@@ -41,7 +41,7 @@ class TrainState:
 def init_state(
     params: Params,
     tx: optax.GradientTransformation,
-    ema: Ema | None = None,
+    ema: Average | None = None,
     frozen: PyTree = None,
     aux: PyTree = None,
     *,

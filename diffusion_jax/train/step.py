@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from diffusion_jax.train.ema import Ema
+from diffusion_jax.train.ema import Average
 from diffusion_jax.train.state import TrainState
 from diffusion_jax.typing import Array, Batch, Context, LossFn, Params, PyTree
 
@@ -41,7 +41,7 @@ def _reduced(loss_fn: LossFn) -> Callable[..., tuple[Array, tuple[Metrics, PyTre
 
 
 def make_train_step(
-    loss_fn: LossFn, tx: optax.GradientTransformation, ema: Ema | None = None
+    loss_fn: LossFn, tx: optax.GradientTransformation, ema: Average | None = None
 ) -> Callable[[TrainState, Batch, Array], tuple[TrainState, Metrics]]:
     """step_fn(state, batch, key) -> (state, metrics), pure and not yet compiled.
 

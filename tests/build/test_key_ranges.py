@@ -13,7 +13,7 @@ from diffusion_jax.build import NETWORKS, SCHEDULES, SOURCES, TIMES, TOKENIZERS,
 from diffusion_jax.build.guidance import GUIDANCE
 from diffusion_jax.build.key_ranges import row_of
 from diffusion_jax.build.keys import REQUIRED
-from diffusion_jax.build.learning import OPTIMIZERS
+from diffusion_jax.build.learning import AVERAGES, OPTIMIZERS
 from diffusion_jax.config import flatten, load_config
 from diffusion_jax.nets.clip import TOWERS
 from diffusion_jax.systems.diffusion.conditions import CONDITIONS
@@ -41,6 +41,7 @@ NAMED = named()
 CHOICES = {
     "clip": {
         "optimizer.name": list(OPTIMIZERS),
+        "ema.name": list(AVERAGES),
         "data.name": list(SOURCES),
         "tokenizer.name": list(TOKENIZERS),
         "model.vision.tower": list(TOWERS),

@@ -174,6 +174,7 @@ class EDM2UNet(nnx.Module):
     """
 
     reads: ClassVar[tuple[str, ...]] = ("label",)
+    after_step = staticmethod(unit_filters)
 
     @staticmethod
     def sizes(

@@ -22,6 +22,7 @@ from diffusion_jax.build.ranges import (
     whole,
 )  # fmt: skip
 from diffusion_jax.build.samplers import GRIDS, SOLVERS
+from diffusion_jax.nets.unet.config import BLOCKS, CONFIGURABLE, MODULATIONS, RESAMPLES, TEXTS
 from diffusion_jax.process.denoiser import TIME_INPUTS
 from diffusion_jax.process.prediction import KINDS
 from diffusion_jax.process.times import MODE_RANGE
@@ -68,6 +69,23 @@ RANGES: dict[str, Range] = {
     "model.mlp_ratio": number(0.0, 64.0, above=True, usual=4.0),
     "model.time_scale": number(0.0, 1e6, above=True, usual=1.0),
     "model.dropout_rate": share(usual=0.1),
+    "model.time_shift": number(0.0, 1.0),
+    "model.out_channels": optional(SIZE, "as many as the picture has"),
+    "model.eps": number(1e-12, 1.0, usual=1e-6),
+    "model.preset": optional(choice("model.preset", CONFIGURABLE), "the sizes that are given"),
+    "model.channels": optional(numbers(SIZE, of="a list of the levels' widths, such as (64, 128, 128)"), "the preset's"),
+    "model[edm2_unet].channels": numbers(whole(1, 64), of="a list of the levels' multiples of the width, such as (1, 2, 3, 4)"),
+    "model[unet].layers": optional(whole(1, 64), "the preset's, or 2"),
+    "model[unet].heads": optional(whole(1, 4096), "by head_dim, or one"),
+    "model.head_dim": optional(SIZE, "by heads"),
+    "model[edm2_unet].head_dim": SIZE,
+    "model.attention": optional(numbers(whole(1, 8192), of="a list of the pictures' sizes with attention, such as (16, 8)"), "the preset's"),
+    "model[edm2_unet].attention": numbers(whole(1, 8192), of="a list of the pictures' sizes with attention, such as (16, 8)"),
+    "model.text": choice("model.text", TEXTS),
+    "model.resample": optional(choice("model.resample", RESAMPLES), "the preset's, or conv"),
+    "model.modulation": optional(choice("model.modulation", MODULATIONS), "the preset's, or scale_shift"),
+    "model.block": optional(choice("model.block", BLOCKS), "the preset's, or resnet"),
+    "model[unet].dropout_rate": optional(share(usual=0.1), "the preset's, or 0"),
     "schedule.name": named("schedule", SCHEDULES),
     "schedule.base": named("schedule.base", _BASES),
     "schedule.base.name": named("schedule.base", _BASES),

@@ -119,6 +119,7 @@ def diffusion_task(config: ConfigDict, folder: Path, key: jax.Array) -> Task:
         counts=f"{len(train)} examples to train on, {len(held_out)} held out",
         aux=terms["sample_t"].init() if importance else None,
         beside={UNCERTAINTY: uncertainty.init()} if uncertain else {},
+        project=run.network.after_step,
         notes={runs.EXAMPLE: {"image": list(image)}, **notes},
         agrees=agrees,
         words=lambda step, batch: words_of(train, rows_read(config, train, image, step)),
