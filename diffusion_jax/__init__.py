@@ -13,7 +13,7 @@ __all__ = ["__version__", "load_config", "load_pretrained", "load_run", "train_r
 
 _LAZY = {
     "load_config": "diffusion_jax.config",
-    "load_pretrained": "diffusion_jax.systems.clip.pretrained",
+    "load_pretrained": "diffusion_jax.systems.table",
     "load_run": "diffusion_jax.systems.table",
     "train_run": "diffusion_jax.training",
 }

@@ -118,7 +118,8 @@ class System:
 
     `options` are the options of `diffusion-jax evaluate` that are this system's, whatever the run is of. `evaluate`, `report`
     and `convert` are those commands, None where there is none. `metrics` are measures by name, as `systems.measuring` says.
-    `lighter(config)` says what makes a training step smaller.
+    `lighter(config)` says what makes a training step smaller. `published(path, **options)` reads published weights, of which
+    `publishes(path, model)` says that they are this system's, of the name `model` or None.
     """
 
     task: Callable[[ConfigDict, Path, jax.Array], Task]
@@ -135,6 +136,8 @@ class System:
     report: Callable[[argparse.Namespace, Say], int] | None = None
     convert: Callable[[argparse.Namespace, Say], int] | None = None
     metrics: Mapping[str, Callable[..., Mapping[str, Any]]] = dataclasses.field(default_factory=dict)
+    published: Callable[..., Any] | None = None
+    publishes: Callable[[Path, Any], bool] = lambda path, model: False
     lighter: Callable[[ConfigDict], str] = lambda config: (
         f"lower --config.batch_size={config.get('batch_size')} or the size of the model"
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from pathlib import Path
 from typing import Any
 
@@ -13,13 +14,14 @@ from diffusion_jax.build.keys import COMMON, REQUIRED, Group, Key, common_groups
 from diffusion_jax.build.own import fits, is_own, own
 from diffusion_jax.build.ranges import Range, declared, named
 from diffusion_jax.systems.system import System
-from diffusion_jax.typing import UserError, one_of
+from diffusion_jax.typing import UserError, one_of, path_of
 
 __all__ = [
     "SYSTEMS",
     "config_at",
     "groups",
     "keys",
+    "load_pretrained",
     "load_run",
     "ranges_of",
     "system_at",
@@ -143,3 +145,22 @@ def with_data(config: ConfigDict, data: str | Path | None) -> ConfigDict:
             )
         config.data.path = str(data)
     return config
+
+
+def load_pretrained(path: str | Path, **options: Any) -> Any:
+    """Published weights in a folder or file: a CLIP or SigLIP as a `ClipRun`, a U-Net or DiT as `Pretrained`.
+
+    `options` are those of `systems.clip.pretrained.load_pretrained` and of `systems.diffusion.pretrained.load_network`. Raises
+    UserError for what is not read here, and for an option of another kind of weights.
+    """
+    path = path_of("path", path)
+    for name in SYSTEMS:
+        system = system_named(name)
+        model = options.get("model")
+        if system.published is not None and system.publishes(path, model):
+            try:
+                inspect.signature(system.published).bind(path, **options)
+            except TypeError as error:
+                raise UserError(f"{str(path)!r} holds weights of {name}: load_pretrained {error}") from error
+            return system.published(path, **options)
+    raise UserError(f"{str(path)!r} holds no weights that are read here")

@@ -7,6 +7,7 @@ from ml_collections import ConfigDict
 from diffusion_jax.systems.clip import keys
 from diffusion_jax.systems.clip.convert import convert
 from diffusion_jax.systems.clip.evaluate import METRICS, OPTIONS, evaluate, report
+from diffusion_jax.systems.clip.pretrained import load_pretrained
 from diffusion_jax.systems.clip.ranges import RANGES
 from diffusion_jax.systems.clip.run import load_run_of
 from diffusion_jax.systems.clip.task import clip_task
@@ -43,5 +44,7 @@ CLIP = System(
     report=report,
     convert=convert,
     metrics=METRICS,
+    published=load_pretrained,
+    publishes=lambda path, model: True,  # what no other system claims, and the refusal of what nobody does
     lighter=_lighter,
 )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from diffusion_jax.systems.diffusion import keys
 from diffusion_jax.systems.diffusion.measures import METRICS, OPTIONS, evaluate, report
+from diffusion_jax.systems.diffusion.pretrained import load_network, publishes
 from diffusion_jax.systems.diffusion.ranges import RANGES
 from diffusion_jax.systems.diffusion.run import load_run_of, upgrade
 from diffusion_jax.systems.diffusion.task import diffusion_task
@@ -40,4 +41,6 @@ DIFFUSION = System(
     evaluate=evaluate,
     report=report,
     metrics=METRICS,
+    published=load_network,
+    publishes=publishes,
 )

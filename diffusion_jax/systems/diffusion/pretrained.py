@@ -1,0 +1,84 @@
+"""Published diffusion networks: `load_pretrained("stable-diffusion-v1-5/unet")` gives its `network`, `params` and `config`.
+
+The network is a pure function like any other here: `network.apply(params, xt, time, cond)`, images NHWC, the time in the unit of the
+folder's own scheduler (17., 803.). `process.denoiser` makes a DenoiseFn of it.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from diffusion_jax.build.networks import compute_dtype
+from diffusion_jax.convert.dit import load_dit
+from diffusion_jax.convert.files import read_json
+from diffusion_jax.convert.unet import load_unet
+from diffusion_jax.nets import UNET_MODELS, DiT, Network, UNet, complete_unet, unet_model
+from diffusion_jax.typing import Params, UserError, path_of
+
+__all__ = ["Pretrained", "load_network", "publishes"]
+
+UNETS = ("UNet2DModel", "UNet2DConditionModel")
+DITS = ("DiTTransformer2DModel", "Transformer2DModel")
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Pretrained:
+    """A published network: `network.apply(params, xt, time, cond)`; `config` are the keywords of its class, `told` its own config.json."""
+
+    path: Path
+    network: Network
+    params: Params
+    config: Mapping[str, Any]
+    told: Mapping[str, Any]
+
+
+def _told(path: Path) -> dict[str, Any]:
+    file = (path if path.is_dir() else path.parent) / "config.json"
+    return read_json(file) if file.is_file() else {}
+
+
+def publishes(path: Path, model: str | None = None) -> bool:
+    """Whether weights at a path are said to be a diffusion network's, by the name of a model or by what lies beside them."""
+    return model in UNET_MODELS if model is not None else "_class_name" in _told(path)
+
+
+def load_network(
+    path: str | Path,
+    *,
+    model: str | None = None,
+    order: str = "heads",
+    dtype: str = "auto",
+    scan: bool = False,
+    remat: str | None = None,
+) -> Pretrained:
+    """The U-Net or DiT in a folder or file, float32 parameters on the device.
+
+    `model` is a name of `nets.UNET_MODELS` for weights that do not say what they are (guided-diffusion's, whose q, k and v are in an
+    `order` "heads" or "parts", and whole checkpoints of latent diffusion). `dtype`, `scan` and `remat` say how it computes. Raises
+    UserError for a model that is not here, by the class or the field that is not, and for weights that do not fit.
+    """
+    path = path_of("path", path)
+    told = _told(path)
+    how = {"dtype": compute_dtype(dtype), "scan": scan, "remat": remat}
+    name = told.get("_class_name")
+    if model is not None:
+        sizes = unet_model(model)
+        if "width" in sizes or "unet" in sizes:
+            raise UserError(f"model {model!r} has no published weights in a layout that is read here")
+        config, params = load_unet(path, complete_unet, config=sizes, order=order)
+        network = Network(lambda rngs: UNet(rngs, **config, **how))
+    elif name in DITS:
+        config, params = load_dit(path)
+        network = Network(lambda rngs: DiT(rngs, **config, **how))
+    elif name in UNETS or name is None:
+        config, params = load_unet(path, complete_unet, order=order)
+        network = Network(lambda rngs: UNet(rngs, **config, **how))
+    else:
+        raise UserError(f"{str(path)!r} holds a {name}, which is not read here; read are {', '.join((*UNETS, *DITS))}")
+    return Pretrained(path, network, jax.tree.map(jnp.asarray, params), config, told)
