@@ -23,6 +23,11 @@ NAMES = (
     "t-shirt", "trouser", "pullover", "dress", "coat", "sandal", "shirt", "sneaker", "bag", "ankle boot",
 )  # fmt: skip
 VARIANTS = {
+    "unet": {
+        "model": {
+            "name": "unet", "channels": (32, 64, 64), "layers": 1, "attention": (7,), "head_dim": 32, "dtype": "auto",
+        },
+    },
     "unconditional": {"condition": {"name": "none"}, "sampler.guidance_scale": 1.0},
     "text": {
         "data.templates": "plain",
