@@ -4,10 +4,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from called import Layer
 
-from diffusion_jax.nets import Network
 from diffusion_jax.nets.unet.convolution import Conv, GroupNorm, Resample, Shrunk, double, halve, nearest_to
 from diffusion_jax.typing import UserError
+
 
 BINOMIAL = (1, 3, 3, 1)
 
@@ -17,7 +18,7 @@ def normal(seed, *shape):
 
 
 def test_group_norm_has_mean_0_and_variance_1_in_each_group_of_each_example():
-    network = Network(lambda rngs: GroupNorm(6, 3, eps=0.0))
+    network = Layer(lambda rngs: GroupNorm(6, 3, eps=0.0))
     x = 3 + 2 * normal(0, 2, 4, 5, 6)
     y = np.asarray(network.apply(network.init(jax.random.key(0)), jnp.asarray(x))).reshape(2, 20, 3, 2)
     np.testing.assert_allclose(y.mean((1, 3)), 0, atol=1e-6)
@@ -35,7 +36,7 @@ def test_group_norm_has_the_derivatives_of_its_formula_in_both_modes_and_twice()
         return (y.reshape(x.shape) * scale + bias) ** 2
 
     for norm in ("saved", "plain"):
-        network = Network(lambda rngs: GroupNorm(6, 3, norm=norm))  # noqa: B023
+        network = Layer(lambda rngs: GroupNorm(6, 3, norm=norm))  # noqa: B023
 
         def ours(x):
             return network.apply(params, x) ** 2  # noqa: B023
@@ -102,7 +103,7 @@ def direct(x, kernel, bias, stride, before, after):
 
 @pytest.mark.parametrize(("size", "stride", "padding"), [(3, 1, None), (1, 1, None), (5, 1, None), (3, 2, (0, 1)), (3, 2, None)])
 def test_a_convolution_is_its_sum(size, stride, padding):
-    network = Network(lambda rngs: Conv(2, 3, size, rngs, stride=stride, padding=padding))
+    network = Layer(lambda rngs: Conv(2, 3, size, rngs, stride=stride, padding=padding))
     params = {"kernel": normal(1, size, size, 2, 3), "bias": normal(2, 3)}
     x = normal(3, 2, 6, 5, 2)
     before, after = padding or ((size - 1) // 2,) * 2
@@ -114,18 +115,18 @@ def test_what_changes_a_size_is_its_convolution():
     params = {"conv": {"kernel": normal(1, 3, 3, 2, 2), "bias": normal(2, 2)}}
     kernel, bias, x = params["conv"]["kernel"], params["conv"]["bias"], normal(3, 1, 6, 6, 2)
     for padding, around in ((1, (1, 1)), (0, (0, 1))):
-        network = Network(lambda rngs: Resample(2, "down", rngs, padding=padding))  # noqa: B023
+        network = Layer(lambda rngs: Resample(2, "down", rngs, padding=padding))  # noqa: B023
         np.testing.assert_allclose(network.apply(params, jnp.asarray(x)), direct(x, kernel, bias, 2, *around), atol=1e-5)
-    network = Network(lambda rngs: Resample(2, "up", rngs))
+    network = Layer(lambda rngs: Resample(2, "up", rngs))
     twice = np.asarray(double(jnp.asarray(x)))
     np.testing.assert_allclose(network.apply(params, jnp.asarray(x)), direct(twice, kernel, bias, 1, 1, 1), atol=1e-5)
     with pytest.raises(UserError, match="padding 2"):
-        Network(lambda rngs: Resample(2, "down", rngs, padding=2))
+        Layer(lambda rngs: Resample(2, "down", rngs, padding=2))
 
 
 @pytest.mark.parametrize("filter", ["box", "binomial"])  # noqa: A002
 def test_a_step_of_the_pyramid_halves(filter):  # noqa: A002
-    network = Network(lambda rngs: Shrunk(2, 3, filter, rngs))
+    network = Layer(lambda rngs: Shrunk(2, 3, filter, rngs))
     params = network.init(jax.random.key(0))
     assert network.apply(params, jnp.ones((1, 8, 6, 2))).shape == (1, 4, 3, 3)
     flat = {"conv": {"kernel": jnp.zeros((3, 3, 2, 3)).at[1, 1, 0, 0].set(1.0), "bias": jnp.zeros(3)}}

@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from called import Layer
 
 from diffusion_jax.nets import EDM2UNet, Network, unit_filters
 from diffusion_jax.nets.unet import edm2
@@ -31,7 +32,7 @@ def test_every_operation_keeps_the_magnitude():
     assert float((joined[..., :48] ** 2).sum()) == pytest.approx(float((joined[..., 48:] ** 2).sum()), rel=0.02)
     assert magnitude(edm2.pixel_norm(7 * a)) == pytest.approx(1, abs=1e-3)
     for size in (0, 1, 3):
-        layer = Network(lambda rngs: edm2.UnitLayer(48, 64, size, rngs, dtype=jnp.float32))  # noqa: B023
+        layer = Layer(lambda rngs: edm2.UnitLayer(48, 64, size, rngs, dtype=jnp.float32))  # noqa: B023
         x = a[:, 0, 0] if size == 0 else a
         y = layer.apply(layer.init(jax.random.key(size)), x)
         inner = y if size < 3 else y[:, 1:-1, 1:-1]
@@ -39,7 +40,7 @@ def test_every_operation_keeps_the_magnitude():
 
 
 def test_a_layer_does_not_depend_on_the_length_of_its_filters():
-    layer = Network(lambda rngs: edm2.UnitLayer(4, 5, 3, rngs, dtype=jnp.float32))
+    layer = Layer(lambda rngs: edm2.UnitLayer(4, 5, 3, rngs, dtype=jnp.float32))
     params, x = layer.init(jax.random.key(0)), normal(1, 2, 4, 4, 4)
     longer = {"unit_kernel": params["unit_kernel"] * jnp.array([1.0, 2.0, 5.0, 10.0, 100.0])}
     np.testing.assert_allclose(layer.apply(longer, x), layer.apply(params, x), rtol=1e-3)
