@@ -3,9 +3,9 @@
     python benchmarks/unet_speed.py [--batch 8] [--size 32] [--rounds 9] [--out FILE]
 
 Needs the extra `parity`. A round times each of the two once, one after the other, and the ratio is the median of the rounds'
-(above 1: ours is faster). The network is UNet2DModel of 64, 128 and 128 channels, two blocks a level, attention at the level between,
-6.5 million parameters; the step is forward, backward of the squared error and AdamW in float32. Beside the times stand the
-multiplications of the compiled step over those that convolutions and matrix products need.
+(above 1: ours is faster). The network is UNet2DModel of 64, 128 and 128 channels, two blocks a level, attention at the level
+between, 6.5 million parameters; the step is forward, backward of the squared error and AdamW in float32. Beside the times stand
+the multiplications of the compiled step over those that convolutions and matrix products need.
 """
 
 from __future__ import annotations
@@ -128,7 +128,9 @@ def main() -> None:
                 (mine if which == "ours" else other)[name]()
                 taken[which] = time.perf_counter() - start
             seconds.append((taken["ours"], taken["theirs"]))
-            print(f"{name} {done + 1}/{arguments.rounds}: ours {taken['ours']:.3f} s, diffusers {taken['theirs']:.3f} s")
+            print(
+                f"{name} {done + 1}/{arguments.rounds}: ours {taken['ours']:.3f} s, diffusers {taken['theirs']:.3f} s"
+            )
         ratios = sorted(b / a for a, b in seconds)
         results[name] = {
             "seconds_ours": statistics.median(a for a, _ in seconds),

@@ -25,7 +25,12 @@ NAMES = (
 VARIANTS = {
     "unet": {
         "model": {
-            "name": "unet", "channels": (32, 64, 64), "layers": 1, "attention": (7,), "head_dim": 32, "dtype": "auto",
+            "name": "unet",
+            "channels": (32, 64, 64),
+            "layers": 1,
+            "attention": (7,),
+            "head_dim": 32,
+            "dtype": "auto",
         },
     },
     "unconditional": {"condition": {"name": "none"}, "sampler.guidance_scale": 1.0},

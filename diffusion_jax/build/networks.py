@@ -3,8 +3,8 @@
 A network is a module that takes (xt, time, cond). Its class says in `reads` which entries of a condition it can read and in
 `needs` which it cannot do without; `sizes(shape, entries)` or `sizes(shape, entries, counts)`, where it has one, gives the
 keywords that follow from the shape of an example, from the entries' shapes, and from how many values those have that are
-indices. Without it a constructor is given `shape`, `entries` and `counts` if it has such keywords. `after_step`, a static method from parameters to
-parameters, where it has one, is what training does after each step.
+indices. Without it a constructor is given `shape`, `entries` and `counts` if it has such keywords. `after_step`, a static
+method from parameters to parameters, where it has one, is what training does after each step.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """DiT's weights in diffusers' folders (DiTTransformer2DModel), as keyword arguments of `nets.DiT` and parameters, and back.
 
-Each block there has an embedding of time and class of its own, of which published weights hold copies of one; the last layer takes
-the first block's. Here there is one: a file whose copies differ is refused.
+Each block there has an embedding of time and class of its own, of which published weights hold copies of one; the last layer
+takes the first block's. Here there is one: a file whose copies differ is refused.
 """
 
 from __future__ import annotations
@@ -158,7 +158,9 @@ def load_dit(path: str | Path) -> tuple[dict[str, Any], Params]:
         raise UserError(f"config.json is missing beside the weights {str(file)!r}: it tells the sizes of the model")
     config = from_diffusers(read_json(told), str(told))
     # Positions are sines and cosines, which some files keep.
-    return config, read(entries(config), read_tensors(file), repr(str(file)), lambda name: name == "pos_embed.pos_embed")
+    return config, read(
+        entries(config), read_tensors(file), repr(str(file)), lambda name: name == "pos_embed.pos_embed"
+    )
 
 
 def save_dit(path: str | Path, config: Mapping[str, Any], params: Params, *, dtype: str = "float32") -> Path:

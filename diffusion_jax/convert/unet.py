@@ -4,8 +4,8 @@
     config, params = load_unet("64x64_diffusion.pt", config=nets.unet_model("adm-64"), order="parts")
     config, params = load_unet("v1-5-pruned.safetensors", config=nets.unet_model("sd-1.5"))
 
-`config` holds the keyword arguments of `nets.UNet`, complete (`nets.complete_unet`). Half-precision weights are read as float32,
-which holds them exactly; written, they are what was read, bit for bit.
+`config` holds the keyword arguments of `nets.UNet`, complete (`nets.complete_unet`). Half-precision weights are read as
+float32, which holds them exactly; written, they are what was read, bit for bit.
 """
 
 from __future__ import annotations
@@ -45,8 +45,8 @@ def load_unet(
     """(config, params) of the U-Net in a folder or file; params are float32 NumPy arrays.
 
     `config` is for weights beside which no config.json lies: guided-diffusion's, whose q, k and v are in an `order` ("heads" or
-    "parts"), and latent diffusion's whole checkpoints, of which the U-Net alone is read. Raises UserError: no or damaged weights, a
-    field that is not here, all missing, extra and misshapen names at once.
+    "parts"), and latent diffusion's whole checkpoints, of which the U-Net alone is read. Raises UserError: no or damaged
+    weights, a field that is not here, all missing, extra and misshapen names at once.
     """
     path = Path(path)
     file = find(path, WEIGHTS)
@@ -58,10 +58,7 @@ def load_unet(
             f"config.json is missing beside the weights {str(file)!r}: it tells the sizes of the model; or name them, as in "
             "config=nets.unet_model('sd-1.5')"
         )
-    if config is None:
-        made = complete(from_diffusers(read_json(told), f"{file.parent}/config.json"))
-    else:
-        made = complete(config)
+    made = complete(from_diffusers(read_json(told), f"{file.parent}/config.json") if config is None else config)
     if any(name.startswith(LATENT) for name in tensors):
         part = {name: value for name, value in tensors.items() if name.startswith(LATENT)}
         rules = guided_entries(made, order="parts", projections=_ends(part), prefix=LATENT)
@@ -98,8 +95,8 @@ def save_unet(
 ) -> Path:
     """Writes a folder for diffusers, or a file in the "guided" or "latent" layout, all of it or nothing; returns where.
 
-    `linear` writes the ends of spatial transformers as linear maps, else as 1x1 convolutions. Raises UserError for a network that the
-    layout cannot hold, and for parameters that do not fit the config.
+    `linear` writes the ends of spatial transformers as linear maps, else as 1x1 convolutions. Raises UserError for a network
+    that the layout cannot hold, and for parameters that do not fit the config.
     """
     one_of("layout", layout, LAYOUTS)
     path, made, ends = Path(path), complete(config), "linear" if linear else "conv"

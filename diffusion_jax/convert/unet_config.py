@@ -199,7 +199,9 @@ def _plain(given: Mapping[str, Any], where: str) -> dict[str, Any]:
     made = _shared(given)
     for field, types, kinds in (("cross", made["down"], DOWN), ("cross", made["up"], UP)):
         if field in types or "added" in types:
-            raise UserError(f"{where}: a UNet2DModel has no text for its blocks of attention to one ({', '.join(kinds)})")
+            raise UserError(
+                f"{where}: a UNet2DModel has no text for its blocks of attention to one ({', '.join(kinds)})"
+            )
     dim = given["attention_head_dim"]
     made["heads"] = tuple(1 if dim is None else _heads("attention", width, dim, where) for width in made["channels"])
     made["act_out"] = "silu"
@@ -306,11 +308,13 @@ def _heard(given: Mapping[str, Any], base: int, where: str) -> dict[str, Any]:
         hearing |= {"time_features": width, "fourier_log": False, "fourier_scale": 1.0}
     hearing |= _classes(given, width, where)
     told_twice = given["class_embed_type"] not in (None, "timestep") and (
-        given["addition_embed_type"] in ("image", "image_hint", "text_image") or given["encoder_hid_dim_type"] not in (None, "text_proj")
+        given["addition_embed_type"] in ("image", "image_hint", "text_image")
+        or given["encoder_hid_dim_type"] not in (None, "text_proj")
     )
     if told_twice:
         raise UserError(
-            f"{where}: class_embed_type {given['class_embed_type']!r} and an embedding of a picture are two vectors in one place"
+            f"{where}: class_embed_type {given['class_embed_type']!r} and an embedding of a picture are two vectors in one "
+            "place"
         )
     tokens = given["encoder_hid_dim_type"] or (None if given["encoder_hid_dim"] is None else "text_proj")
     size = given["encoder_hid_dim"]
@@ -331,11 +335,16 @@ def _heard(given: Mapping[str, Any], base: int, where: str) -> dict[str, Any]:
     elif added == "text_time":
         features, total = given["addition_time_embed_dim"], given["projection_class_embeddings_input_dim"]
         if features is None or total is None:
-            raise UserError(f"{where}: addition_embed_type 'text_time' needs addition_time_embed_dim and projection_class_embeddings_input_dim")
+            raise UserError(
+                f"{where}: addition_embed_type 'text_time' needs addition_time_embed_dim and "
+                "projection_class_embeddings_input_dim"
+            )
         # Sizes and crops are six numbers, or five where the last is a score of beauty (the refiner).
         ids = next((n for n in (6, 5) if (total - n * features) in (1280, 768, 1024)), 6)
         if total <= ids * features:
-            raise UserError(f"{where}: projection_class_embeddings_input_dim {total} leaves no room beside {ids} ids of {features}")
+            raise UserError(
+                f"{where}: projection_class_embeddings_input_dim {total} leaves no room beside {ids} ids of {features}"
+            )
         hearing |= {"ids": ids, "id_features": features, "pooled": total - ids * features}
     elif added in ("image", "image_hint"):
         hearing |= {"embedding": size, "embedding_by": "linear_norm", "hint": added == "image_hint"}

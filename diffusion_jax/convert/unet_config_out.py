@@ -154,7 +154,9 @@ def _condition(c: Mapping[str, Any]) -> dict[str, Any]:
         size = heard["embedding"] if tokens == "image_proj" else heard["tokens"]
         told |= {"encoder_hid_dim": size, "encoder_hid_dim_type": tokens}
     if heard["pool_heads"]:
-        return told | {"addition_embed_type": "text", "addition_embed_type_num_heads": heard["pool_heads"]} | _classed(c)
+        return (
+            told | {"addition_embed_type": "text", "addition_embed_type_num_heads": heard["pool_heads"]} | _classed(c)
+        )
     if heard["ids"]:
         size = (heard["pooled"] or 0) + heard["ids"] * heard["id_features"]
         return told | {

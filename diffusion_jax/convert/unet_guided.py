@@ -1,8 +1,9 @@
 """The names of a U-Net's weights in guided-diffusion's files (ADM, GLIDE, Karlo) and in latent diffusion's (Stable Diffusion).
 
-Both number the blocks on the way down, those that halve included, as `input_blocks`, and those on the way up as `output_blocks`,
-to the last of a level what doubles the size is added. Attention's q, k and v are one 1-dimensional convolution, whose outputs are in
-one of two orders: "heads" (each head's q, k and v together; ADM but its smallest, GLIDE, Karlo) or "parts" (all q, all k, all v).
+Both number the blocks on the way down, those that halve included, as `input_blocks`, and those on the way up as
+`output_blocks`, to the last of a level what doubles the size is added. Attention's q, k and v are one 1-dimensional
+convolution, whose outputs are in one of two orders: "heads" (each head's q, k and v together; ADM but its smallest, GLIDE,
+Karlo) or "parts" (all q, all k, all v).
 """
 
 from __future__ import annotations
@@ -82,7 +83,9 @@ class _Guided(Names):
         self, ours: str, theirs: str, kind: str, width: int, context: int, heads: int, only: bool, normed: bool
     ) -> list[Entry]:
         if only or self.config.get("text_norm") or not normed:
-            raise UserError("guided-diffusion's layout has no attention to text alone, none with a norm of the text, and none without one")
+            raise UserError(
+                "guided-diffusion's layout has no attention to text alone, none with a norm of the text, and none without one"
+            )
         found = _norm(f"{ours}/norm", f"{theirs}.norm", width)
         if kind == "attention":
             found += self._fused([f"{ours}/qkv"], [3], f"{theirs}.qkv", width, width, heads)

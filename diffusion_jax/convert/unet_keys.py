@@ -1,7 +1,7 @@
 """The names of a U-Net's weights in diffusers' files, as entries (`entries`): UNet2DModel and UNet2DConditionModel.
 
-Linear maps of a transformer's ends are 1x1 convolutions in some files (`use_linear_projection` false), which is a matter of shape
-alone; old files of plain attention say query, key, value and proj_attn (`renamed`).
+Linear maps of a transformer's ends are 1x1 convolutions in some files (`use_linear_projection` false), which is a matter of
+shape alone; old files of plain attention say query, key, value and proj_attn (`renamed`).
 """
 
 from __future__ import annotations
@@ -79,6 +79,7 @@ class Names:
         self.embedding = self.width * (2 if self.heard.get("joins") else 1)
 
     def all(self) -> list[Entry]:
+        """Every entry of the layout, in the order of the network."""
         c = self.config
         widths, layers, count = c["channels"], c["layers"], len(c["channels"])
         entering = c["in_channels"] + (c.get("image") or 0) + (4 if self.heard.get("hint") else 0)
@@ -94,7 +95,9 @@ class Names:
                 kept.append(width)
                 if c["down"][i] != "plain":
                     depth = _depth(c["transformer_layers"], i, j) if c["down"][i] == "cross" else 1
-                    found += self._attention(f"{ours}/attentions/{j}", attention, c["down"][i], i, depth, heads=c["heads"][i])
+                    found += self._attention(
+                        f"{ours}/attentions/{j}", attention, c["down"][i], i, depth, heads=c["heads"][i]
+                    )
             if i < count - 1:
                 kept.append(width)
                 found += self._change(f"{ours}/change", self.down_change(i), c["resample"][i], width, self.DOWN)
@@ -172,7 +175,9 @@ class Names:
         width = self.config["channels"][at]
         if kind != "cross":
             only = self.config["only_text"][at] if kind == "added" and only is None else bool(only)
-            return self._pixels(ours, theirs, kind, width, self.config["context"][at] if kind == "added" else 0, heads, only, normed)
+            return self._pixels(
+                ours, theirs, kind, width, self.config["context"][at] if kind == "added" else 0, heads, only, normed
+            )
         if not self.config.get("dual"):
             return self._transformer(ours, theirs, width, at, depth)
         first = self._transformer(f"{ours}/transformers/0", f"{theirs}.transformers.0", width, at, depth)

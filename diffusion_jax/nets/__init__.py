@@ -7,7 +7,16 @@ from diffusion_jax.nets.mlp import MLP
 from diffusion_jax.nets.presets import CLIP_MODELS, clip_model, complete
 from diffusion_jax.nets.resnet import ModifiedResNet
 from diffusion_jax.nets.text import TextTransformer
-from diffusion_jax.nets.unet import GLIDE, UNET_MODELS, ConfigUNet, EDM2UNet, UNet, complete_unet, unet_model, unit_filters
+from diffusion_jax.nets.unet import (
+    GLIDE,
+    UNET_MODELS,
+    ConfigUNet,
+    EDM2UNet,
+    UNet,
+    complete_unet,
+    unet_model,
+    unit_filters,
+)
 from diffusion_jax.nets.vector import VectorMLP
 from diffusion_jax.nets.vit import TowerOutput, VisionTransformer
 

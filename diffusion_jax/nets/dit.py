@@ -108,11 +108,10 @@ class DiT(nnx.Module):
 
     `pooled`, `context` and `embedding` are the feature sizes of the condition's entries (of `tokens` for `context`), `image`
     and `augment` how many channels and numbers those have, None where the condition has none; `classes` are the rows of the
-    table of labels, the one for no label among them; `level` says whether there is one. `time_scale` multiplies the time
-    before its features (1 for times in [0, 1000], as DiT's), whose
-    frequencies end one step later with `time_shift` 1 (as diffusers'). `out_channels` are twice the channels where variances are
-    learned, and `eps` is that of the norm before the MLP. `reads` are the entries of the condition that it can read; an
-    object reads those it has sizes for.
+    table of labels, the one for no label among them; `level` says whether there is one. `time_scale` multiplies the time before
+    its features (1 for times in [0, 1000], as DiT's), whose frequencies end one step later with `time_shift` 1 (as diffusers').
+    `out_channels` are twice the channels where variances are learned, and `eps` is that of the norm before the MLP. `reads` are
+    the entries of the condition that it can read; an object reads those it has sizes for.
     """
 
     reads: ClassVar[tuple[str, ...]] = (

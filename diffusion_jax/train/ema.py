@@ -6,13 +6,13 @@ After step n (from 0) the average is ema + (1 - d)(params - ema).
 instead of remembering the random start; d reaches .999 after about 9,000 steps. Without warm-up,
 ema_N = decay^N p_0 + (1 - decay) sum_n decay^(N - 1 - n) p_(n + 1).
 
-**`HalfLife`** (EDM, arXiv 2206.00364, appendix F.1, and its recipe): d = 2^(-batch / h), where h is `images`, at first no more than `ramp`
-times the images seen, so that a share of the past is forgotten and not a number.
+**`HalfLife`** (EDM, arXiv 2206.00364, appendix F.1, and its recipe): d = 2^(-batch / h), where h is `images`, at first no more
+than `ramp` times the images seen, so that a share of the past is forgotten and not a number.
 
-**`PowerFunction`** (EDM2, arXiv 2312.02696, section 3.1): d = (1 - 1/t)^(g + 1) with t = n + 1, which weighs the parameters of step s of t
-in proportion to (s/t)^g: the average has the same shape at every length of training, and forgets its start by itself. `width` is its
-relative standard deviation sqrt(g + 1) / ((g + 2) sqrt(g + 3)), from which g follows as the largest root of
-g^3 + 7 g^2 + (16 - width^-2) g + 12 - width^-2 (eq. 127): 0.05 is g = 16.97, 0.1 is 6.94.
+**`PowerFunction`** (EDM2, arXiv 2312.02696, section 3.1): d = (1 - 1/t)^(g + 1) with t = n + 1, which weighs the parameters of
+step s of t in proportion to (s/t)^g: the average has the same shape at every length of training, and forgets its start by
+itself. `width` is its relative standard deviation sqrt(g + 1) / ((g + 2) sqrt(g + 3)), from which g follows as the largest root
+of g^3 + 7 g^2 + (16 - width^-2) g + 12 - width^-2 (eq. 127): 0.05 is g = 16.97, 0.1 is 6.94.
 """
 
 from __future__ import annotations

@@ -58,7 +58,7 @@ def learning_rate_at(
     one_of("schedule", schedule, ("cosine", "constant", "inverse_sqrt"))
     if not 0 <= learning_rate < math.inf:
         raise UserError(f"learning_rate {learning_rate} is not a finite number of at least 0; usual: 1e-3")
-    if not 1 <= reference_steps:
+    if not reference_steps >= 1:
         raise UserError(f"reference_steps {reference_steps} is not at least 1; usual: 70000")
     if not 0 <= end_scale <= 1:
         raise UserError(f"end_scale {end_scale} is not in [0, 1]; usual: 0")

@@ -139,11 +139,24 @@ ROWS = {
     "UNet": Row(
         UNet,
         {
-            "in_channels": 1, "channels": (8, 16), "layers": 1, "down": ("added", "cross"), "middle": "attention", "heads": 2,
-            "groups": 4, "modulation": "scale_shift", "image": 2, "classes": 4, "level": True, "embedding": 3, "pooled": 5,
-            "ids": 2, "augment": 9, "tokens": 6,
+            "in_channels": 1,
+            "channels": (8, 16),
+            "layers": 1,
+            "down": ("added", "cross"),
+            "middle": "attention",
+            "heads": 2,
+            "groups": 4,
+            "modulation": "scale_shift",
+            "image": 2,
+            "classes": 4,
+            "level": True,
+            "embedding": 3,
+            "pooled": 5,
+            "ids": 2,
+            "augment": 9,
+            "tokens": 6,
             "hearing": {"guidance": 4, "hint": True, "id_features": 4},
-        },  # fmt: skip
+        },
         lambda seed: (
             normal(seed, 4, 4, 1),
             500 + 200 * normal(seed + 1),
@@ -167,10 +180,17 @@ ROWS = {
     "UNet without a condition": Row(
         UNet,
         {
-            "in_channels": 1, "channels": (8, 16), "layers": 1, "down": ("plain", "attention"), "groups": None,
-            "resample": "resnet", "filter": "binomial", "pyramid": True, "block": "convnext",
+            "in_channels": 1,
+            "channels": (8, 16),
+            "layers": 1,
+            "down": ("plain", "attention"),
+            "groups": None,
+            "resample": "resnet",
+            "filter": "binomial",
+            "pyramid": True,
+            "block": "convnext",
             "hearing": {"time": "fourier", "fourier_log": True, "fourier_scale": 1.0},
-        },  # fmt: skip
+        },
         lambda seed: (normal(seed, 6, 4, 1), jnp.exp(normal(seed + 1)), None),
         frozen="frequencies$",
         unconditional=True,
@@ -179,9 +199,15 @@ ROWS = {
     "EDM2UNet": Row(
         EDM2UNet,
         {
-            "image_size": 8, "in_channels": 1, "width": 8, "channels": (1, 2), "layers": 1, "attention": (4,), "head_dim": 8,
+            "image_size": 8,
+            "in_channels": 1,
+            "width": 8,
+            "channels": (1, 2),
+            "layers": 1,
+            "attention": (4,),
+            "head_dim": 8,
             "classes": 4,
-        },  # fmt: skip
+        },
         lambda seed: (normal(seed, 8, 8, 1), normal(seed + 1) / 4, {"label": (seed + jnp.arange(BATCH)) % 3}),
         frozen="(frequencies|phases)$",
         how=("dtype",),

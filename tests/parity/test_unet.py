@@ -103,7 +103,9 @@ CONDITION = {
         "projection_class_embeddings_input_dim": 6 * 8 + 1280,
     },
     "picture": {"addition_embed_type": "image", "encoder_hid_dim": 20, "encoder_hid_dim_type": "image_proj"},
-    "hint": {"addition_embed_type": "image_hint", "encoder_hid_dim": 20, "encoder_hid_dim_type": "image_proj", "in_channels": 8},
+    "hint": {
+        "addition_embed_type": "image_hint", "encoder_hid_dim": 20, "encoder_hid_dim_type": "image_proj", "in_channels": 8,
+    },
     "attention without text": {
         "down_block_types": ["AttnDownBlock2D", "CrossAttnDownBlock2D"],
         "up_block_types": ["CrossAttnUpBlock2D", "AttnUpBlock2D"],
@@ -116,7 +118,9 @@ KARLO = {
     "only text in the middle": {"mid_block_only_cross_attention": True},
     "text normed": {"cross_attention_norm": "layer_norm", "cross_attention_dim": 48},
     "text normed in groups": {
-        "cross_attention_norm": "group_norm", "cross_attention_dim": 64, "block_out_channels": [32, 64],
+        "cross_attention_norm": "group_norm",
+        "cross_attention_dim": 64,
+        "block_out_channels": [32, 64],
     },
     "embedding activated before": {"resnet_skip_time_act": True, "time_embedding_act_fn": "silu"},
     "scaled": {"resnet_out_scale_factor": 1.4, "mid_block_scale_factor": 1.2},
@@ -152,7 +156,9 @@ def same(peer, cond=None, peer_given=(), size=(8, 8), times=(17.0, 803.0)):
     x = np.random.default_rng(1).normal(size=(2, *size, channels)).astype(np.float32)
     t = np.asarray(times)
     with torch.no_grad():
-        wanted = peer(torch.tensor(x.transpose(0, 3, 1, 2)), torch.tensor(t if t.dtype == int else t.astype(np.float32)), **given).sample.numpy()
+        wanted = peer(
+            torch.tensor(x.transpose(0, 3, 1, 2)), torch.tensor(t if t.dtype == int else t.astype(np.float32)), **given
+        ).sample.numpy()
     network = Network(lambda rngs: UNet(rngs, **config))
     cond = None if cond is None else {name: jnp.asarray(value) for name, value in cond.items()}
     found = np.asarray(network.apply(params, jnp.asarray(x), jnp.asarray(t, jnp.float32), cond)).transpose(0, 3, 1, 2)

@@ -96,7 +96,9 @@ class AddedAttention(nnx.Module):
         self.heads = heads
         self.norm = GroupNorm(channels, groups, eps=1e-5, norm=norm, dtype=dtype)
         if text_norm is not None and context != channels:
-            raise UserError(f"text_norm {text_norm!r} is over the level's {channels} channels, and the text has {context}")
+            raise UserError(
+                f"text_norm {text_norm!r} is over the level's {channels} channels, and the text has {context}"
+            )
         self.text_norm = _text_norm(text_norm, context, norm, dtype)
         self.q = Linear(channels, channels, rngs, dtype=dtype)
         self.kv = None if only_text else Linear(channels, 2 * channels, rngs, dtype=dtype)

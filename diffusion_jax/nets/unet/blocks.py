@@ -65,7 +65,7 @@ class ResBlock(nnx.Module):
         modulation: str = "shift",
         activate: bool = True,
         resample: str | None = None,
-        filter: str = "box",  # noqa: A002 - what it is
+        filter: str = "box",
         shortcut: bool | None = None,
         out_scale: float = 1.0,
         dropout_rate: float = 0.0,

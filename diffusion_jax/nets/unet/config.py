@@ -3,8 +3,8 @@
     config.model = ConfigDict({"name": "unet", "channels": (64, 128, 128), "layers": 2, "attention": (16,)})
     config.model = ConfigDict({"name": "unet", "preset": "ddpm++-cifar10"})
 
-`attention` are sizes of the pictures: a level that works at one of them attends, to the text where the condition has one and in the way
-that `text` says, else to itself. What is given takes the preset's place.
+`attention` are sizes of the pictures: a level that works at one of them attends, to the text where the condition has one and in
+the way that `text` says, else to itself. What is given takes the preset's place.
 """
 
 from __future__ import annotations
@@ -24,8 +24,24 @@ __all__ = ["BLOCKS", "CONFIGURABLE", "MODULATIONS", "RESAMPLES", "TEXTS", "Confi
 
 CONFIGURABLE = tuple(name for name, sizes in UNET_MODELS.items() if "width" not in sizes and "unet" not in sizes)
 """The presets of `UNet` itself: EDM2's is a network of its own, and GLIDE has words of its own."""
-TEXTS, RESAMPLES, MODULATIONS, BLOCKS = ("cross", "added"), ("conv", "resnet", "pool"), ("shift", "scale_shift"), ("resnet", "convnext")
-KEPT = ("cosine_first", "shift", "time", "time_features", "fourier_scale", "fourier_log", "before", "post", "final", "width")
+TEXTS, RESAMPLES, MODULATIONS, BLOCKS = (
+    ("cross", "added"),
+    ("conv", "resnet", "pool"),
+    ("shift", "scale_shift"),
+    ("resnet", "convnext"),
+)
+KEPT = (
+    "cosine_first",
+    "shift",
+    "time",
+    "time_features",
+    "fourier_scale",
+    "fourier_log",
+    "before",
+    "post",
+    "final",
+    "width",
+)
 """What of a preset's hearing is its own and does not follow from the condition."""
 
 
@@ -88,14 +104,17 @@ class ConfigUNet(UNet):
             made["channels"] = widths
         if image_size % 2 ** (len(widths) - 1):
             raise UserError(
-                f"pictures of {image_size} x {image_size} are not halved {len(widths) - 1} times, as channels {widths} would have it"
+                f"pictures of {image_size} x {image_size} are not halved {len(widths) - 1} times, as channels {widths} would "
+                "have it"
             )
         attends = text if tokens is not None else "attention"
         sizes = [image_size >> i for i in range(len(widths))]
         if attention is not None:
             wrong = [size for size in attention if size not in sizes]
             if wrong:
-                raise UserError(f"attention at {wrong[0]} x {wrong[0]}: the levels work at {', '.join(map(str, sizes))}")
+                raise UserError(
+                    f"attention at {wrong[0]} x {wrong[0]}: the levels work at {', '.join(map(str, sizes))}"
+                )
             made["down"] = tuple(attends if size in tuple(attention) else "plain" for size in sizes)
         elif len(made.get("down", ())) == len(widths) and not isinstance(made["down"], str):
             made["down"] = tuple(attends if kind != "plain" else "plain" for kind in made["down"])

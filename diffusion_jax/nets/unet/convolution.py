@@ -195,7 +195,7 @@ class Shrunk(nnx.Module):
     """
 
     def __init__(
-        self, features_in: int, features_out: int, filter: str, rngs: nnx.Rngs, *, dtype: Any = jnp.float32  # noqa: A002
+        self, features_in: int, features_out: int, filter: str, rngs: nnx.Rngs, *, dtype: Any = jnp.float32
     ) -> None:
         self.taps = FILTERS[one_of("filter", filter, FILTERS)]
         self.conv = Conv(features_in, features_out, 3, rngs, stride=2, padding=(0, 0), dtype=dtype)

@@ -2,11 +2,11 @@
 
 Every activation has expected magnitude 1 at every depth, by construction rather than by norms that learn:
 
-- a layer uses w_i / |w_i|, filter by filter, so that its output has the input's magnitude (eq. 47), and has no bias: a channel of
-  ones joins the picture instead. w_i is kept at the norm sqrt(fan in) after each step of training, `unit_filters`, so that the
-  learning rate alone says how far it turns (section 2.3);
-- silu(x) / 0.596 (eq. 81); a sum of a and b is ((1 - s) a + s b) / sqrt((1 - s)^2 + s^2) (eq. 88), s 0.3 for residuals and 0.5 for time
-  and class; a join is sqrt((Na + Nb) / ((1 - s)^2 + s^2)) [(1 - s) a / sqrt(Na), s b / sqrt(Nb)] (eq. 103), s 0.5;
+- a layer uses w_i / |w_i|, filter by filter, so that its output has the input's magnitude (eq. 47), and has no bias: a channel
+  of ones joins the picture instead. w_i is kept at the norm sqrt(fan in) after each step of training, `unit_filters`, so that
+  the learning rate alone says how far it turns (section 2.3);
+- silu(x) / 0.596 (eq. 81); a sum of a and b is ((1 - s) a + s b) / sqrt((1 - s)^2 + s^2) (eq. 88), s 0.3 for residuals and 0.5
+  for time and class; a join is sqrt((Na + Nb) / ((1 - s)^2 + s^2)) [(1 - s) a / sqrt(Na), s b / sqrt(Nb)] (eq. 103), s 0.5;
 - pixel norm x / sqrt(mean over channels x^2 + 1e-4) (eq. 30) on the main path of the encoder, and of q, k and v in each head;
 - the time as sqrt(2) cos(2 pi (f c + phi)) with f, phi drawn once (eq. 75), c = ln(sigma) / 4; the network is given c.
 
@@ -55,9 +55,7 @@ def magnitude_join(a: Array, b: Array, share: float = JOINED) -> Array:
     """a and b side by side over channels, weighted so that each brings its share of the magnitude, whatever its width."""
     na, nb = a.shape[-1], b.shape[-1]
     scale = math.sqrt((na + nb) / ((1 - share) ** 2 + share**2))
-    return jnp.concatenate(
-        [a * (scale * (1 - share) / math.sqrt(na)), b * (scale * share / math.sqrt(nb))], axis=-1
-    )
+    return jnp.concatenate([a * (scale * (1 - share) / math.sqrt(na)), b * (scale * share / math.sqrt(nb))], axis=-1)
 
 
 def pixel_norm(x: Array) -> Array:
@@ -169,8 +167,8 @@ def _dropout(x: Array, rate: float, key: Array | None, train: bool) -> Array:
 class EDM2UNet(nnx.Module):
     """Noised images [batch, size, size, channels], c = ln(sigma) / 4 [batch], condition -> the prediction, float32.
 
-    `width` is the finest level's, `channels` the levels' multiples of it; attention at the pictures' sizes in `attention`, in heads of
-    `head_dim` channels. `classes` rows of labels, the one for no label, all zeros, among them.
+    `width` is the finest level's, `channels` the levels' multiples of it; attention at the pictures' sizes in `attention`, in
+    heads of `head_dim` channels. `classes` rows of labels, the one for no label, all zeros, among them.
     """
 
     reads: ClassVar[tuple[str, ...]] = ("label",)
@@ -287,4 +285,3 @@ class EDM2UNet(nnx.Module):
             told = jax.nn.one_hot(entry(cond, "label"), self.classes - 1) * math.sqrt(self.classes - 1)
             e = magnitude_sum(e, self.label(told), EMBEDDED)
         return magnitude_silu(e)
-

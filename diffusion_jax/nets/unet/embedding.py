@@ -6,11 +6,11 @@ e is the sum of the time's embedding and of one for each entry of the condition 
   frequencies ("fourier", arXiv 2006.10739; of ln t in score SDEs, arXiv 2011.13456) or by a table ("learned"); then an MLP;
 - `label`, a table; `level`, a number, features as the time's and an MLP of its own;
 - `embedding`, a vector: added as it is, by a linear map, by that and a layer norm, or by an MLP;
-- `pooled`, the embedding of a text, by a linear map and a layer norm; `ids`, sizes and crops, as features, joined with `pooled` and
-  through an MLP (SDXL, arXiv 2307.01952, section 2.2);
+- `pooled`, the embedding of a text, by a linear map and a layer norm; `ids`, sizes and crops, as features, joined with `pooled`
+  and through an MLP (SDXL, arXiv 2307.01952, section 2.2);
 - `augment`, by a map without a bias (EDM, arXiv 2206.00364, appendix F.2);
-- `guidance`, a scale w, as features of 1000 (w - 1) that a map without a bias adds to the time's (distilled models,
-  arXiv 2210.03142; LCM, arXiv 2310.04378).
+- `guidance`, a scale w, as features of 1000 (w - 1) that a map without a bias adds to the time's (distilled models, arXiv
+  2210.03142; LCM, arXiv 2310.04378).
 """
 
 from __future__ import annotations
@@ -46,8 +46,8 @@ def sinusoids(
 class TimeFeatures(nnx.Module):
     """The features of a time [batch] -> [batch, width].
 
-    `kind` is "positional"; "fourier", of t by `width` / 2 frequencies drawn from N(0, scale^2), of ln t where `log`; or "learned", a
-    table of `steps` rows, which takes whole numbers.
+    `kind` is "positional"; "fourier", of t by `width` / 2 frequencies drawn from N(0, scale^2), of ln t where `log`; or
+    "learned", a table of `steps` rows, which takes whole numbers.
     """
 
     def __init__(
@@ -64,7 +64,6 @@ class TimeFeatures(nnx.Module):
     ) -> None:
         self.kind = one_of("time", kind, ("positional", "fourier", "learned"))
         self.width, self.cosine_first, self.shift, self.log = width, cosine_first, shift, log
-
 
         def drawn(*shape: int) -> nnx.Param:
             return nnx.Param(jax.random.normal(rngs.params(), shape, jnp.float32))

@@ -1,7 +1,7 @@
 """GLIDE: ADM's U-Net with a text transformer of its own (arXiv 2112.10741, sections 4.1 and 4.2).
 
-The transformer sees all words at once; places behind the text have learned vectors in place of a word. Its last position, whatever
-stands there, is mapped into the U-Net's embedding, and all positions are attended to by the pixels.
+The transformer sees all words at once; places behind the text have learned vectors in place of a word. Its last position,
+whatever stands there, is mapped into the U-Net's embedding, and all positions are attended to by the pixels.
 """
 
 from __future__ import annotations
@@ -27,8 +27,9 @@ __all__ = ["GLIDE"]
 class GLIDE(nnx.Module):
     """Noised images [batch, height, width, channels], time [batch], words -> the prediction, float32.
 
-    The condition has `words` [batch, context_length], ids in a vocabulary of `vocabulary_size`, and `length` [batch], how many of them
-    are the text; an upsampler's `image`, as `UNet`'s, of `image` channels. `unet` are keywords of `UNet`, whose levels attend by "added".
+    The condition has `words` [batch, context_length], ids in a vocabulary of `vocabulary_size`, and `length` [batch], how many
+    of them are the text; an upsampler's `image`, as `UNet`'s, of `image` channels. `unet` are keywords of `UNet`, whose levels
+    attend by "added".
     """
 
     reads: ClassVar[tuple[str, ...]] = ("words", "length", "image")

@@ -2,11 +2,12 @@
 
     e = post(time_mlp(features(t) + guidance)) + label + level + embedding + pooled + ids + augment + pool(tokens)
 
-With `joins` the label's or embedding's part stands beside the time's instead; with `final` the sum goes through an activation. With
-`before` label and augmentation are added to the time's features, before the MLP (score SDEs as EDM sets them, arXiv
+With `joins` the label's or embedding's part stands beside the time's instead; with `final` the sum goes through an activation.
+With `before` label and augmentation are added to the time's features, before the MLP (score SDEs as EDM sets them, arXiv
 2206.00364, table 7): there the label is one-hot times the square root of the number of classes, and no label all zeros.
 
-Tokens are mapped to the width that is attended to by "text" (a linear map), "image" (`image_tokens` tokens from `embedding`) or both.
+Tokens are mapped to the width that is attended to by "text" (a linear map), "image" (`image_tokens` tokens from `embedding`) or
+both.
 """
 
 from __future__ import annotations
@@ -91,8 +92,9 @@ class Hearing(nnx.Module):
     """(time, condition) -> (Told, what of the condition joins the picture or None).
 
     `base` is the width of the finest level: the time has so many features, and e `width` numbers, by default four times as
-    many. `classes` are rows of the label's table, `embedding`, `pooled`, `augment` and `tokens` sizes of those entries, None where the
-    condition has none; `embedding_by` and `pooled_by` are kinds of `VectorEmbedding`, None for an embedding that tokens alone are made of. `ids` are how many, each of `id_features`.
+    many. `classes` are rows of the label's table, `embedding`, `pooled`, `augment` and `tokens` sizes of those entries, None
+    where the condition has none; `embedding_by` and `pooled_by` are kinds of `VectorEmbedding`, None for an embedding that
+    tokens alone are made of. `ids` are how many, each of `id_features`.
     """
 
     def __init__(
@@ -169,9 +171,7 @@ class Hearing(nnx.Module):
         wide = _known("context", context) if maps_text or maps_image else 0
         self.text_map = Linear(_known("tokens", tokens), wide, rngs, dtype=dtype) if maps_text else None
         self.image_map = (
-            ImageTokens(
-                _known("embedding", embedding), image_tokens, wide, rngs, normed=tokens_by == "image", **common
-            )
+            ImageTokens(_known("embedding", embedding), image_tokens, wide, rngs, normed=tokens_by == "image", **common)
             if maps_image
             else None
         )

@@ -18,8 +18,8 @@ from jaxtyping import Array
 
 from diffusion_jax.nets.unet.attention import AddedAttention, PixelAttention, SpatialTransformer
 from diffusion_jax.nets.unet.blocks import ResBlock
-from diffusion_jax.nets.unet.convolution import Resample, double, halve
 from diffusion_jax.nets.unet.convnext import ConvNextBlock
+from diffusion_jax.nets.unet.convolution import Resample, double, halve
 from diffusion_jax.typing import UserError, one_of
 
 __all__ = ["KINDS", "RESAMPLES", "Down", "How", "Level", "Middle", "Told", "Up"]
@@ -277,4 +277,6 @@ class Middle(nnx.Module):
         x = _remat(self.blocks[0], self.how, x, told.e, key=_key(key, 0), train=train)
         if self.attention is not None:
             x = attended(self.attention, x, told, _key(key, 1), train)
-        return x if len(self.blocks) == 1 else _remat(self.blocks[1], self.how, x, told.e, key=_key(key, 2), train=train)
+        return (
+            x if len(self.blocks) == 1 else _remat(self.blocks[1], self.how, x, told.e, key=_key(key, 2), train=train)
+        )

@@ -1,8 +1,8 @@
 """The published U-Nets by name: keyword arguments of `nets.UNet`, `nets.EDM2UNet` or `nets.GLIDE`, every size in them.
 
-Sources: DDPM arXiv 2006.11239; ADM arXiv 2105.05233, tables 11 and 12; GLIDE arXiv 2112.10741, section 4; DALL-E 2 arXiv 2204.06125 and Karlo's public weights;
-score SDEs arXiv 2011.13456 as EDM sets them, arXiv 2206.00364, table 7; EDM2 arXiv 2312.02696, table 6; latent diffusion
-arXiv 2112.10752 and Stable Diffusion's public configs; SDXL arXiv 2307.01952.
+Sources: DDPM arXiv 2006.11239; ADM arXiv 2105.05233, tables 11 and 12; GLIDE arXiv 2112.10741, section 4; DALL-E 2 arXiv
+2204.06125 and Karlo's public weights; score SDEs arXiv 2011.13456 as EDM sets them, arXiv 2206.00364, table 7; EDM2 arXiv
+2312.02696, table 6; latent diffusion arXiv 2112.10752 and Stable Diffusion's public configs; SDXL arXiv 2307.01952.
 """
 
 from __future__ import annotations
@@ -64,7 +64,7 @@ def _adm(
     }
 
 
-def _edm(filter: str) -> dict[str, Any]:  # noqa: A002 - what it is
+def _edm(filter: str) -> dict[str, Any]:
     fourier = filter == "binomial"
     features = 256 if fourier else 128
     return {
@@ -155,7 +155,11 @@ def _karlo_upsampler() -> dict[str, Any]:
 
 def _glide(base: int, multiples: tuple[int, ...], image_size: int, layers: int, image: int | None) -> dict[str, Any]:
     adm = _adm(base, multiples, image_size, layers=layers, classes=None, image=None)
-    unet = {name: value for name, value in adm.items() if name not in ("in_channels", "out_channels", "image", "dropout_rate")}
+    unet = {
+        name: value
+        for name, value in adm.items()
+        if name not in ("in_channels", "out_channels", "image", "dropout_rate")
+    }
     unet |= {"down": _by_size(multiples, image_size, (32, 16, 8), "added"), "middle": "added"}
     return {"in_channels": 3, "out_channels": 6, "image": image, "unet": unet}
 
@@ -198,7 +202,8 @@ UNET_MODELS: dict[str, dict[str, Any]] = {
 
 
 def unet_model(name: str, changes: Mapping[str, Any] | None = None) -> dict[str, Any]:
-    """The keywords of a published U-Net, with `changes` in their place; those of `hearing` are joined. UserError for no such name."""
+    """The keywords of a published U-Net, with `changes` in their place; those of `hearing` are joined. UserError for no such
+    name."""
     found = copy.deepcopy(UNET_MODELS[one_of("model", name, UNET_MODELS)])
     told = dict(changes or {})
     if "hearing" in told:

@@ -1,14 +1,16 @@
-"""The U-Net of diffusion (arXiv 1505.04597, 2006.11239): from the sizes of DDPM and ADM to those of GLIDE, Karlo and Stable Diffusion.
+"""The U-Net of diffusion (arXiv 1505.04597, 2006.11239): from the sizes of DDPM and ADM to those of GLIDE, Karlo and Stable
+Diffusion.
 
-    skips = [conv_in(xt)]; down: each level's outputs join the skips; middle; up: each block takes the last skip; norm, act, conv_out.
+    skips = [conv_in(xt)]; down: each level's outputs join the skips; middle; up: each block takes the last skip; norm, act,
+    conv_out.
 
-`levels` says what stands at one resolution, `attention` the three kinds of attention, `embedding` what time and condition become.
-Its options are those in which the published families differ; `presets` has the families by name.
+`levels` says what stands at one resolution, `attention` the three kinds of attention, `embedding` what time and condition
+become. Its options are those in which the published families differ; `presets` has the families by name.
 
-The condition is a dict of the entries that the network has sizes for: `label` [batch], `embedding` [batch, d], `pooled` [batch, d],
-`ids` [batch, n], `level` [batch], `augment` [batch, k] and `guidance` [batch] go into the embedding; `tokens` [batch, keys, d] with `length`
-[batch] are attended to, all of them without it; `image` [batch, height, width, c] is joined to xt by channels, and so is `hint`
-[batch, 8 height, 8 width, 3], a control made small by convolutions.
+The condition is a dict of the entries that the network has sizes for: `label` [batch], `embedding` [batch, d], `pooled` [batch,
+d], `ids` [batch, n], `level` [batch], `augment` [batch, k] and `guidance` [batch] go into the embedding; `tokens` [batch, keys,
+d] with `length` [batch] are attended to, all of them without it; `image` [batch, height, width, c] is joined to xt by channels,
+and so is `hint` [batch, 8 height, 8 width, 3], a control made small by convolutions.
 """
 
 from __future__ import annotations
@@ -36,13 +38,15 @@ __all__ = ["UNet"]
 class UNet(nnx.Module):
     """Noised images [batch, height, width, channels], time [batch], condition -> the network's prediction, float32.
 
-    `channels` are the widths of the levels, the finest first, and `first` that before them (the finest's); what is one value a level may be a sequence in the same order.
-    `layers` blocks on the way down and one more on the way up, with attention of kind `down` and `up` ("plain", "attention", "added",
-    "cross") and `heads` heads, or heads of `head_dim` channels; `resample` is how the size changes between levels: "conv", "resnet"
-    or "pool", by `filter`. `middle` is a kind, "single" or None. `groups` None are min(channels / 4, 32); `middle_groups` are those of the middle's
-    attention, 0 for no norm. `classes`, `embedding`, `pooled`, `ids`, `augment` and `tokens` are sizes of the condition's entries, `image` the
-    channels of what is joined, None where it has none; how they are heard is `hearing`, keywords of `Hearing`. `pyramid` adds the picture, made smaller by convolutions, to each level's
-    beginning (arXiv 2011.13456, appendix H), `centre` maps [0, 1] to [-1, 1] first, `divide` divides the output by the time.
+    `channels` are the widths of the levels, the finest first, and `first` that before them (the finest's); what is one value a
+    level may be a sequence in the same order. `layers` blocks on the way down and one more on the way up, with attention of
+    kind `down` and `up` ("plain", "attention", "added", "cross") and `heads` heads, or heads of `head_dim` channels; `resample`
+    is how the size changes between levels: "conv", "resnet" or "pool", by `filter`. `middle` is a kind, "single" or None.
+    `groups` None are min(channels / 4, 32); `middle_groups` are those of the middle's attention, 0 for no norm. `classes`,
+    `embedding`, `pooled`, `ids`, `augment` and `tokens` are sizes of the condition's entries, `image` the channels of what is
+    joined, None where it has none; how they are heard is `hearing`, keywords of `Hearing`. `pyramid` adds the picture, made
+    smaller by convolutions, to each level's beginning (arXiv 2011.13456, appendix H), `centre` maps [0, 1] to [-1, 1] first,
+    `divide` divides the output by the time.
     """
 
     reads: ClassVar[tuple[str, ...]] = (
@@ -64,7 +68,9 @@ class UNet(nnx.Module):
         if len(shape) != 3:
             raise UserError(f"a U-Net draws pictures [height, width, channels], not arrays {tuple(shape)}")
         if "label" in entries and "label" not in counts:
-            raise UserError("a U-Net reads 'label' by a table: the condition does not say in `counts` how many rows it has")
+            raise UserError(
+                "a U-Net reads 'label' by a table: the condition does not say in `counts` how many rows it has"
+            )
         image = entries.get("image")
         if image is not None and (len(image) != 3 or image[:2] != tuple(shape[:2])):
             raise UserError(
@@ -103,7 +109,7 @@ class UNet(nnx.Module):
         middle_only_text: bool | None = None,
         resample: str | Sequence[str] = "conv",
         up_resample: str | Sequence[str] | None = None,
-        filter: str = "box",  # noqa: A002 - what it is
+        filter: str = "box",
         resample_shortcut: bool = False,
         padding: int = 1,
         modulation: str = "shift",
@@ -146,7 +152,9 @@ class UNet(nnx.Module):
             if isinstance(given, (str, bytes)) or not isinstance(given, Sequence):
                 return [given] * count
             if len(given) != count:
-                raise UserError(f"{what} {tuple(given)} are {len(given)} for {count} levels of channels {tuple(channels)}")
+                raise UserError(
+                    f"{what} {tuple(given)} are {len(given)} for {count} levels of channels {tuple(channels)}"
+                )
             return list(given)
 
         layer_counts, down_kinds = each("layers", layers), each("down", down)
@@ -174,9 +182,7 @@ class UNet(nnx.Module):
             resample_shortcut, padding, text_norm, dual, scan, remat, norm, dtype,
         )  # fmt: skip
         activates, scales = each("activate", activate), each("out_scale", out_scale)
-        hows = [
-            dataclasses.replace(common, activate=activates[i], out_scale=float(scales[i])) for i in range(count)
-        ]
+        hows = [dataclasses.replace(common, activate=activates[i], out_scale=float(scales[i])) for i in range(count)]
         entering = in_channels + (image or 0) + self.hearing.hint_channels
         self.conv_in = Conv(entering, entrance, kernel_in, rngs, dtype=dtype)
         kept, width, downs = [entrance], entrance, []
@@ -196,9 +202,7 @@ class UNet(nnx.Module):
         lowest = None
         if middle is not None:
             only = texts[-1] if middle_only_text is None else middle_only_text
-            level = Level(
-                channels[-1], 0, middle, middle_heads or head_counts[-1], depths[-1], contexts[-1], only
-            )
+            level = Level(channels[-1], 0, middle, middle_heads or head_counts[-1], depths[-1], contexts[-1], only)
             of_middle = dataclasses.replace(
                 hows[-1],
                 attention_groups=middle_groups,

@@ -1,7 +1,7 @@
 """Published diffusion networks: `load_pretrained("stable-diffusion-v1-5/unet")` gives its `network`, `params` and `config`.
 
-The network is a pure function like any other here: `network.apply(params, xt, time, cond)`, images NHWC, the time in the unit of the
-folder's own scheduler (17., 803.). `process.denoiser` makes a DenoiseFn of it.
+The network is a pure function like any other here: `network.apply(params, xt, time, cond)`, images NHWC, the time in the unit
+of the folder's own scheduler (17., 803.). `process.denoiser` makes a DenoiseFn of it.
 """
 
 from __future__ import annotations
@@ -29,7 +29,8 @@ DITS = ("DiTTransformer2DModel", "Transformer2DModel")
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Pretrained:
-    """A published network: `network.apply(params, xt, time, cond)`; `config` are the keywords of its class, `told` its own config.json."""
+    """A published network: `network.apply(params, xt, time, cond)`; `config` are the keywords of its class, `told` its own
+    config.json."""
 
     path: Path
     network: Network
@@ -59,9 +60,10 @@ def load_network(
 ) -> Pretrained:
     """The U-Net or DiT in a folder or file, float32 parameters on the device.
 
-    `model` is a name of `nets.UNET_MODELS` for weights that do not say what they are (guided-diffusion's, whose q, k and v are in an
-    `order` "heads" or "parts", and whole checkpoints of latent diffusion). `dtype`, `scan` and `remat` say how it computes. Raises
-    UserError for a model that is not here, by the class or the field that is not, and for weights that do not fit.
+    `model` is a name of `nets.UNET_MODELS` for weights that do not say what they are (guided-diffusion's, whose q, k and v are
+    in an `order` "heads" or "parts", and whole checkpoints of latent diffusion). `dtype`, `scan` and `remat` say how it
+    computes. Raises UserError for a model that is not here, by the class or the field that is not, and for weights that do not
+    fit.
     """
     path = path_of("path", path)
     told = _told(path)

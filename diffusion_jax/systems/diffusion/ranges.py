@@ -40,6 +40,7 @@ _SPREAD = number(0.0, 1e6, above=True, usual=0.5, of="a standard deviation")
 _LEVEL = Range(
     "a noise level of at least 0, perhaps infinite", lambda value: type(value) in (int, float) and value >= 0
 )
+_ATTENDED = numbers(whole(1, 8192), of="a list of the pictures' sizes with attention, such as (16, 8)")
 _BASES = tuple(name for name in SCHEDULES if name != "shifted")
 
 RANGES: dict[str, Range] = {
@@ -74,13 +75,15 @@ RANGES: dict[str, Range] = {
     "model.eps": number(1e-12, 1.0, usual=1e-6),
     "model.preset": optional(choice("model.preset", CONFIGURABLE), "the sizes that are given"),
     "model.channels": optional(numbers(SIZE, of="a list of the levels' widths, such as (64, 128, 128)"), "the preset's"),
-    "model[edm2_unet].channels": numbers(whole(1, 64), of="a list of the levels' multiples of the width, such as (1, 2, 3, 4)"),
+    "model[edm2_unet].channels": numbers(
+        whole(1, 64), of="a list of the levels' multiples of the width, such as (1, 2, 3, 4)"
+    ),
     "model[unet].layers": optional(whole(1, 64), "the preset's, or 2"),
     "model[unet].heads": optional(whole(1, 4096), "by head_dim, or one"),
     "model.head_dim": optional(SIZE, "by heads"),
     "model[edm2_unet].head_dim": SIZE,
-    "model.attention": optional(numbers(whole(1, 8192), of="a list of the pictures' sizes with attention, such as (16, 8)"), "the preset's"),
-    "model[edm2_unet].attention": numbers(whole(1, 8192), of="a list of the pictures' sizes with attention, such as (16, 8)"),
+    "model.attention": optional(_ATTENDED, "the preset's"),
+    "model[edm2_unet].attention": _ATTENDED,
     "model.text": choice("model.text", TEXTS),
     "model.resample": optional(choice("model.resample", RESAMPLES), "the preset's, or conv"),
     "model.modulation": optional(choice("model.modulation", MODULATIONS), "the preset's, or scale_shift"),

@@ -9,7 +9,6 @@ from called import Layer
 from diffusion_jax.nets.unet.convolution import Conv, GroupNorm, Resample, Shrunk, double, halve, nearest_to
 from diffusion_jax.typing import UserError
 
-
 BINOMIAL = (1, 3, 3, 1)
 
 
@@ -101,7 +100,9 @@ def direct(x, kernel, bias, stride, before, after):
     return y
 
 
-@pytest.mark.parametrize(("size", "stride", "padding"), [(3, 1, None), (1, 1, None), (5, 1, None), (3, 2, (0, 1)), (3, 2, None)])
+@pytest.mark.parametrize(
+    ("size", "stride", "padding"), [(3, 1, None), (1, 1, None), (5, 1, None), (3, 2, (0, 1)), (3, 2, None)]
+)
 def test_a_convolution_is_its_sum(size, stride, padding):
     network = Layer(lambda rngs: Conv(2, 3, size, rngs, stride=stride, padding=padding))
     params = {"kernel": normal(1, size, size, 2, 3), "bias": normal(2, 3)}
@@ -116,7 +117,9 @@ def test_what_changes_a_size_is_its_convolution():
     kernel, bias, x = params["conv"]["kernel"], params["conv"]["bias"], normal(3, 1, 6, 6, 2)
     for padding, around in ((1, (1, 1)), (0, (0, 1))):
         network = Layer(lambda rngs: Resample(2, "down", rngs, padding=padding))  # noqa: B023
-        np.testing.assert_allclose(network.apply(params, jnp.asarray(x)), direct(x, kernel, bias, 2, *around), atol=1e-5)
+        np.testing.assert_allclose(
+            network.apply(params, jnp.asarray(x)), direct(x, kernel, bias, 2, *around), atol=1e-5
+        )
     network = Layer(lambda rngs: Resample(2, "up", rngs))
     twice = np.asarray(double(jnp.asarray(x)))
     np.testing.assert_allclose(network.apply(params, jnp.asarray(x)), direct(twice, kernel, bias, 1, 1, 1), atol=1e-5)
@@ -124,8 +127,8 @@ def test_what_changes_a_size_is_its_convolution():
         Layer(lambda rngs: Resample(2, "down", rngs, padding=2))
 
 
-@pytest.mark.parametrize("filter", ["box", "binomial"])  # noqa: A002
-def test_a_step_of_the_pyramid_halves(filter):  # noqa: A002
+@pytest.mark.parametrize("filter", ["box", "binomial"])
+def test_a_step_of_the_pyramid_halves(filter):
     network = Layer(lambda rngs: Shrunk(2, 3, filter, rngs))
     params = network.init(jax.random.key(0))
     assert network.apply(params, jnp.ones((1, 8, 6, 2))).shape == (1, 4, 3, 3)

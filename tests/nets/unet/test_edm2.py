@@ -11,7 +11,15 @@ from diffusion_jax.nets import EDM2UNet, Network, unit_filters
 from diffusion_jax.nets.unet import edm2
 from diffusion_jax.typing import UserError
 
-SIZES = {"image_size": 16, "in_channels": 3, "width": 32, "channels": (1, 2), "layers": 2, "attention": (8,), "head_dim": 32}
+SIZES = {
+    "image_size": 16,
+    "in_channels": 3,
+    "width": 32,
+    "channels": (1, 2),
+    "layers": 2,
+    "attention": (8,),
+    "head_dim": 32,
+}
 
 
 def normal(seed, *shape):
@@ -76,8 +84,10 @@ def trained(network, params, steps):
         keys = jax.random.split(jax.random.key(seed), 3)
         x, c = jax.random.normal(keys[0], (8, 16, 16, 3)), jax.random.normal(keys[1], (8,)) / 4
         label = jax.random.randint(keys[2], (8,), 0, 4)
+
         def loss(params):
             return ((network.apply(params, x, c, {"label": label}) - jnp.roll(x, 1, 2)) ** 2).mean()
+
         gradients = jax.grad(loss)(params)
         updates, state = tx.update(gradients, state, params)
         return unit_filters(optax.apply_updates(params, updates)), state
