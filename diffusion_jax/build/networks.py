@@ -23,7 +23,7 @@ from diffusion_jax.build.own import is_own, pick
 from diffusion_jax.nets import ConfigUNet, DiT, EDM2UNet, Network, VectorMLP
 from diffusion_jax.typing import UserError, one_of
 
-__all__ = ["GIVEN", "NETWORKS", "compute_dtype", "diffusion_network", "given_to"]
+__all__ = ["GIVEN", "NETWORKS", "compute_dtype", "diffusion_network", "given_to", "network_keywords"]
 
 NETWORKS: dict[str, Callable[..., Any]] = {"dit": DiT, "edm2_unet": EDM2UNet, "mlp": VectorMLP, "unet": ConfigUNet}
 SHAPES = ("shape", "entries", "counts")
@@ -60,6 +60,17 @@ def diffusion_network(
     there are, {"label": classes + 1}. UserError for a condition that the network cannot read, and for one that it cannot do
     without.
     """
+    make, keywords = network_keywords(spec, shape, entries, counts)
+    return Network(lambda rngs: make(rngs, **keywords), after_step=getattr(make, "after_step", None))
+
+
+def network_keywords(
+    spec: Spec,
+    shape: tuple[int, ...],
+    entries: Mapping[str, tuple[int, ...]],
+    counts: Mapping[str, int] = MappingProxyType({}),
+) -> tuple[Callable[..., Any], dict[str, Any]]:
+    """(constructor, its keywords) of that network. UserError as `diffusion_network`."""
     name = spec["name"]
     make = pick("model", name, NETWORKS)
     if inspect.isclass(make) and not issubclass(make, nnx.Module):
@@ -75,7 +86,7 @@ def diffusion_network(
     if "dtype" in signature_of(make).parameters:
         options["dtype"] = compute_dtype(options.get("dtype", "auto"))
     options = as_declared(make, options)
-    return Network(lambda rngs: make(rngs, **given, **options), after_step=getattr(make, "after_step", None))
+    return make, {**given, **options}
 
 
 def check_reads(name: str, make: Any, entries: Mapping[str, tuple[int, ...]]) -> None:

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import argparse
+from pathlib import Path
 
 import jax
 
@@ -14,13 +15,13 @@ from diffusion_jax.config import load_config, not_found, parse_overrides
 from diffusion_jax.files import check_folder
 from diffusion_jax.parallel.accelerator import configure
 from diffusion_jax.parallel.memory import enough_memory
-from diffusion_jax.runs import holds_run, read_json
+from diffusion_jax.runs import holds_run, is_run, read_json, run_folder
 from diffusion_jax.systems.measuring import WRITTEN, check_metrics, folder_of, measure
 from diffusion_jax.systems.resume import contents_of
 from diffusion_jax.systems.system import System
 from diffusion_jax.systems.table import SYSTEMS, config_at, keys, load_run, system_at, system_named, system_of
 from diffusion_jax.training import INPUTS, train_run
-from diffusion_jax.typing import UserError
+from diffusion_jax.typing import UserError, one_of
 
 __all__ = ["convert", "evaluate", "report", "train"]
 
@@ -83,10 +84,27 @@ def _measured_by(arguments: argparse.Namespace) -> System:
 
 def convert(arguments: argparse.Namespace, rest: list[str]) -> int:
     """Weights into another library's format."""
-    systems = [system_named(name) for name in SYSTEMS]
-    if holds_run(arguments.path):
-        systems.insert(0, system_at(arguments.path)[0])
-    return next(system.convert for system in systems if system.convert is not None)(arguments, say)
+    convert = _writer(arguments).convert
+    assert convert is not None
+    return convert(arguments, say)
+
+
+def _writer(arguments: argparse.Namespace) -> System:
+    """The system that writes the format asked for, or else that whose weights or run lies at the path."""
+    able = {name: system_named(name) for name in SYSTEMS}
+    able = {name: system for name, system in able.items() if system.convert is not None}
+    if arguments.format is not None:
+        one_of("--format", arguments.format, [name for system in able.values() for name in system.formats])
+        return next(system for system in able.values() if arguments.format in system.formats)
+    path = Path(arguments.path)
+    if holds_run(path):
+        # Of a folder with several runs the last: what stands by itself.
+        inside = [system for name, system in able.items() if is_run(run_folder(path) / name)]
+        found = inside[-1] if inside else system_at(path)[0]
+        if found.convert is None:
+            raise UserError(f"the run in {arguments.path!r} is of a system that writes no other library's format")
+        return found
+    return next(system for system in able.values() if system.publishes(path, arguments.model))
 
 
 def report(arguments: argparse.Namespace, rest: list[str]) -> int:

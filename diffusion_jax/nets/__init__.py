@@ -14,6 +14,7 @@ from diffusion_jax.nets.unet import (
     EDM2UNet,
     UNet,
     complete_unet,
+    unet_keywords,
     unet_model,
     unit_filters,
 )
@@ -42,6 +43,7 @@ __all__ = [
     "complete",
     "complete_unet",
     "functional",
+    "unet_keywords",
     "unet_model",
     "unit_filters",
 ]

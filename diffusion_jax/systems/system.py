@@ -118,6 +118,7 @@ class System:
 
     `options` are the options of `diffusion-jax evaluate` that are this system's, whatever the run is of. `evaluate`, `report`
     and `convert` are those commands, None where there is none. `metrics` are measures by name, as `systems.measuring` says.
+    `formats` are what `convert` writes, the first by default.
     `lighter(config)` says what makes a training step smaller. `published(path, **options)` reads published weights, of which
     `publishes(path, model)` says that they are this system's, of the name `model` or None.
     """
@@ -135,6 +136,7 @@ class System:
     evaluate: Callable[[argparse.Namespace, Say], int] | None = None
     report: Callable[[argparse.Namespace, Say], int] | None = None
     convert: Callable[[argparse.Namespace, Say], int] | None = None
+    formats: tuple[str, ...] = ()
     metrics: Mapping[str, Callable[..., Mapping[str, Any]]] = dataclasses.field(default_factory=dict)
     published: Callable[..., Any] | None = None
     publishes: Callable[[Path, Any], bool] = lambda path, model: False

@@ -13,6 +13,7 @@ from diffusion_jax import __version__, build, cli
 from diffusion_jax.build import guidance as steering
 from diffusion_jax.convert import FORMATS
 from diffusion_jax.convert.files import DTYPES
+from diffusion_jax.convert.unet import LAYOUTS
 from diffusion_jax.data.text.prompts import TEMPLATES
 from diffusion_jax.nets import CLIP_MODELS
 from diffusion_jax.sampling.likelihood import DIVERGENCES
@@ -23,7 +24,7 @@ LISTS = {
     ("sample", "--guidance"): steering.GUIDANCE,
     ("evaluate", "--divergence"): DIVERGENCES,
     ("evaluate", "--templates"): TEMPLATES,
-    ("convert", "--format"): FORMATS,
+    ("convert", "--format"): [*FORMATS, *LAYOUTS],
     ("convert", "--dtype"): DTYPES,
 }
 

@@ -13,18 +13,27 @@ def add(commands: Any) -> None:
     """Adds the command."""
     convert = commands.add_parser(
         "convert",
-        help="CLIP weights from one library's format into another's",
+        help="weights of a CLIP, U-Net or DiT from one library's format into another's",
         formatter_class=Help,
-        description="Read the CLIP or SigLIP in a Hugging Face or open_clip folder, a file of weights or a run of one's own,\n"
-        "and write it for another library.",
+        description="Read the CLIP or SigLIP in a Hugging Face or open_clip folder, the U-Net or DiT in a folder of diffusers', a\n"
+        "file of weights or a run of one's own, and write it for another library.",
         epilog="examples: diffusion-jax convert ViT-B-32.pt --out clip-b32 --format hf\n"
         "          diffusion-jax convert model.safetensors --model ViT-B-32 --out clip-b32 --format hf\n"
         "          diffusion-jax convert clip-l14 --image-size 336 --out clip-l14-336 --format open_clip\n"
-        "          diffusion-jax convert runs/my_clip --out my_clip --format hf",
+        "          diffusion-jax convert runs/my_clip --out my_clip --format hf\n"
+        "          diffusion-jax convert stable-diffusion-v1-5/unet --out unet.safetensors --format latent\n"
+        "          diffusion-jax convert 64x64_diffusion.pt --model adm-64 --out adm-64 --format diffusers",
     )
     convert.add_argument("path", metavar="PATH", help="a folder or file of weights, or a run")
-    convert.add_argument("--model", metavar="NAME", help="what the weights are, such as ViT-B-32, if they do not say")
-    convert.add_argument("--format", default="hf", metavar="NAME", help="hf, open_clip or openai")
+    convert.add_argument(
+        "--model", metavar="NAME", help="what the weights are, such as ViT-B-32 or sd-1.5, if they do not say"
+    )
+    convert.add_argument(
+        "--format",
+        metavar="NAME",
+        help="of a CLIP (default: hf) or of a U-Net or DiT (default: diffusers): hf, open_clip, openai, diffusers, guided "
+        "or latent",
+    )
     convert.add_argument("--dtype", default="float32", metavar="NAME", help="float32, float16 or bfloat16")
     convert.add_argument("--image-size", type=int, metavar="N", help="interpolate the positions to this resolution")
     convert.add_argument("--context-length", type=int, metavar="N", help="texts of this many tokens")
@@ -32,6 +41,9 @@ def add(commands: Any) -> None:
         "--weights", choices=("ema", "params"), default="ema", help="of a run: averaged or raw weights"
     )
     convert.add_argument(
-        "--out", required=True, metavar="PATH", help="a new folder; with openai a .pt or .safetensors file"
+        "--out",
+        required=True,
+        metavar="PATH",
+        help="a new folder; with openai, guided or latent a .pt or .safetensors file",
     )
     convert.add_argument("--overwrite", action="store_true", help="replace what is at --out")

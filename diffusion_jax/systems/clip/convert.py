@@ -43,13 +43,13 @@ CAPTIONS = ("", "a photo of a cat", "It's 10:30 -- NAÏVE cafés, Straße & <b>�
 
 def convert(arguments: argparse.Namespace, say: Callable[[str], None]) -> int:
     """Read the weights at `path` and write them to `--out`."""
-    source, out = Path(arguments.path), Path(arguments.out)
-    one_of("--format", arguments.format, FORMATS)
+    source, out, format = Path(arguments.path), Path(arguments.out), arguments.format or FORMATS[0]
+    one_of("--format", format, FORMATS)
     one_of("--dtype", arguments.dtype, DTYPES)
     if os.path.exists(out) and not arguments.overwrite and (out.is_file() or any(out.iterdir())):
         raise UserError(f"--out {str(out)!r} exists; choose another, or --overwrite to replace its weights")
-    check_place(out, arguments.format)
-    check_file(out) if arguments.format == "openai" else check_folder(out)
+    check_place(out, format)
+    check_file(out) if format == "openai" else check_folder(out)
     sizes = {"image_size": arguments.image_size, "context_length": arguments.context_length}
     if holds_run(source):
         run = load_clip(source, which=arguments.weights)
@@ -60,15 +60,15 @@ def convert(arguments: argparse.Namespace, say: Callable[[str], None]) -> int:
     else:
         config, params = read_weights(source, arguments.model, **sizes)
         files, notes = _beside(source, config)
-    if arguments.format == "openai" and files:
+    if format == "openai" and files:
         files = {}
         notes.append("OpenAI's format is one file: the vocabulary is not in it, and is given where it is read")
-    if arguments.format == "open_clip" and "vocab.json" in files and config["text"]["vocabulary_size"] != PUBLISHED:
+    if format == "open_clip" and "vocab.json" in files and config["text"]["vocabulary_size"] != PUBLISHED:
         notes.append("open_clip takes CLIP's own vocabulary whatever lies beside: give it these ids")
     stale = [name for name in VOCABULARIES if os.path.isfile(out / name) and name not in files]
-    if stale and arguments.format != "openai":
+    if stale and format != "openai":
         raise UserError(f"--out {str(out)!r} holds {', '.join(stale)}, which is not of this model: remove it first")
-    file = save_clip(out, config, params, arguments.format, dtype=arguments.dtype, beside=files)
+    file = save_clip(out, config, params, format, dtype=arguments.dtype, beside=files)
     count = sum(leaf.size for leaf in jax.tree.leaves(params))
     words = ", its vocabulary beside it" if files else ""
     say(f"{count / 1e6:.2f} million parameters written to {file}{words}; read back the same")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from ml_collections import ConfigDict
 
+from diffusion_jax.convert import FORMATS
 from diffusion_jax.systems.clip import keys
 from diffusion_jax.systems.clip.convert import convert
 from diffusion_jax.systems.clip.evaluate import METRICS, OPTIONS, evaluate, report
@@ -43,6 +44,7 @@ CLIP = System(
     evaluate=evaluate,
     report=report,
     convert=convert,
+    formats=FORMATS,
     metrics=METRICS,
     published=load_pretrained,
     publishes=lambda path, model: True,  # what no other system claims, and the refusal of what nobody does

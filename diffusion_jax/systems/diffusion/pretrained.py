@@ -21,7 +21,7 @@ from diffusion_jax.convert.unet import load_unet
 from diffusion_jax.nets import UNET_MODELS, DiT, Network, UNet, complete_unet, unet_model
 from diffusion_jax.typing import Params, UserError, path_of
 
-__all__ = ["Pretrained", "load_network", "publishes"]
+__all__ = ["Pretrained", "load_network", "order_of", "publishes"]
 
 UNETS = ("UNet2DModel", "UNet2DConditionModel")
 DITS = ("DiTTransformer2DModel", "Transformer2DModel")
@@ -29,10 +29,11 @@ DITS = ("DiTTransformer2DModel", "Transformer2DModel")
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Pretrained:
-    """A published network: `network.apply(params, xt, time, cond)`; `config` are the keywords of its class, `told` its own
+    """A published network: `network.apply(params, xt, time, cond)`; `config` are the keywords of its class `kind`, "UNet" or "DiT", `told` its own
     config.json."""
 
     path: Path
+    kind: str
     network: Network
     params: Params
     config: Mapping[str, Any]
@@ -49,11 +50,16 @@ def publishes(path: Path, model: str | None = None) -> bool:
     return model in UNET_MODELS if model is not None else "_class_name" in _told(path)
 
 
+def order_of(model: str | None) -> str:
+    """In which order guided-diffusion's file of a model has q, k and v: all of its 64 x 64 model's q first, else by heads."""
+    return "parts" if model == "adm-64" else "heads"
+
+
 def load_network(
     path: str | Path,
     *,
     model: str | None = None,
-    order: str = "heads",
+    order: str | None = None,
     dtype: str = "auto",
     scan: bool = False,
     remat: str | None = None,
@@ -61,14 +67,15 @@ def load_network(
     """The U-Net or DiT in a folder or file, float32 parameters on the device.
 
     `model` is a name of `nets.UNET_MODELS` for weights that do not say what they are (guided-diffusion's, whose q, k and v are
-    in an `order` "heads" or "parts", and whole checkpoints of latent diffusion). `dtype`, `scan` and `remat` say how it
+    in an `order` "heads" or "parts", by default that of its publication, and whole checkpoints of latent diffusion). `dtype`, `scan` and `remat` say how it
     computes. Raises UserError for a model that is not here, by the class or the field that is not, and for weights that do not
     fit.
     """
     path = path_of("path", path)
     told = _told(path)
+    order = order_of(model) if order is None else order
     how = {"dtype": compute_dtype(dtype), "scan": scan, "remat": remat}
-    name = told.get("_class_name")
+    name, kind = told.get("_class_name"), "UNet"
     if model is not None:
         sizes = unet_model(model)
         if "width" in sizes or "unet" in sizes:
@@ -76,11 +83,11 @@ def load_network(
         config, params = load_unet(path, complete_unet, config=sizes, order=order)
         network = Network(lambda rngs: UNet(rngs, **config, **how))
     elif name in DITS:
-        config, params = load_dit(path)
+        kind, (config, params) = "DiT", load_dit(path)
         network = Network(lambda rngs: DiT(rngs, **config, **how))
     elif name in UNETS or name is None:
         config, params = load_unet(path, complete_unet, order=order)
         network = Network(lambda rngs: UNet(rngs, **config, **how))
     else:
         raise UserError(f"{str(path)!r} holds a {name}, which is not read here; read are {', '.join((*UNETS, *DITS))}")
-    return Pretrained(path, network, jax.tree.map(jnp.asarray, params), config, told)
+    return Pretrained(path, kind, network, jax.tree.map(jnp.asarray, params), config, told)

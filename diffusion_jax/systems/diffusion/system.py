@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from diffusion_jax.convert.unet import LAYOUTS
 from diffusion_jax.systems.diffusion import keys
+from diffusion_jax.systems.diffusion.convert import convert
 from diffusion_jax.systems.diffusion.measures import METRICS, OPTIONS, evaluate, report
 from diffusion_jax.systems.diffusion.pretrained import load_network, publishes
 from diffusion_jax.systems.diffusion.ranges import RANGES
@@ -40,6 +42,8 @@ DIFFUSION = System(
     options=OPTIONS,
     evaluate=evaluate,
     report=report,
+    convert=convert,
+    formats=LAYOUTS,
     metrics=METRICS,
     published=load_network,
     publishes=publishes,

@@ -1,0 +1,88 @@
+"""`diffusion-jax convert` of diffusion networks: U-Nets and DiTs from one layout into another, and runs for diffusers."""
+
+from __future__ import annotations
+
+import argparse
+import os
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+from diffusion_jax.build.networks import network_keywords
+from diffusion_jax.convert.dit import save_dit
+from diffusion_jax.convert.files import DTYPES, SAFETENSORS, TORCH
+from diffusion_jax.convert.unet import LAYOUTS, save_unet
+from diffusion_jax.files import check_file, check_folder
+from diffusion_jax.nets import ConfigUNet, DiT, complete_unet, unet_keywords
+from diffusion_jax.runs import holds_run
+from diffusion_jax.systems.diffusion.pretrained import load_network, order_of
+from diffusion_jax.systems.diffusion.run import DiffusionRun, load_diffusion
+from diffusion_jax.typing import Params, UserError, one_of
+
+__all__ = ["convert"]
+
+STEPS = "t1000"  # what diffusers' networks see of the time, but for the first step's number
+
+
+def convert(arguments: argparse.Namespace, say: Callable[[str], None]) -> int:
+    """Read the network at `path` and write it to `--out`."""
+    source, out, layout = Path(arguments.path), Path(arguments.out), arguments.format or "diffusers"
+    one_of("--format", layout, LAYOUTS)
+    one_of("--dtype", arguments.dtype, DTYPES)
+    for option in ("image_size", "context_length"):
+        if getattr(arguments, option) is not None:
+            raise UserError(
+                f"--{option.replace('_', '-')} changes the positions of a CLIP, and a diffusion network has none"
+            )
+    if os.path.exists(out) and not arguments.overwrite and (out.is_file() or any(out.iterdir())):
+        raise UserError(f"--out {str(out)!r} exists; choose another, or --overwrite to replace its weights")
+    if layout == "diffusers":
+        check_folder(out)
+    else:
+        if out.suffix not in (*SAFETENSORS, *TORCH):
+            near = f"{out}.safetensors"
+            raise UserError(f"--out {str(out)!r}: format {layout!r} is a .safetensors or .pt file; nearest: {near!r}")
+        check_file(out)
+    notes: list[str] = []
+    if holds_run(source):
+        run = load_diffusion(source, which=arguments.weights)
+        kind, config, sample_size, notes = _of_run(run)
+        params: Params = jax.tree.map(np.asarray, run.params)
+        order = "heads"
+    else:
+        found = load_network(source, model=arguments.model)
+        params, config = jax.tree.map(np.asarray, found.params), found.config
+        kind, sample_size = found.kind, found.told.get("sample_size")
+        order = order_of(arguments.model)
+    if kind == "DiT":
+        if layout != "diffusers":
+            raise UserError(f"format {layout!r} holds no DiT; nearest: 'diffusers'")
+        save_dit(out, config, params, dtype=arguments.dtype)
+    else:
+        save_unet(
+            out, config, params, complete_unet,
+            layout=layout, dtype=arguments.dtype, order=order, linear=layout == "diffusers", sample_size=sample_size,
+        )  # fmt: skip
+    count = sum(leaf.size for leaf in jax.tree.leaves(params))
+    say(f"{count / 1e6:.2f} million parameters of a {kind} written to {out}")
+    for note in notes:
+        say(f"note: {note}")
+    return 0
+
+
+def _of_run(run: DiffusionRun) -> tuple[str, Mapping[str, Any], int, list[str]]:
+    """(kind, keywords, size of the pictures, what is to be said) of a run's network. UserError for one that no format holds."""
+    condition, config = run.condition, run.config
+    make, keywords = network_keywords(config.model, run.shape, condition.entries, condition.counts)
+    notes = [
+        f"it predicts {config.prediction!r} and sees the time as {config.time!r}: say so where it is read"
+        + ("" if config.time == STEPS else f" (diffusers' schedulers give steps, as {STEPS!r})")
+    ]
+    if make is ConfigUNet:
+        return "UNet", unet_keywords(**keywords), run.shape[0], notes
+    if make is DiT:
+        return "DiT", keywords, run.shape[0], notes
+    raise UserError(f"the run in {str(run.path)!r} has a model {config.model.name!r}, which no format holds")
