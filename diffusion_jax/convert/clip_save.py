@@ -28,7 +28,16 @@ from diffusion_jax.convert.clip_config import preprocess_of
 from diffusion_jax.convert.clip_config_out import to_hf, to_open_clip
 from diffusion_jax.convert.clip_keys import entries
 from diffusion_jax.convert.entries import flatten, write
-from diffusion_jax.convert.files import SAFETENSORS, TORCH, cast, needs_torch, staged, write_json, write_tensors
+from diffusion_jax.convert.files import (
+    SAFETENSORS,
+    TORCH,
+    cast,
+    in_reach,
+    needs_torch,
+    staged,
+    write_json,
+    write_tensors,
+)
 from diffusion_jax.typing import Params, UserError, one_of
 
 __all__ = ["FORMATS", "check_place", "save_clip"]
@@ -76,7 +85,7 @@ def save_clip(
     told = _held(model, params, format)
     if beside and format == "openai":
         raise UserError(f"format 'openai' is one file: nothing lies beside it ({', '.join(beside)})")
-    tensors = _in_reach(told.tensors, dtype)
+    tensors = in_reach(told.tensors, dtype)
     with staged(path, folder=format != "openai") as place:
         file = place if format == "openai" else place / _FILES[format]
         write_tensors(file, tensors)
@@ -162,24 +171,6 @@ def _sizes(model: Config) -> dict[str, np.ndarray]:
     sizes = {"input_resolution": model["vision"]["image_size"], "context_length": text["context_length"]}
     sizes |= {"vocab_size": text["vocabulary_size"]}
     return {name: np.array(value) for name, value in sizes.items()}
-
-
-def _in_reach(tensors: Mapping[str, np.ndarray], dtype: str) -> dict[str, np.ndarray]:
-    """The tensors in `dtype`. UserError for values that are not finite, or that it makes infinite."""
-    for name, value in tensors.items():
-        if not np.isfinite(value).all():
-            raise UserError(
-                f"the weights are not finite: {name} has {np.count_nonzero(~np.isfinite(value))} such values"
-            )
-    with np.errstate(over="ignore"):
-        made = cast({name: value for name, value in tensors.items() if value.dtype.kind != "i"}, dtype)
-    for name, value in made.items():
-        if not np.isfinite(value).all():
-            wide = next(wider for wider in ("bfloat16", "float32") if wider != dtype)
-            raise UserError(
-                f"{name} reaches {np.abs(tensors[name]).max():.4g}, which is infinite in dtype {dtype!r}; nearest: {wide!r}"
-            )
-    return {name: made.get(name, value) for name, value in tensors.items()}
 
 
 def _read_back(file: Path, config: Config, params: Params, dtype: str) -> None:

@@ -16,7 +16,7 @@ import numpy as np
 from diffusion_jax.convert.entries import Entry, Rule, fused, linear, patches, plain, read, write
 from diffusion_jax.convert.fields import UNUSED, Table, number, only, reads, whole
 from diffusion_jax.convert.fields import read as read_fields
-from diffusion_jax.convert.files import cast, find, read_json, read_tensors, staged, write_json, write_tensors
+from diffusion_jax.convert.files import find, in_reach, read_json, read_tensors, staged, write_json, write_tensors
 from diffusion_jax.typing import Params, UserError
 
 __all__ = ["from_diffusers", "load_dit", "save_dit", "to_diffusers"]
@@ -166,7 +166,7 @@ def load_dit(path: str | Path) -> tuple[dict[str, Any], Params]:
 def save_dit(path: str | Path, config: Mapping[str, Any], params: Params, *, dtype: str = "float32") -> Path:
     """Writes a folder for diffusers, all of it or nothing. UserError for a DiT that it cannot hold."""
     told, path = to_diffusers(config), Path(path)
-    tensors = cast(write(entries(config), params, "diffusers' layout"), dtype)
+    tensors = in_reach(write(entries(config), params, "diffusers' layout"), dtype)
     with staged(path, folder=True) as folder:
         write_tensors(folder / WEIGHTS[0], tensors)
         write_json(folder / "config.json", told)

@@ -22,6 +22,7 @@ __all__ = [
     "TORCH",
     "cast",
     "find",
+    "in_reach",
     "needs_torch",
     "read_json",
     "read_tensors",
@@ -138,6 +139,24 @@ def cast(tensors: Mapping[str, np.ndarray], dtype: str) -> dict[str, np.ndarray]
     """Every array in another dtype of `DTYPES`."""
     kind = DTYPES[one_of("dtype", dtype, DTYPES)]
     return {name: np.asarray(value).astype(kind) for name, value in tensors.items()}
+
+
+def in_reach(tensors: Mapping[str, np.ndarray], dtype: str) -> dict[str, np.ndarray]:
+    """The tensors in `dtype`. UserError for values that are not finite, or that it makes infinite."""
+    for name, value in tensors.items():
+        if not np.isfinite(value).all():
+            raise UserError(
+                f"the weights are not finite: {name} has {np.count_nonzero(~np.isfinite(value))} such values"
+            )
+    with np.errstate(over="ignore"):
+        made = cast({name: value for name, value in tensors.items() if value.dtype.kind != "i"}, dtype)
+    for name, value in made.items():
+        if not np.isfinite(value).all():
+            wide = next(wider for wider in ("bfloat16", "float32") if wider != dtype)
+            raise UserError(
+                f"{name} reaches {np.abs(tensors[name]).max():.4g}, which is infinite in dtype {dtype!r}; nearest: {wide!r}"
+            )
+    return {name: made.get(name, value) for name, value in tensors.items()}
 
 
 def write_tensors(path: Path, tensors: Mapping[str, np.ndarray]) -> None:

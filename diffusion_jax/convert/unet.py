@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 
 from diffusion_jax.convert.entries import read, write
-from diffusion_jax.convert.files import cast, find, read_json, read_tensors, staged, write_json, write_tensors
+from diffusion_jax.convert.files import find, in_reach, read_json, read_tensors, staged, write_json, write_tensors
 from diffusion_jax.convert.unet_config import from_diffusers
 from diffusion_jax.convert.unet_config_out import to_diffusers
 from diffusion_jax.convert.unet_guided import guided_entries
@@ -105,12 +105,12 @@ def save_unet(
         order = "parts" if layout == "latent" else order
         rules = guided_entries(made, order=order, projections=ends, prefix=prefix)
         with staged(path, folder=False) as file:
-            write_tensors(file, cast(write(rules, params, "the layout"), dtype))
+            write_tensors(file, in_reach(write(rules, params, "the layout"), dtype))
         return path
     told = to_diffusers(made, complete, sample_size=sample_size)
     if told["_class_name"] == "UNet2DConditionModel":
         told["use_linear_projection"] = linear
-    tensors = cast(write(entries(made, projections=ends), params, "diffusers' layout"), dtype)
+    tensors = in_reach(write(entries(made, projections=ends), params, "diffusers' layout"), dtype)
     with staged(path, folder=True) as folder:
         write_tensors(folder / WEIGHTS[0], tensors)
         write_json(folder / "config.json", told)

@@ -15,8 +15,8 @@ def add(commands: Any) -> None:
         "convert",
         help="weights of a CLIP, U-Net or DiT from one library's format into another's",
         formatter_class=Help,
-        description="Read the CLIP or SigLIP in a Hugging Face or open_clip folder, the U-Net or DiT in a folder of diffusers', a\n"
-        "file of weights or a run of one's own, and write it for another library.",
+        description="Read the CLIP or SigLIP in a Hugging Face or open_clip folder, the U-Net or DiT in a folder of\n"
+        "diffusers, a file of weights or a run of one's own, and write it for another library.",
         epilog="examples: diffusion-jax convert ViT-B-32.pt --out clip-b32 --format hf\n"
         "          diffusion-jax convert model.safetensors --model ViT-B-32 --out clip-b32 --format hf\n"
         "          diffusion-jax convert clip-l14 --image-size 336 --out clip-l14-336 --format open_clip\n"

@@ -29,8 +29,8 @@ DITS = ("DiTTransformer2DModel", "Transformer2DModel")
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Pretrained:
-    """A published network: `network.apply(params, xt, time, cond)`; `config` are the keywords of its class `kind`, "UNet" or "DiT", `told` its own
-    config.json."""
+    """A published network: `network.apply(params, xt, time, cond)`; `config` are the keywords of its class `kind`, "UNet" or
+    "DiT", `told` its own config.json."""
 
     path: Path
     kind: str
@@ -67,9 +67,9 @@ def load_network(
     """The U-Net or DiT in a folder or file, float32 parameters on the device.
 
     `model` is a name of `nets.UNET_MODELS` for weights that do not say what they are (guided-diffusion's, whose q, k and v are
-    in an `order` "heads" or "parts", by default that of its publication, and whole checkpoints of latent diffusion). `dtype`, `scan` and `remat` say how it
-    computes. Raises UserError for a model that is not here, by the class or the field that is not, and for weights that do not
-    fit.
+    in an `order` "heads" or "parts", by default that of its publication, and whole checkpoints of latent diffusion). `dtype`,
+    `scan` and `remat` say how it computes. Raises UserError for a model that is not here, by the class or the field that is
+    not, and for weights that do not fit.
     """
     path = path_of("path", path)
     told = _told(path)
