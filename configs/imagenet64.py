@@ -3,9 +3,12 @@
 NOT RUN here. Published: EDM2-S FID 1.58 at 63 evaluations (arXiv 2312.02696, table 3); `adm`, ADM's U-Net trained by EDM's
 recipe, 1.36 with its stochastic sampler at 511 evaluations and 2.44 by Heun at 79 (arXiv 2206.00364, table 3).
 
-Command    diffusion-jax train --config configs/imagenet64.py Needs      tensorflow-datasets with imagenet_resized/64x64
-prepared as ArrayRecord, or folders of classes (--config.data.name=classes) Hardware   published: 32 A100, 1 to 2 days;
-`diffusion-jax config check` says what a step costs. --config.mesh.fsdp=8 splits the parameters Variants   `adm`
+Command    diffusion-jax train --config configs/imagenet64.py
+Needs      tensorflow-datasets with imagenet_resized/64x64 prepared as ArrayRecord, or folders of classes
+           (--config.data.name=classes)
+Hardware   published: 32 A100, 1 to 2 days; `diffusion-jax config check` says what a step costs.
+           --config.mesh.fsdp=8 splits the parameters
+Variants   `adm`
 """
 
 from ml_collections import ConfigDict
