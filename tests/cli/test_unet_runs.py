@@ -46,7 +46,9 @@ def test_a_run_is_trained_resumed_drawn_and_written_for_diffusers(tmp_path, caps
     np.testing.assert_allclose(
         loaded.network.apply(loaded.params, *given), whole.network.apply(whole.params, *given), atol=1e-5
     )
-    tiny.fails(capsys, ["convert", str(tmp_path / "whole"), "--out", str(tmp_path / "b"), "--format", "latent"], "nearest: ")
+    tiny.fails(
+        capsys, ["convert", str(tmp_path / "whole"), "--out", str(tmp_path / "b"), "--format", "latent"], "nearest: "
+    )
     wrong = ["convert", str(tmp_path / "out"), "--out", str(tmp_path / "b"), "--image-size", "16"]
     tiny.fails(capsys, wrong, "--image-size changes the positions of a CLIP, and a diffusion network has none")
 

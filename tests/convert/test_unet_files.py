@@ -160,9 +160,9 @@ def test_what_no_layout_holds_is_refused_by_its_keyword(tmp_path):
 
 def test_weights_that_do_not_say_what_they_are(tmp_path):
     save_unet(tmp_path / "a.safetensors", ADM, filled(UNet, ADM), complete_unet, layout="guided")
-    with pytest.raises(UserError, match="config.json is missing beside the weights"):
+    with pytest.raises(UserError, match=r"config\.json is missing beside the weights"):
         load_unet(tmp_path / "a.safetensors", complete_unet)
-    with pytest.raises(UserError, match="missing|extra"):
+    with pytest.raises(UserError, match=r"missing|extra"):
         load_pretrained(tmp_path / "a.safetensors", model="adm-128")
     with pytest.raises(UserError, match="no published weights in a layout that is read here"):
         load_pretrained(tmp_path / "a.safetensors", model="edm2-s")
