@@ -50,11 +50,11 @@ def run(average, values):
 
 def test_a_half_life_halves_what_is_remembered():
     values = [1.0] + [0.0] * 40
-    average = HalfLife(batch_size=8, images=64, ramp=0.0)
+    average = HalfLife(batch_size=8, images=64.0, ramp=0.0)
     kept = np.array(run(average, values)) / (1 - float(average.decay_at(0)))
     np.testing.assert_allclose(kept[8:] / kept[:-8], 0.5, rtol=1e-5)
     # With a ramp the first step is taken whole, and before 64 / 0.5 images the past of half the images is halved.
-    ramped = HalfLife(batch_size=8, images=64, ramp=0.5)
+    ramped = HalfLife(batch_size=8, images=64.0, ramp=0.5)
     assert float(ramped.decay_at(0)) == 0.0
     for step in (1, 4, 15, 16, 100):
         assert float(ramped.decay_at(step)) == pytest.approx(2 ** (-8 / min(64, step * 4)), rel=1e-5)
@@ -86,8 +86,8 @@ def test_a_power_function_weighs_a_step_by_its_share_of_training():
 @pytest.mark.parametrize(
     ("make", "said"),
     [
-        (lambda: HalfLife(8, images=0), "ema images 0"),
-        (lambda: HalfLife(8, ramp=-1), "ema ramp -1"),
+        (lambda: HalfLife(8, images=0.0), "ema images 0.0"),
+        (lambda: HalfLife(8, ramp=-1.0), "ema ramp -1.0"),
         (lambda: HalfLife(0), "ema batch_size 0"),
         (lambda: PowerFunction(0.0), r"ema width 0.0 is not in \(0, 0.289\]"),
         (lambda: PowerFunction(0.3), "ema width 0.3"),
