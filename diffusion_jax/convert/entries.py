@@ -20,6 +20,7 @@ from diffusion_jax.typing import Params, UserError
 __all__ = ["Entry", "Rule", "conv", "flatten", "fused", "linear", "patches", "plain", "read", "same", "split", "write"]
 
 Arrays = list[np.ndarray]
+MOST = 12  # names of a kind in an error
 
 
 @dataclasses.dataclass(frozen=True)
@@ -127,7 +128,7 @@ def read(
 ) -> Params:
     """Our parameters, float32, from a checkpoint's tensors.
 
-    Raises UserError, one line, with every missing, extra and misshapen name; `ignored` names may be there or not.
+    Raises UserError, one line, with the missing, extra and misshapen names (the first `MOST` of each); `ignored` names may be there or not.
     """
     wanted = {name: shape for entry in entries for name, shape in zip(entry.theirs, entry.shapes)}
     missing = [name for name in wanted if name not in tensors]
@@ -138,7 +139,7 @@ def read(
         if name in tensors and tuple(tensors[name].shape) != shape
     ]
     found = [
-        f"{len(names)} {what}: {', '.join(_folded(names))}"
+        f"{len(names)} {what}: {_listed(_folded(names))}"
         for what, names in (("missing", missing), ("extra", extra), ("misshapen", misshapen))
         if names
     ]
@@ -160,6 +161,11 @@ def read(
             place = place.setdefault(folder, {})
         place[name] = np.stack([leaf[i] for i in range(len(leaf))]) if isinstance(leaf, dict) else leaf
     return tree
+
+
+def _listed(names: Sequence[str]) -> str:
+    """The first of many, so that a model of another kind is still one line that can be read."""
+    return ", ".join(names[:MOST]) + (f" and {len(names) - MOST} more" if len(names) > MOST else "")
 
 
 def _folded(names: Sequence[str]) -> list[str]:

@@ -64,6 +64,7 @@ def _shared(c: Mapping[str, Any], sample_size: int | None) -> dict[str, Any]:
         "layers_per_block": c["layers"][0] if len(set(c["layers"])) == 1 else list(c["layers"]),
         "mid_block_scale_factor": c["middle_scale"],
         "downsample_padding": c["padding"],
+        "dropout": c["dropout_rate"],
         "act_fn": c["act"],
         "norm_num_groups": c["groups"],
         "norm_eps": c["eps"],
@@ -104,7 +105,7 @@ def _plain(c: Mapping[str, Any]) -> dict[str, Any]:
         "upsample_type": ups[0] if ups else "conv",
         "mid_block_type": None if c["middle"] is None else "UNetMidBlock2D",
         "add_attention": c["middle"] != "plain",
-        "attn_norm_num_groups": c["middle_groups"] or None,
+        "attn_norm_num_groups": c["middle_groups"] if c["modulation"] == "scale_shift" else None,
         "num_train_timesteps": c["hearing"]["steps"],
         **_classed(c),
     }
@@ -117,8 +118,11 @@ def _condition(c: Mapping[str, Any]) -> dict[str, Any]:
     for i in range(count):
         kind, width = c["down"][i], c["channels"][i]
         heads = c["heads"][i]
-        if kind == "plain" and c["up"][i] != "plain":
-            kind, heads = c["up"][i], c["up_heads"][i]
+        if kind == "plain" and c["up"][i] == "cross":
+            kind, heads = "cross", c["up_heads"][i]
+        mirrored = count - 1 - i  # the level whose head width diffusers reads here on the way up
+        if kind == "plain" and c["up"][mirrored] == "added":
+            kind, width, heads = "added", c["channels"][mirrored], c["up_heads"][mirrored]
         if kind == "plain" and i == count - 1:
             kind, heads = c["middle"], c["middle_heads"]
         said.append(heads if kind in ("cross", "plain") else width // heads)

@@ -128,9 +128,12 @@ class _Guided(Names):
         known = {
             "width", "time", "time_features", "cosine_first", "shift", "classes", "tokens", "context", "ids", "id_features",
             "pooled", "embedding", "embedding_by", "act", "time_scale", "post", "final", "guidance", "joins",
+            "fourier_scale", "fourier_log", "pooled_by", "image_tokens",
         }  # fmt: skip
         said = [name for name, value in heard.items() if value not in (None, False) and name not in known]
-        plainly = heard.get("time", "positional") == "positional" and heard.get("embedding_by") in (None, "identity")
+        plainly = heard.get("time", "positional") == "positional" and (
+            not heard.get("embedding") or heard.get("embedding_by") == "identity"
+        )
         if said or not plainly or any(heard.get(name) for name in ("guidance", "joins")):
             raise UserError(f"guided-diffusion's layout has no names for hearing {', '.join(said) or 'so'}")
         features = heard.get("time_features") or self.base

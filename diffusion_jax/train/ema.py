@@ -20,7 +20,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import math
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import jax
 import jax.numpy as jnp
@@ -31,6 +31,7 @@ from diffusion_jax.typing import Array, Params, UserError
 __all__ = ["Average", "Ema", "HalfLife", "PowerFunction", "power_of_width"]
 
 
+@runtime_checkable
 class Average(Protocol):
     """What averages the parameters."""
 

@@ -12,8 +12,8 @@ from diffusion_jax.nets.unet.unet import UNet
 __all__ = ["complete_unet"]
 
 SIZES = ("classes", "level", "embedding", "pooled", "ids", "augment", "tokens")
-COMPUTED = ("scan", "remat", "norm", "dtype", "rngs", "self", "dropout_rate")
-"""Keywords that change no weight and no output in sampling."""
+COMPUTED = ("scan", "remat", "norm", "dtype", "rngs", "self")
+"""Keywords that say how it is computed, not what."""
 
 
 def complete_unet(config: Mapping[str, Any]) -> dict[str, Any]:
@@ -64,14 +64,21 @@ def complete_unet(config: Mapping[str, Any]) -> dict[str, Any]:
     for side, name in used.items():
         made[name] = tuple(n if kind != "plain" else 1 for n, kind in zip(made[name], made[side]))
     if made["middle"] in (None, "plain", "single"):
-        made["middle_heads"], made["middle_groups"] = 1, None
+        made["middle_heads"] = 1
+    if made["middle"] != "attention":
+        made["middle_groups"] = None
+    elif made["middle_groups"] is None:
+        made["middle_groups"] = made["groups"]
     if made["middle"] != "added":
         made["middle_only_text"] = False
     texts = [kind in ("cross", "added") for kind in made["down"]]
     if not any(texts) and made["middle"] not in ("cross", "added"):
         made["context"] = (None,) * count
     for side, name in (("down", "transformer_layers"), ("up", "up_transformer_layers")):
-        made[name] = tuple(d if kind == "cross" else 1 for d, kind in zip(made[name], made[side]))
+        depths = [d if kind == "cross" else 1 for d, kind in zip(made[name], made[side])]
+        if side == "down" and made["middle"] == "cross":
+            depths[-1] = made[name][-1]  # the middle's as well
+        made[name] = tuple(depths)
     for name in ("resample", "up_resample"):
         made[name] = (*made[name][:-1], "conv") if name == "resample" else ("conv", *made[name][1:])
     return {**made, "hearing": heard}

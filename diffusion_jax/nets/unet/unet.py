@@ -102,7 +102,7 @@ class UNet(nnx.Module):
         head_dim: int | Sequence[int] | None = None,
         up_heads: int | Sequence[int] | None = None,
         middle_heads: int | None = None,
-        context: int | Sequence[int] | None = None,
+        context: int | Sequence[int | None] | None = None,
         transformer_layers: int | Sequence[Any] = 1,
         up_transformer_layers: Sequence[Any] | None = None,
         only_text: bool | Sequence[bool] = False,
