@@ -26,10 +26,10 @@ VARIANTS = {
     "unet": {
         "model": {
             "name": "unet",
-            "channels": (32, 64, 64),
+            "channels": (24, 48, 48),
             "layers": 1,
             "attention": (7,),
-            "head_dim": 32,
+            "head_dim": 24,
             "dtype": "auto",
         },
     },

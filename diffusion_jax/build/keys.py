@@ -58,7 +58,7 @@ def common_groups(config: ConfigDict) -> dict[str, Group]:
     """The groups of every system, by their names."""
     return {
         "optimizer": named_group("optimizer", OPTIMIZERS, config, ("total_steps", "clamp"), first="adamw"),
-        "ema": named_group("ema", AVERAGES, config, ("batch_size",), first="ema"),
+        "ema": named_group("ema", AVERAGES, config, ("batch_size",), first="ema", silent=True),
         "mesh": Group("mesh", None, parameters(make_mesh, ("devices",))),
     }
 
@@ -70,14 +70,16 @@ def named_group(
     given: tuple[str, ...] = (),
     *,
     first: str | None = None,
+    silent: bool = False,
 ) -> Group:
     """The keys of the constructor that the group's name picks, or of all of them where it picks none.
 
-    `given` are keywords that are not the user's to set, `first` the name where the group says none.
+    `given` are keywords that are not the user's to set, `first` the name where the group says none, which it need
+    not do where it may be `silent`.
     """
     name = chosen(spec_at(config, group).get("name", first), table)
     found = group_of(f"{group} {name!r}", group, name, table, given)
-    return dataclasses.replace(found, defaults={"name": REQUIRED, **found.defaults})
+    return dataclasses.replace(found, defaults={"name": first if silent else REQUIRED, **found.defaults})
 
 
 def group_of(

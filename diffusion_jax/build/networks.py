@@ -36,8 +36,12 @@ GIVEN = (
 
 def given_to(name: Any) -> tuple[str, ...]:
     """Those of the network of this name: of one of one's own that has no `sizes`, the shapes alone."""
-    own = is_own(name) and name not in NETWORKS
-    return SHAPES if own and not hasattr(pick("model", name, NETWORKS), "sizes") else GIVEN
+    if not (isinstance(name, str) and (name in NETWORKS or is_own(name))):
+        return GIVEN
+    make = pick("model", name, NETWORKS)
+    if name not in NETWORKS and not hasattr(make, "sizes"):
+        return SHAPES
+    return tuple(keyword for keyword in GIVEN if keyword not in getattr(make, "chosen", ()))
 
 
 def compute_dtype(name: str) -> Any:

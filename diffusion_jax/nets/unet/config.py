@@ -135,6 +135,8 @@ class ConfigUNet(UNet):
         "label", "embedding", "pooled", "ids", "level", "augment", "tokens", "length", "image",
     )  # fmt: skip
 
+    chosen: ClassVar[tuple[str, ...]] = ("channels",)
+
     @staticmethod
     def sizes(
         shape: tuple[int, ...],

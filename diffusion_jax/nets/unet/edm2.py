@@ -172,6 +172,7 @@ class EDM2UNet(nnx.Module):
     """
 
     reads: ClassVar[tuple[str, ...]] = ("label",)
+    chosen: ClassVar[tuple[str, ...]] = ("channels",)
     after_step = staticmethod(unit_filters)
 
     @staticmethod
