@@ -76,8 +76,8 @@ def blocks(network, params, x, c, cond):
 
 
 def trained(network, params, steps):
-    """Adam on noise, each step followed by the norms' own."""
-    tx = optax.adam(1e-2, b2=0.99)
+    """Adam with the recipe's rate and its ramp (0.01 after 10 million images of 2048 a step), and after each step the norms' own."""
+    tx = optax.adam(optax.linear_schedule(0.0, 0.01, 10_000_000 // 2048), b2=0.99)
 
     @jax.jit
     def step(params, state, seed):
@@ -99,13 +99,20 @@ def trained(network, params, steps):
 
 
 @pytest.mark.parametrize("steps", [0, pytest.param(100, marks=pytest.mark.slow)])
-def test_activations_are_of_magnitude_1_through_the_depth(steps):
-    network = Network(lambda rngs: EDM2UNet(rngs, **SIZES, classes=5))
+@pytest.mark.parametrize(("attention", "lowest"), [((), 0.8), ((8,), 0.7)])
+def test_activations_are_of_magnitude_1_through_the_depth(steps, attention, lowest):
+    """Within 20%, and within 30% where blocks attend.
+
+    At the start attention is a mean over values that hardly depend on one another, with a magnitude m near 0, so that the sum of
+    it and x has sqrt(0.49 / 0.58) = 0.92 of x's. Where every block attends, joins of x and skips of that magnitude settle at
+    x^2 = 0.845 (x^2 + 0.845) / 2, which is 0.79, and zeros beyond the edges take some more.
+    """
+    network = Network(lambda rngs: EDM2UNet(rngs, **SIZES | {"attention": attention}, classes=5))
     params = trained(network, network.init(jax.random.key(0)), steps)
     x, c, cond = normal(1, 16, 16, 16, 3), normal(2, 16) / 4, {"label": jnp.arange(16) % 4}
     found = blocks(network, params, x, c, cond)
     assert len(found) == 14
-    np.testing.assert_allclose(found, 1, atol=0.2)
+    assert lowest < min(found) and max(found) < 1.2
 
 
 def test_filters_have_their_norm_after_a_step_to_the_last_bit_that_float32_has():
