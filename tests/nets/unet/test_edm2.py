@@ -76,7 +76,7 @@ def blocks(network, params, x, c, cond):
 
 
 def trained(network, params, steps):
-    """Adam with the recipe's rate and its ramp (0.01 after 10 million images of 2048 a step), and after each step the norms' own."""
+    """Adam with the recipe's rate and ramp (0.01 after 10 million images, 2048 a step), and the norms after each step."""
     tx = optax.adam(optax.linear_schedule(0.0, 0.01, 10_000_000 // 2048), b2=0.99)
 
     @jax.jit
@@ -103,9 +103,9 @@ def trained(network, params, steps):
 def test_activations_are_of_magnitude_1_through_the_depth(steps, attention, lowest):
     """Within 20%, and within 30% where blocks attend.
 
-    At the start attention is a mean over values that hardly depend on one another, with a magnitude m near 0, so that the sum of
-    it and x has sqrt(0.49 / 0.58) = 0.92 of x's. Where every block attends, joins of x and skips of that magnitude settle at
-    x^2 = 0.845 (x^2 + 0.845) / 2, which is 0.79, and zeros beyond the edges take some more.
+    At the start attention is a mean over values that hardly depend on one another, of a magnitude near 0, so that the sum
+    of it and x has sqrt(0.49 / 0.58) = 0.92 of x's. Where every block attends, joins of x and skips of that magnitude
+    settle at x^2 = 0.845 (x^2 + 0.845) / 2, which is 0.79, and zeros beyond the edges take some more.
     """
     network = Network(lambda rngs: EDM2UNet(rngs, **SIZES | {"attention": attention}, classes=5))
     params = trained(network, network.init(jax.random.key(0)), steps)

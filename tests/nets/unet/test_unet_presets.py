@@ -46,7 +46,13 @@ def count(tree):
     return sum(math.prod(leaf.shape) for path, leaf in leaves if path[-1].key not in drawn)
 
 
-@pytest.mark.parametrize("name", UNET_MODELS)
+QUICK = ("ddpm-cifar10", "ncsn++-cifar10", "adm-64", "sd-1.5", "edm2-xs")
+"""One of each kind; the others take a minute or two."""
+
+
+@pytest.mark.parametrize(
+    "name", [name if name in QUICK else pytest.param(name, marks=pytest.mark.slow) for name in UNET_MODELS]
+)
 def test_the_parameters_of_every_preset(name):
     tree = parameters(name)
     if name in COUNTS:
