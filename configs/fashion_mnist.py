@@ -24,6 +24,7 @@ NAMES = (
 )  # fmt: skip
 VARIANTS = {
     "unet": {
+        "steps": 4800,  # as many operations as 6,000 of the DiT
         "model": {
             "name": "unet",
             "channels": (24, 48, 48),

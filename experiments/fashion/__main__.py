@@ -25,7 +25,7 @@ from experiments.arguments import made_folder, one_seed
 from experiments.progress import Clock, say
 
 ROOT = Path(__file__).resolve().parents[2]
-VARIANTS = ("", "unconditional", "text")
+VARIANTS = ("", "unet", "unconditional", "text")
 READER_STEPS = 2000
 SOLVER: dict[str, Any] = {"solver": "ddpm", "num_steps": 50, "grid": "natural"}
 
@@ -35,7 +35,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", default="", help="the folder of the IDX files")
     parser.add_argument("--out", type=Path, default=Path("runs/fashion"), help="the folder of the runs and the page")
-    parser.add_argument("--variant", default="", help="a variant of the config: unconditional or text")
+    parser.add_argument("--variant", default="", help="a variant of the config: unet, unconditional or text")
     parser.add_argument("--seed", type=int, default=0, help="seed of the weights, the data order and the samples")
     parser.add_argument("--steps", type=int, help="fewer steps of training than the config's, to see that all runs")
     parser.add_argument("--reader-steps", type=int, default=READER_STEPS, help="steps of training of the reader")
