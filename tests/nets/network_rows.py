@@ -151,7 +151,7 @@ ROWS = {
         },
         lambda seed: (
             normal(seed, 4, 4, 1),
-            500 + 200 * normal(seed + 1),
+            5 + normal(seed + 1),
             {
                 "label": (seed + jnp.arange(BATCH)) % 4,
                 "level": 5 + normal(seed + 2),
@@ -159,14 +159,14 @@ ROWS = {
                 "pooled": normal(seed + 4, 5),
                 "ids": 5 + normal(seed + 5, 2),
                 "augment": normal(seed + 6, 9),
-                "guidance": 4 + 0.01 * normal(seed + 7),
+                "guidance": 1.2 + 0.01 * normal(seed + 7),
                 "tokens": normal(seed + 8, 4, 6),
                 "length": 1 + (seed + jnp.arange(BATCH)) % 4,
                 "image": normal(seed + 9, 4, 4, 2),
                 "hint": normal(seed + 10, 32, 32, 3),
             },
         ),
-        step=1e-4,  # a guidance scale's features have 1000 radians from 1 to 2
+        step=2e-3,  # a guidance scale's features have 1000 radians from 1 to 2
         zero=True,
     ),
     "UNet without a condition": Row(
@@ -185,6 +185,7 @@ ROWS = {
         },
         lambda seed: (normal(seed, 6, 4, 1), jnp.exp(normal(seed + 1)), None),
         frozen="frequencies$",
+        step=0.02,
         unconditional=True,
         zero=True,
     ),
