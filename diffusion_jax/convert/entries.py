@@ -128,7 +128,8 @@ def read(
 ) -> Params:
     """Our parameters, float32, from a checkpoint's tensors.
 
-    Raises UserError, one line, with the missing, extra and misshapen names (the first `MOST` of each); `ignored` names may be there or not.
+    Raises UserError, one line, with the missing, extra and misshapen names (the first `MOST` of each); `ignored` names may
+    be there or not.
     """
     wanted = {name: shape for entry in entries for name, shape in zip(entry.theirs, entry.shapes)}
     missing = [name for name in wanted if name not in tensors]

@@ -97,7 +97,8 @@ COMMON: Table = {
     "time_embedding_dim": reads(whole),
     "num_class_embeds": reads(whole),
 }
-PLAIN: Table = COMMON | {
+PLAIN: Table = {
+    **COMMON,
     "in_channels": reads(whole, 3),
     "out_channels": reads(whole, 3),
     "time_embedding_type": reads(choice(("positional", "fourier", "learned")), "positional"),
@@ -111,7 +112,8 @@ PLAIN: Table = COMMON | {
     "class_embed_type": reads(choice(("timestep", "identity"))),
     "num_train_timesteps": reads(whole),
 }
-CONDITION: Table = COMMON | {
+CONDITION: Table = {
+    **COMMON,
     "mid_block_type": reads(optional(choice(MIDDLE)), "UNetMidBlock2DCrossAttn", null=True),
     "only_cross_attention": reads(several(flag), False),
     "mid_block_only_cross_attention": reads(flag),

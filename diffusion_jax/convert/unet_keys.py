@@ -110,7 +110,7 @@ class Names:
                 found += self._block(f"{ours}/blocks/{j}", block, width + kept.pop(), widths[i])
                 width = widths[i]
                 if c["up"][i] != "plain":
-                    depths = c.get("up_transformer_layers") or c.get("transformer_layers")
+                    depths = c.get("up_transformer_layers") or c["transformer_layers"]
                     depth = _depth(depths, i, j) if c["up"][i] == "cross" else 1
                     heads = (c.get("up_heads") or c["heads"])[i]
                     found += self._attention(f"{ours}/attentions/{j}", attention, c["up"][i], i, depth, heads=heads)

@@ -27,7 +27,9 @@ def test_it_gives_what_diffusers_gave(name, tmp_path):
     save_file(fill(shapes), tmp_path / "diffusion_pytorch_model.safetensors")
     unet = load_pretrained(tmp_path)
     x, cond = given(name)
-    found = unet.network.apply(unet.params, jnp.asarray(x), jnp.array(TIMES), {k: jnp.asarray(v) for k, v in cond.items()})
+    found = unet.network.apply(
+        unet.params, jnp.asarray(x), jnp.array(TIMES), {k: jnp.asarray(v) for k, v in cond.items()}
+    )
     with np.load(GOLDENS) as stored:
         wanted = stored[name]
     assert 0.3 < np.abs(wanted).max() < 30

@@ -13,7 +13,7 @@ A text is [batch, keys, context] with `length` [batch], the number of keys that 
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, TypeAlias
 
 import jax
 import jax.numpy as jnp
@@ -28,7 +28,8 @@ from diffusion_jax.typing import UserError, one_of
 
 __all__ = ["AddedAttention", "PixelAttention", "SpatialTransformer"]
 
-Maps, Made = Float[Array, "batch height width channels"], Float[Array, "batch _ _ _"]
+Maps: TypeAlias = Float[Array, "batch height width channels"]
+Made: TypeAlias = Float[Array, "batch _ _ _"]
 _zeros = jax.nn.initializers.zeros
 CROSS_NORMS = (None, "layer_norm", "group_norm")
 
@@ -143,6 +144,7 @@ class _Attention(nnx.Module):
 
     def __call__(self, x: Array, text: Array | None, length: Array | None) -> Array:
         if self.cross:
+            assert text is not None
             q, (k, v) = self.q(x), jnp.split(self.kv(text), 2, axis=-1)
         else:
             (q, k, v), length = jnp.split(self.qkv(x), 3, axis=-1), None

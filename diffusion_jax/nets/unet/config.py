@@ -78,7 +78,7 @@ def unet_keywords(
     """What `UNet` is made with, of what a config and its data say. UserError for sizes that do not go together."""
     if preset is None and channels is None:
         raise UserError("a U-Net needs 'channels', such as (64, 128, 128), or a 'preset', such as 'ddpm++-cifar10'")
-    made = {"modulation": "scale_shift", "groups": None} if preset is None else unet_model(preset)
+    made: dict[str, Any] = {"modulation": "scale_shift", "groups": None} if preset is None else unet_model(preset)
     heard = {name: value for name, value in made.pop("hearing", {}).items() if name in KEPT}
     widths = tuple(channels or made["channels"])
     if channels is not None:

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, TypeAlias
 
 import jax
 import jax.numpy as jnp
@@ -26,7 +26,8 @@ from diffusion_jax.typing import UserError, one_of
 
 __all__ = ["Conv", "GroupNorm", "Resample", "Shrunk", "double", "halve", "nearest_to"]
 
-Maps, Made = Float[Array, "batch height width channels"], Float[Array, "batch _ _ _"]
+Maps: TypeAlias = Float[Array, "batch height width channels"]
+Made: TypeAlias = Float[Array, "batch _ _ _"]
 _zeros = jax.nn.initializers.zeros
 FILTERS = {"box": (1, 1), "binomial": (1, 3, 3, 1)}
 

@@ -19,7 +19,7 @@ import math
 import re
 from collections.abc import Mapping, Sequence
 from types import MappingProxyType
-from typing import Any, ClassVar
+from typing import Any, ClassVar, TypeAlias
 
 import jax
 import jax.numpy as jnp
@@ -38,7 +38,8 @@ SILU = 0.596  # the root mean square of silu of a standard normal
 RESIDUAL, EMBEDDED, JOINED = 0.3, 0.5, 0.5
 BOUND = 256.0
 UNIT = re.compile(r"(^|/)unit_kernel$")
-Maps, Made = Float[Array, "batch height width channels"], Float[Array, "batch _ _ _"]
+Maps: TypeAlias = Float[Array, "batch height width channels"]
+Made: TypeAlias = Float[Array, "batch _ _ _"]
 
 
 def magnitude_silu(x: Array) -> Array:

@@ -157,15 +157,15 @@ class Hearing(nnx.Module):
         self.level = EmbeddingMlp(features, inner, rngs, act=act, dtype=dtype) if level else None
         self.augment = None if augment is None else Linear(augment, into, rngs, bias_init=None, dtype=dtype)
         added = embedding is not None and embedding_by is not None
-        self.embedding = VectorEmbedding(str(embedding_by), embedding, inner, rngs, **common) if added else None
+        self.embedding = VectorEmbedding(str(embedding_by), embedding or 0, inner, rngs, **common) if added else None
         self.ids, self.id_features = ids, id_features
         joined = None if ids is None else (pooled or 0) + ids * id_features
         self.ids_mlp = None if joined is None else EmbeddingMlp(joined, inner, rngs, dtype=dtype)
         alone = joined is None and pooled is not None
-        self.pooled = VectorEmbedding(pooled_by, pooled, inner, rngs, **common) if alone else None
+        self.pooled = VectorEmbedding(pooled_by, pooled or 0, inner, rngs, **common) if alone else None
         self.reads_pooled = pooled is not None
         pools = pool_heads is not None
-        self.pool = TokenPool(_known("tokens", tokens), inner, pool_heads, rngs, **common) if pools else None
+        self.pool = TokenPool(_known("tokens", tokens), inner, pool_heads or 0, rngs, **common) if pools else None
         one_of("tokens_by", str(tokens_by), [str(kind) for kind in PROJECTIONS])
         maps_text, maps_image = tokens_by in ("text", "text_image"), tokens_by in ("image", "text_image")
         wide = _known("context", context) if maps_text or maps_image else 0

@@ -161,6 +161,7 @@ def attended(module: Any, x: Array, told: Told, key: Array | None, train: bool) 
     if isinstance(module, PixelAttention):
         return module(x)
     if isinstance(module, AddedAttention):
+        assert told.text is not None
         return module(x, told.text, told.length)
     return module(x, told.text, told.length, key=key, train=train)
 

@@ -187,12 +187,12 @@ class UNet(nnx.Module):
         self.conv_in = Conv(entering, entrance, kernel_in, rngs, dtype=dtype)
         kept, width, downs = [entrance], entrance, []
         for i in range(count):
-            level = Level(
+            of = Level(
                 channels[i], layer_counts[i], down_kinds[i], head_counts[i], depths[i], contexts[i], texts[i],
                 down_changes[i],
             )  # fmt: skip
             last = i == count - 1
-            downs.append(Down(width, level, hows[i], rngs, last=last))
+            downs.append(Down(width, of, hows[i], rngs, last=last))
             width = channels[i]
             kept += [width] * (layer_counts[i] + (not last))
         self.down = nnx.List(downs)
@@ -202,23 +202,23 @@ class UNet(nnx.Module):
         lowest = None
         if middle is not None:
             only = texts[-1] if middle_only_text is None else middle_only_text
-            level = Level(channels[-1], 0, middle, middle_heads or head_counts[-1], depths[-1], contexts[-1], only)
+            of = Level(channels[-1], 0, middle, middle_heads or head_counts[-1], depths[-1], contexts[-1], only)
             of_middle = dataclasses.replace(
                 hows[-1],
                 attention_groups=middle_groups,
                 out_scale=hows[-1].out_scale if middle_scale is None else middle_scale,
                 activate=hows[-1].activate if middle_activate is None else middle_activate,
             )
-            lowest = Middle(level, of_middle, rngs)
+            lowest = Middle(of, of_middle, rngs)
         self.middle = lowest
         ups = []
         for i in reversed(range(count)):
-            level = Level(
+            of = Level(
                 channels[i], layer_counts[i] + 1, up_kinds[i], up_counts[i], up_depths[i], contexts[i], texts[i],
                 up_changes[i], up_attends,
             )  # fmt: skip
             taken = [kept.pop() for _ in range(layer_counts[i] + 1)]
-            ups.append(Up(width, taken, level, hows[i], rngs, last=i == 0))
+            ups.append(Up(width, taken, of, hows[i], rngs, last=i == 0))
             width = channels[i]
         self.up = nnx.List(ups)
         self.act = activation(act_out or act)
@@ -250,17 +250,17 @@ class UNet(nnx.Module):
         keys = [None if key is None else jax.random.fold_in(key, i) for i in range(2 * self.levels + 1)]
         picture, x = x, self.conv_in(x)
         kept = [x]
-        for i, level in enumerate(self.down):
-            kept += level(x, told, key=keys[i], train=train)
+        for i, down in enumerate(self.down):
+            kept += down(x, told, key=keys[i], train=train)
             if self.pyramid is not None and i < self.levels - 1:
                 picture = kept[-1] = (kept[-1] + self.pyramid[i](picture)) / math.sqrt(2)
             x = kept[-1]
         if self.middle is not None:
             x = self.middle(x, told, key=keys[self.levels], train=train)
-        for i, level in enumerate(self.up):
-            taken = [kept.pop() for _ in range(len(level.blocks))]
-            size = kept[-1].shape[1:3] if kept else x.shape[1:3]
-            x = level(x, taken, told, size, key=keys[self.levels + 1 + i], train=train)
+        for i, up in enumerate(self.up):
+            taken = [kept.pop() for _ in range(len(up.blocks))]
+            _, height, width, _ = kept[-1].shape if kept else x.shape
+            x = up(x, taken, told, (height, width), key=keys[self.levels + 1 + i], train=train)
         y = self.conv_out(self.act(self.norm_out(x))).astype(jnp.float32)
         return y / t.astype(jnp.float32)[:, None, None, None] if self.divide else y
 

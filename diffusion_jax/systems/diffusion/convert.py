@@ -47,15 +47,16 @@ def convert(arguments: argparse.Namespace, say: Callable[[str], None]) -> int:
             raise UserError(f"--out {str(out)!r}: format {layout!r} is a .safetensors or .pt file; nearest: {near!r}")
         check_file(out)
     notes: list[str] = []
+    size: int | None
     if holds_run(source):
         run = load_diffusion(source, which=arguments.weights)
-        kind, config, sample_size, notes = _of_run(run)
+        kind, config, size, notes = _of_run(run)
         params: Params = jax.tree.map(np.asarray, run.params)
         order = "heads"
     else:
         found = load_network(source, model=arguments.model)
         params, config = jax.tree.map(np.asarray, found.params), found.config
-        kind, sample_size = found.kind, found.told.get("sample_size")
+        kind, size = found.kind, found.told.get("sample_size")
         order = order_of(arguments.model)
     if kind == "DiT":
         if layout != "diffusers":
@@ -64,7 +65,7 @@ def convert(arguments: argparse.Namespace, say: Callable[[str], None]) -> int:
     else:
         save_unet(
             out, config, params, complete_unet,
-            layout=layout, dtype=arguments.dtype, order=order, linear=layout == "diffusers", sample_size=sample_size,
+            layout=layout, dtype=arguments.dtype, order=order, linear=layout == "diffusers", sample_size=size,
         )  # fmt: skip
     count = sum(leaf.size for leaf in jax.tree.leaves(params))
     say(f"{count / 1e6:.2f} million parameters of a {kind} written to {out}")
