@@ -45,7 +45,9 @@ def get_config() -> ConfigDict:
     config.steps = IMAGES // BATCH
     config.batch_size = BATCH
 
-    config.data = ConfigDict({"name": "tfds", "path": "cifar10", "validation": 0.02, "crop": "center", "augment": 0.12})
+    config.data = ConfigDict(
+        {"name": "tfds", "path": "cifar10", "validation": 0.02, "crop": "center", "flip": False, "augment": 0.12}
+    )
     config.preprocess = ConfigDict({"size": 32, "channels": 3})
     config.condition = ConfigDict({"name": "label", "drop": 0.0})
 

@@ -77,8 +77,9 @@ def named_group(
     `given` are keywords that are not the user's to set, `first` the name where the group says none, which it need
     not do where it may be `silent`.
     """
-    name = chosen(spec_at(config, group).get("name", first), table)
-    found = group_of(f"{group} {name!r}", group, name, table, given)
+    told = spec_at(config, group).get("name")
+    name = chosen(first if told is None else told, table)
+    found = group_of(group if silent and told is None else f"{group} {name!r}", group, name, table, given)
     return dataclasses.replace(found, defaults={"name": first if silent else REQUIRED, **found.defaults})
 
 
@@ -87,7 +88,9 @@ def group_of(
 ) -> Group:
     """The keys of one constructor of a table, or of one's own, or of all of the table."""
     if name is None:
-        everything = {key: default for make in table.values() for key, default in parameters(make, given).items()}
+        everything: dict[str, Any] = {}
+        for make in table.values():
+            everything = parameters(make, given) | everything
         return Group(label, None, everything)
     make = pick(what, name, table)
     ranges = {}

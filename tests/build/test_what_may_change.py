@@ -18,7 +18,8 @@ from diffusion_jax.typing import UserError
 
 ROOT = Path(__file__).parents[2]
 TASK = Task(Network(lambda rngs: nnx.Linear(1, 1, rngs=rngs)), lambda *_: None, lambda step: {})
-CONFIGS = [load_config(str(path)) for path in sorted((ROOT / "configs").glob("*.py"))]
+BY_NAME = {path.stem: load_config(str(path)) for path in sorted((ROOT / "configs").glob("*.py"))}
+CONFIGS = list(BY_NAME.values())
 MAY_CHANGE = {
     "workdir", "steps", "log_every", "eval_every", "checkpoint_every", "condition.encoder", "condition.cache",
     "condition.sample_level", "data.path", "data.data_dir",
@@ -59,13 +60,13 @@ def changed(config, **values):
 
 
 def test_defaults_that_are_written_out_are_no_difference():
-    digits, diffusion = CONFIGS[2], CONFIGS[3]
+    digits, diffusion = BY_NAME["digits_clip"], BY_NAME["digits_diffusion"]
     same = changed(digits, optimizer__end_scale=0.0, ema__warmup=True, locked=[], model__vision__mlp_ratio=4.0)
     assert differences(digits, same) == {FIXED: [], FREE: [], MOVED: []}
     assert differences(diffusion, changed(diffusion, sampler__guidance=None)) == {FIXED: [], FREE: [], MOVED: []}
     old = changed(digits, data__nois=0.5)  # of a run before such keys were refused
     assert differences(old, digits)[FREE] == ["data.nois: 0.5 -> (absent)"]
-    preset = CONFIGS[0]  # of a preset the sizes are its own, not the constructors' defaults
+    preset = BY_NAME["clip_b16"]  # of a preset the sizes are its own, not the constructors' defaults
     assert differences(preset, changed(preset, model__vision__heads=12))[FIXED]
 
 
@@ -80,7 +81,9 @@ def begun(tmp_path):
         for name, text in files.items():
             (folder / name).parent.mkdir(parents=True, exist_ok=True)
             (folder / name).write_text(text)
-    config = changed(CONFIGS[1], data__path=str(pictures), tokenizer__path=str(words), workdir=str(tmp_path / "run"))
+    config = changed(
+        BY_NAME["clip_folder"], data__path=str(pictures), tokenizer__path=str(words), workdir=str(tmp_path / "run")
+    )
     training._prepare(tmp_path / "run", config, TASK, False, print)
     return tmp_path, config
 
@@ -153,7 +156,7 @@ def test_a_run_without_a_note_is_compared_with_what_lies_there(begun):
 
 
 def test_shards_are_known_by_name_and_size(tmp_path):
-    config = changed(CONFIGS[0], data__path=str(tmp_path / "{0..1}.tar"), tokenizer__path="")
+    config = changed(BY_NAME["clip_b16"], data__path=str(tmp_path / "{0..1}.tar"), tokenizer__path="")
     assert contents_of(config) == {}
     for name in ("0.tar", "1.tar"):
         (tmp_path / name).write_text(name)
@@ -169,7 +172,7 @@ def test_files_of_arrays_are_known_by_their_bytes_wherever_they_lie(tmp_path):
     for name, bytes_ in (("a.npz", b"one"), ("moved/b.npz", b"one"), ("c.npz", b"two")):
         (tmp_path / name).write_bytes(bytes_)
     found = [
-        contents_of(changed(CONFIGS[0], data__path=str(tmp_path / name), tokenizer__path=""))["data.path"]
+        contents_of(changed(BY_NAME["clip_b16"], data__path=str(tmp_path / name), tokenizer__path=""))["data.path"]
         for name in ("a.npz", "moved/b.npz", "c.npz")
     ]
     assert found[0] == found[1] != found[2]

@@ -20,6 +20,8 @@ UNET = {
     "model.layers": 1,
     "model.attention": "(4,)",
     "model.modulation": "shift",
+    "optimizer.schedule": "constant",
+    "optimizer.warmup_steps": 1,
 }
 
 
