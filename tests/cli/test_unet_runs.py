@@ -20,6 +20,7 @@ UNET = {
     "model.layers": 1,
     "model.attention": "(4,)",
     "model.modulation": "shift",
+    "model.groups": 4,
     "optimizer.schedule": "constant",
     "optimizer.warmup_steps": 1,
 }

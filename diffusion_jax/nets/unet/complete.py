@@ -21,7 +21,7 @@ def complete_unet(config: Mapping[str, Any]) -> dict[str, Any]:
 
     Two configs that compute the same come out equal: what nothing uses is set to one value.
     """
-    made = _defaults(UNet) | dict(config)
+    made = _defaults(UNet) | {name: value for name, value in config.items() if name not in COMPUTED}
     count = len(made["channels"])
 
     def each(value: Any) -> tuple[Any, ...]:

@@ -68,6 +68,7 @@ def unet_keywords(
     resample: str | None = None,
     modulation: str | None = None,
     block: str | None = None,
+    groups: int | None = None,
     time_scale: float = 1.0,
     dropout_rate: float | None = None,
     scan: bool = False,
@@ -104,7 +105,8 @@ def unet_keywords(
     if heads is not None or head_dim is not None:
         made |= {"heads": heads, "head_dim": head_dim}
     given = {
-        "layers": layers, "resample": resample, "modulation": modulation, "block": block, "dropout_rate": dropout_rate,
+        "layers": layers, "resample": resample, "modulation": modulation, "block": block, "groups": groups,
+        "dropout_rate": dropout_rate,
     }  # fmt: skip
     made |= {name: value for name, value in given.items() if value is not None}
     for name in ("in_channels", "out_channels", "image", "context"):
