@@ -18,6 +18,12 @@ from diffusion_jax.systems.diffusion.run import DiffusionRun
 
 __all__ = ["AIMS", "write"]
 
+TITLES = {
+    "": "Fashion-MNIST, drawn by its class",
+    "unconditional": "Fashion-MNIST, unasked",
+    "text": "Fashion-MNIST, drawn by its caption",
+    "unet": "Fashion-MNIST, drawn by its class with a U-Net",
+}
 AIMS = {"reader": 0.91, "behind": 0.07, "right": 0.95}
 """The reader on real pictures at least; class right at guidance 1 at most so far behind it; at some guidance at least."""
 
@@ -27,11 +33,7 @@ def write(run: DiffusionRun, found: Mapping[str, Any], report: Path, say: Callab
     page = page_of(run, report, say)
     with np.load(report / "samples.npz") as kept:
         pictures = {scale: kept[scale] for scale in kept.files}
-    title = "Fashion-MNIST, drawn by its class"
-    if found["variant"]:
-        title = {"unconditional": "Fashion-MNIST, unasked", "text": "Fashion-MNIST, drawn by its caption"}[
-            found["variant"]
-        ]
+    title = TITLES[found["variant"]]
     made = Section("Time", how_it_was_made(Making(found["seconds"], {}, {}, [found["command"]])))
     sections = (Section("By an independent reader", _read(found, pictures)), *page.sections, made)
     page = dataclasses.replace(page, title=title, tiles=_tiles(found), sections=sections)
