@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from diffusion_jax.typing import UserError
-from experiments.fashion.__main__ import tell
+from experiments.fashion.__main__ import VARIANTS, tell
 from experiments.fashion.measures import blurred, diversity, judged
 
 
@@ -75,7 +75,7 @@ def test_what_is_missing_is_one_line(tmp_path, wrong, said):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("variant", ["", "unconditional", "text"])
+@pytest.mark.parametrize("variant", VARIANTS)
 def test_the_whole_on_a_few_made_up_clothes(tmp_path, variant, capsys):
     rng = np.random.default_rng(0)
     folder = tmp_path / "data"
