@@ -1,5 +1,7 @@
 """What is said of the device that a command runs on."""
 
+import os
+
 import jax
 import pytest
 
@@ -77,3 +79,20 @@ def test_a_backend_that_fails_is_one_line(monkeypatch, tmp_path, cache_setting):
     monkeypatch.setattr(jax, "devices", fail)
     with pytest.raises(UserError, match=r"^JAX finds no device: Unable to initialize backend 'cuda'$"):
         accelerator.configure(print)
+
+
+@pytest.mark.parametrize(
+    ("version", "flags", "wanted"),
+    [
+        ("0.10.2", "", "--KEY=LIBRARY_FUSION_TYPE_INDIVIDUAL_DOT,LIBRARY_FUSION_TYPE_REDUCE"),
+        ("0.10.2", "--a=1", "--a=1 --KEY=LIBRARY_FUSION_TYPE_INDIVIDUAL_DOT,LIBRARY_FUSION_TYPE_REDUCE"),
+        ("0.10.2", "--KEY=", "--KEY="),
+        ("0.12.0", "--a=1", "--a=1"),
+    ],
+)
+def test_convolutions_use_all_cores_where_xla_is_of_jax_0_10_and_nobody_chose(monkeypatch, version, flags, wanted):
+    monkeypatch.setenv("XLA_FLAGS", flags.replace("KEY", accelerator.YNN))
+    monkeypatch.setattr(accelerator.jaxlib, "__version__", version)
+    for _ in range(2):
+        accelerator.spread_convolutions()
+        assert os.environ["XLA_FLAGS"] == wanted.replace("KEY", accelerator.YNN)

@@ -2,8 +2,8 @@
 
 **Group norm** (arXiv 1803.08494): channels in groups, mean and variance of each group over its channels and all pixels,
 then a gain and a bias a channel. Statistics are in float32 whatever the dtype of the computation. With r = 1 / std and g the
-cotangent of y = r (x - mean), dx = r (g - mean(g) - y mean(g y)), the means over the group, as for a layer norm; a rule that
-keeps y and r is a JVP, so that both modes of differentiation have it.
+cotangent of y = r (x - mean), dx = r (g - mean(g) - y mean(g y)), the means over the group, as for a layer norm; the rule is a
+JVP, so that both modes of differentiation have it.
 
 **Filters.** A picture is doubled by repeating pixels and halved by means of 2 x 2: the box [1, 1]. The binomial [1, 3, 3, 1]
 of StyleGAN and score SDEs (arXiv 2011.13456, appendix H) is longer, and reaches over the edge, where zeros are.
@@ -73,31 +73,51 @@ class Conv(nnx.Module):
         return y if self.bias is None else y + jnp.broadcast_to(self.bias[...].astype(self.dtype), y.shape)
 
 
-def _grouped(x: Array, groups: int) -> Array:
-    """[..., channels] -> [batch, pixels, groups, channels of a group]."""
-    return x.reshape(x.shape[0], -1, groups, x.shape[-1] // groups)
+def _by_group(of_channels: Array, groups: int) -> Array:
+    """[batch, channels] -> the same, with the mean of its group in the place of each channel."""
+    batch, channels = of_channels.shape
+    means = of_channels.reshape(batch, groups, -1).mean(-1, keepdims=True)
+    return jnp.broadcast_to(means, (batch, groups, channels // groups)).reshape(batch, channels)
 
 
-def _normalize(x: Array, groups: int, eps: float) -> tuple[Array, Array]:
-    grouped = _grouped(x, groups)
-    centred = grouped - grouped.mean((1, 3), keepdims=True)
-    rstd = jax.lax.rsqrt((centred * centred).mean((1, 3), keepdims=True) + eps)
-    return (centred * rstd).reshape(x.shape), rstd
+def _moments(x: Array, groups: int, eps: float) -> tuple[Array, Array]:
+    """(mean, 1 / std) of each channel's group [batch, 1, channels], of x [batch, pixels, channels].
+
+    Over the pixels first: sums along a group's few neighbouring channels are slow on a CPU.
+    """
+    mean = _by_group(x.mean(1), groups)[:, None]
+    centred = x - mean
+    return mean, jax.lax.rsqrt(_by_group((centred * centred).mean(1), groups) + eps)[:, None]
 
 
-@functools.partial(jax.custom_jvp, nondiff_argnums=(1, 2))
-def normalize_groups(x: Float[Array, "batch *axes channels"], groups: int, eps: float) -> Array:
-    """(x - mean) / sqrt(var + eps) in each group, whose derivatives in both modes reuse the result."""
-    return _normalize(x, groups, eps)[0]
+def _affine(x: Array, scale: Array, bias: Array, groups: int, eps: float) -> Array:
+    mean, rstd = _moments(x, groups, eps)
+    return (x - mean) * (rstd * scale[None, None]) + bias[None, None]
 
 
-@normalize_groups.defjvp
-def _normalize_tangent(groups: int, eps: float, primals: tuple[Array], tangents: tuple[Array]) -> tuple[Array, Array]:
-    (x,), (dx,) = primals, tangents
-    y, rstd = _normalize(x, groups, eps)
-    along_y, along = _grouped(y, groups), _grouped(dx, groups)
-    mean, slope = along.mean((1, 3), keepdims=True), (along * along_y).mean((1, 3), keepdims=True)
-    return y, (rstd * (along - mean - along_y * slope)).reshape(x.shape)
+@functools.partial(jax.custom_jvp, nondiff_argnums=(3, 4))
+def group_norm(
+    x: Float[Array, "batch pixels channels"],
+    scale: Float[Array, " channels"],
+    bias: Float[Array, " channels"],
+    groups: int,
+    eps: float,
+) -> Array:
+    """scale (x - mean) / sqrt(var + eps) + bias in each group, with a derivative of few passes in both modes."""
+    return _affine(x, scale, bias, groups, eps)
+
+
+@group_norm.defjvp
+def _group_norm_tangent(
+    groups: int, eps: float, primals: tuple[Any, ...], tangents: tuple[Any, ...]
+) -> tuple[Array, Array]:
+    (x, scale, bias), (dx, dscale, dbias) = primals, tangents
+    mean, rstd = _moments(x, groups, eps)
+    y, gain = (x - mean) * rstd, rstd * scale[None, None]
+    # What does not vary over pixels is in two brackets, so that the transpose sums over the pixels twice and no more.
+    shift = dbias[None, None] - gain * _by_group(dx.mean(1), groups)[:, None]
+    slope = dscale[None, None] - gain * _by_group((dx * y).mean(1), groups)[:, None]
+    return y * scale[None, None] + bias[None, None], gain * dx + y * slope + shift
 
 
 class GroupNorm(nnx.Module):
@@ -120,11 +140,10 @@ class GroupNorm(nnx.Module):
 
     def __call__(self, x: Array) -> Array:
         """[batch, ..., channels] -> the same."""
-        wide = x.astype(jnp.float32)
-        saved = self.norm == "saved"
-        y = normalize_groups(wide, self.groups, self.eps) if saved else _normalize(wide, self.groups, self.eps)[0]
-        y = y * jnp.broadcast_to(self.scale[...], y.shape) + jnp.broadcast_to(self.bias[...], y.shape)
-        return y.astype(self.dtype)
+        wide = x.astype(jnp.float32).reshape(x.shape[0], -1, x.shape[-1])
+        norm = group_norm if self.norm == "saved" else _affine
+        scale, bias = jnp.asarray(self.scale[...]), jnp.asarray(self.bias[...])
+        return norm(wide, scale, bias, self.groups, self.eps).reshape(x.shape).astype(self.dtype)
 
 
 def _filtered(x: Array, taps: Sequence[int], *, up: bool) -> Array:
