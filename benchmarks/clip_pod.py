@@ -32,7 +32,7 @@ from diffusion_jax import build
 from diffusion_jax.config import load_config
 from diffusion_jax.nets import Network
 from diffusion_jax.parallel.mesh import batch_sharding, make_mesh, replicated
-from diffusion_jax.parallel.rules import split_over_fsdp
+from diffusion_jax.parallel.rules import split_over_mesh
 from diffusion_jax.systems.clip.network import clip_network, clip_sizes
 from diffusion_jax.systems.clip.task import CLAMP, recipe_loss
 from diffusion_jax.train.state import init_state, state_shardings
@@ -64,7 +64,7 @@ def planned(variant: str, overrides: dict[str, str], devices: Any) -> dict[str, 
     tx, ema = build.optimizer(config.optimizer, config.steps, clamp=CLAMP), build.ema(config.ema)
     params = jax.eval_shape(network.init, jax.eval_shape(jax.random.key, 0))
     state = jax.eval_shape(lambda params: init_state(params, tx, ema), params)
-    layout = state_shardings(state, split_over_fsdp(params, mesh), mesh)
+    layout = state_shardings(state, split_over_mesh(params, mesh), mesh)
     rows, everywhere = batch_sharding(mesh), replicated(mesh)
     side, context, size = sizes["vision"]["image_size"], sizes["text"]["context_length"], config.batch_size
     shapes = {"image": ((size, side, side, 3), jnp.uint8), "tokens": ((size, context), jnp.int32)}

@@ -25,7 +25,7 @@ from diffusion_jax.build.own import fits
 from diffusion_jax.files import write_atomic
 from diffusion_jax.parallel.hosts import first_decides
 from diffusion_jax.parallel.mesh import check_batch
-from diffusion_jax.parallel.rules import split_over_fsdp
+from diffusion_jax.parallel.rules import split_over_mesh
 from diffusion_jax.runs import CHECKPOINTS, CONFIG
 from diffusion_jax.systems import resume
 from diffusion_jax.systems.check import check
@@ -124,7 +124,7 @@ def train_run(config: ConfigDict, *, overwrite: bool = False, progress: bool = T
     # Building comes before anything is written: a config that cannot be built leaves no folder behind.
     built = build_run(config, folder, begun=_begun(folder) and not overwrite)
     task, mesh, params = built.task, built.mesh, built.params()
-    rules = split_over_fsdp(params, mesh)
+    rules = split_over_mesh(params, mesh)
     state = init_state(params, built.tx, built.ema, frozen=task.frozen, aux=task.aux, mesh=mesh, rules=rules)
     built.rehearse(state)
     first_decides(lambda: _prepare(folder, config, task, overwrite, say))

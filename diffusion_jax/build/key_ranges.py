@@ -127,6 +127,7 @@ RANGES: dict[str, Range] = {
     "ema.warmup": flag(),
     "mesh.data": whole(-1, 10**6),
     "mesh.fsdp": whole(-1, 10**6),
+    "mesh.tensor": whole(1, 10**6),
 }  # fmt: skip
 
 

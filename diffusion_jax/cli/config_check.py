@@ -24,7 +24,7 @@ from diffusion_jax.config import load_config, not_found, parse_overrides, varian
 from diffusion_jax.files import check_file
 from diffusion_jax.parallel.accelerator import configure
 from diffusion_jax.parallel.memory import enough_memory
-from diffusion_jax.parallel.rules import split_over_fsdp
+from diffusion_jax.parallel.rules import split_over_mesh
 from diffusion_jax.report.pictures import save_grid
 from diffusion_jax.systems.table import keys, system_of
 from diffusion_jax.train.flops import flops
@@ -93,7 +93,7 @@ def _tell(built: Built, config: ConfigDict, compiled: bool) -> None:
 def _compiled(built: Built, config: ConfigDict, state: TrainState, batch: PyTree) -> None:
     """Compiles the step as training would, and prints what XLA says of it."""
     say("compiling the step")
-    layout = state_shardings(state, split_over_fsdp(state.params, built.mesh), built.mesh)
+    layout = state_shardings(state, split_over_mesh(state.params, built.mesh), built.mesh)
     step: Any = jitted_step(built.loss_fn, built.tx, built.ema, layout, built.mesh)
     live = dataclasses.replace(state, frozen=None)
     made = step.lower(live, state.frozen, batch, built.key).compile()
@@ -152,7 +152,7 @@ def _bytes(state: TrainState, built: Built) -> str:
     sizes = {name: sum(map(_leaf_bytes, jax.tree.leaves(tree))) for name, tree in parts.items()}
     told = ", ".join(f"{name} {_size(size)}" for name, size in sizes.items() if size)
     mesh = built.mesh
-    layout = state_shardings(state, split_over_fsdp(state.params, mesh), mesh)
+    layout = state_shardings(state, split_over_mesh(state.params, mesh), mesh)
     each = sum(
         _leaf_bytes(leaf, where.shard_shape(leaf.shape))
         for leaf, where in zip(jax.tree.leaves(state), jax.tree.leaves(layout), strict=True)

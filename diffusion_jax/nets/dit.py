@@ -33,6 +33,7 @@ from flax import nnx
 from jaxtyping import Array, Float
 
 from diffusion_jax.nets.attention import Attention, Mlp
+from diffusion_jax.nets.entries import check_entries
 from diffusion_jax.nets.functional import Stack
 from diffusion_jax.nets.layers import (
     LayerNorm,
@@ -135,17 +136,7 @@ class DiT(nnx.Module):
             raise UserError(f"a DiT draws square pictures [size, size, channels], not arrays {tuple(shape)}")
         if ("tokens" in entries) != ("length" in entries):
             raise UserError(f"a DiT reads 'tokens' with their 'length'; the condition has {', '.join(entries)}")
-        if "label" in entries and "label" not in counts:
-            raise UserError(
-                "a DiT reads 'label' by a table: the condition does not say in `counts` how many rows it has, {'label': "
-                "classes + 1}"
-            )
-        image = entries.get("image")
-        if image is not None and (len(image) != 3 or image[:2] != tuple(shape[:2])):
-            raise UserError(
-                f"a DiT joins 'image' by channels to pictures {tuple(shape)}: the condition's has the shape {tuple(image)}, "
-                f"not {(*shape[:2], 'channels')}"
-            )
+        check_entries("a DiT", shape, entries, counts)
         last = {name: shape[-1] for name, shape in entries.items() if shape}
         return {
             "image_size": shape[0],

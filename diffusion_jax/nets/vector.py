@@ -21,6 +21,7 @@ from flax import nnx
 from jaxtyping import Array, Float
 
 from diffusion_jax.nets.attention import Mlp
+from diffusion_jax.nets.entries import check_entries
 from diffusion_jax.nets.functional import Stack
 from diffusion_jax.nets.layers import LayerNorm, Linear, dropout, gelu_tanh, time_features
 from diffusion_jax.typing import UserError
@@ -70,10 +71,7 @@ class VectorMLP(nnx.Module):
         """
         if len(shape) != 1:
             raise UserError(f"model 'mlp' draws vectors [size], not arrays {tuple(shape)}; nearest: 'dit'")
-        if "label" in entries and "label" not in counts:
-            raise UserError(
-                "model 'mlp' reads 'label' by a table: the condition does not say in `counts` how many rows it has"
-            )
+        check_entries("model 'mlp'", shape, entries, counts)
         last = {name: size[-1] for name, size in entries.items() if size}
         return {
             "dim": shape[0],

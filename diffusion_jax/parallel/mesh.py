@@ -1,12 +1,13 @@
-"""A mesh of devices with the axes ("data", "fsdp"), and batches spread over it.
+"""A mesh of devices with the axes ("data", "fsdp", "tensor"), and batches spread over it.
 
-Both axes carry examples: a batch is split over all data x fsdp devices. Along "fsdp" the parameters and the optimizer's
-state may be split too (`parallel.rules`); along "data" they are copies. XLA inserts the collectives: the axes are of
-type Auto, so that one program serves one device and a pod.
+The first two carry examples: a batch is split over all data x fsdp devices. Along "fsdp" the parameters and the optimizer's
+state may be split too, along "tensor" the channels of each layer (`parallel.rules`); along "data" they are copies. XLA inserts
+the collectives: the axes are of type Auto, so that one program serves one device and a pod.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -16,36 +17,48 @@ from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from diffusion_jax.typing import Batch, UserError
 
-__all__ = ["AXES", "batch_sharding", "check_batch", "make_mesh", "put_batch", "replicated"]
+__all__ = ["AXES", "batch_devices", "batch_sharding", "check_batch", "make_mesh", "put_batch", "replicated"]
 
 AXES = ("data", "fsdp")
+"""Those that examples are split over."""
 
 
-def make_mesh(data: int = -1, fsdp: int = 1, devices: Sequence[Any] | None = None) -> Mesh:
-    """A data x fsdp mesh over `devices` (default: all); one of the two may be -1, which takes what the other leaves.
+def make_mesh(data: int = -1, fsdp: int = 1, tensor: int = 1, devices: Sequence[Any] | None = None) -> Mesh:
+    """A data x fsdp x tensor mesh over `devices` (default: all); one of the first two may be -1, which takes what is left.
 
-    Raises `UserError` when the sizes do not multiply to the number of devices.
+    Raises `UserError` when the sizes do not multiply to the number of devices, and for a tensor axis that would reach over two
+    processes: its devices see the same examples, and exchange the most.
     """
     count = len(jax.devices() if devices is None else devices)
-    asked = f"mesh data={data}, fsdp={fsdp}"
-    if (data, fsdp) == (-1, -1) or any(size < 1 and size != -1 for size in (data, fsdp)):
-        raise UserError(f"{asked}: each size is at least 1, and at most one of them -1")
+    asked = f"mesh data={data}, fsdp={fsdp}" + (f", tensor={tensor}" if tensor != 1 else "")
+    if (data, fsdp) == (-1, -1) or any(size < 1 and size != -1 for size in (data, fsdp)) or tensor < 1:
+        raise UserError(f"{asked}: each size is at least 1, and at most one of data and fsdp is -1")
+    here = jax.local_device_count() if jax.process_count() > 1 else count
+    if here % tensor:
+        whose = "devices of a process" if here != count else "devices"
+        raise UserError(f"{asked}: {tensor} does not divide the {here} {whose}; nearest: {_divisor(tensor, here)}")
+    left = count // tensor
     if -1 in (data, fsdp):
         given = fsdp if data == -1 else data
-        if count % given:
-            raise UserError(f"{asked}: {given} does not divide the {count} devices; nearest: {_divisor(given, count)}")
-        data, fsdp = (count // given, given) if data == -1 else (given, count // given)
-    if data * fsdp != count:
-        fit = _divisor(fsdp, count)
+        if left % given:
+            raise UserError(f"{asked}: {given} does not divide the {left} devices; nearest: {_divisor(given, left)}")
+        data, fsdp = (left // given, given) if data == -1 else (given, left // given)
+    if data * fsdp != left:
+        fit = _divisor(fsdp, left)
         raise UserError(
-            f"{asked} is {data * fsdp} devices, there are {count}; nearest: data={count // fit}, fsdp={fit}"
+            f"{asked} is {data * fsdp * tensor} devices, there are {count}; nearest: data={left // fit}, fsdp={fit}"
         )
-    return jax.make_mesh((data, fsdp), AXES, axis_types=(AxisType.Auto,) * 2, devices=devices)
+    return jax.make_mesh((data, fsdp, tensor), (*AXES, "tensor"), axis_types=(AxisType.Auto,) * 3, devices=devices)
 
 
 def _divisor(near: int, count: int) -> int:
     """The divisor of `count` that is nearest to `near`."""
     return min((d for d in range(1, count + 1) if count % d == 0), key=lambda d: abs(d - near))
+
+
+def batch_devices(mesh: Mesh) -> int:
+    """Into how many parts a batch is split."""
+    return math.prod(mesh.shape[axis] for axis in AXES)
 
 
 def replicated(mesh: Mesh) -> NamedSharding:
@@ -54,17 +67,18 @@ def replicated(mesh: Mesh) -> NamedSharding:
 
 
 def batch_sharding(mesh: Mesh) -> NamedSharding:
-    """The first axis split over all devices of the mesh."""
+    """The first axis split over data and fsdp."""
     return NamedSharding(mesh, PartitionSpec(AXES))
 
 
 def check_batch(batch_size: int, mesh: Mesh) -> None:
-    """Raises `UserError` unless the mesh's devices divide the global `batch_size`."""
-    below = batch_size // mesh.size * mesh.size
+    """Raises `UserError` unless the mesh's devices that examples are split over divide the global `batch_size`."""
+    parts = batch_devices(mesh)
+    below = batch_size // parts * parts
     if batch_size < 1 or batch_size != below:
-        nearest = [str(size) for size in (below, below + mesh.size) if size > 0]
+        nearest = [str(size) for size in (below, below + parts) if size > 0]
         raise UserError(
-            f"batch_size {batch_size} is not divided by the {mesh.size} devices of the mesh; "
+            f"batch_size {batch_size} is not divided by the {parts} devices of the mesh; "
             f"nearest: {' or '.join(nearest)}"
         )
 

@@ -18,8 +18,10 @@ from jax.tree_util import DictKey, FlattenedIndexKey, GetAttrKey, SequenceKey
 
 from diffusion_jax.typing import PyTree, UserError, one_of
 
-__all__ = ["Rules", "parameter_path", "path_of", "shardings", "split_over_fsdp"]
+__all__ = ["Rules", "parameter_path", "path_of", "shardings", "split_over_mesh"]
 
+KERNELS = ("kernel", "unit_kernel")
+ENDS = ("out", "out_proj", "proj_out", "conv2", "narrow", "c_proj", "ff_out", "linear_2", "time_out", "level_out")
 Rules = tuple[tuple[str, PartitionSpec], ...]
 
 
@@ -75,19 +77,32 @@ def shardings(tree: PyTree, rules: Rules, mesh: Mesh) -> PyTree:
     return jax.tree_util.tree_map_with_path(place, tree)
 
 
-def split_over_fsdp(params: PyTree, mesh: Mesh, least: int = 2**12) -> Rules:
-    """A rule for each parameter of at least `least` elements: its longest axis that "fsdp" divides is split over it.
+def split_over_mesh(params: PyTree, mesh: Mesh, least: int = 2**12) -> Rules:
+    """A rule for each parameter of at least `least` elements, for the axes of the mesh that have more than one device.
 
-    The optimizer's state and the average follow their parameter. None without a second axis of more than one device.
+    "tensor" splits the kernels [..., in, out] of layers by their outputs, and of those that end a pair (`ENDS`: out of an
+    attention, the second of two convolutions, down in a feed-forward) by their inputs, so that what lies between the two stays
+    split (Megatron-LM, arXiv 1909.08053, section 3). "fsdp" splits the longest of the other axes. An axis that its devices do
+    not divide is whole. The optimizer's state and the average follow their parameter.
     """
-    size = mesh.shape["fsdp"]
     rules: list[tuple[str, PartitionSpec]] = []
-    for key_path, leaf in jax.tree_util.tree_leaves_with_path(params) if size > 1 else ():
-        fit = [axis for axis in range(leaf.ndim) if leaf.shape[axis] % size == 0]
-        if leaf.size >= least and fit:
-            longest = max(fit, key=lambda axis: leaf.shape[axis])
-            spec = PartitionSpec(*["fsdp" if axis == longest else None for axis in range(longest + 1)])
-            rules.append((f"^{re.escape(parameter_path(key_path))}$", spec))
+    sizes = {axis: mesh.shape.get(axis, 1) for axis in ("tensor", "fsdp")}
+    for key_path, leaf in jax.tree_util.tree_leaves_with_path(params) if max(sizes.values()) > 1 else ():
+        path = parameter_path(key_path)
+        spec: list[str | None] = [None] * leaf.ndim
+        if leaf.size < least:
+            continue
+        *_, layer, name = ("", *path.split("/"))
+        if sizes["tensor"] > 1 and name in KERNELS and leaf.ndim > 1:
+            axis = leaf.ndim - (2 if layer in ENDS else 1)
+            spec[axis] = "tensor" if leaf.shape[axis] % sizes["tensor"] == 0 else None
+        fit = [axis for axis in range(leaf.ndim) if spec[axis] is None and leaf.shape[axis] % sizes["fsdp"] == 0]
+        if sizes["fsdp"] > 1 and fit:
+            spec[max(fit, key=lambda axis: leaf.shape[axis])] = "fsdp"
+        while spec and spec[-1] is None:
+            spec.pop()
+        if spec:
+            rules.append((f"^{re.escape(path)}$", PartitionSpec(*spec)))
     return tuple(rules)
 
 

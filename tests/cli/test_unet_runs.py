@@ -4,6 +4,7 @@ import json
 import sys
 from pathlib import Path
 
+import jax
 import numpy as np
 import pytest
 
@@ -54,6 +55,15 @@ def test_a_run_is_trained_resumed_drawn_and_written_for_diffusers(tmp_path, caps
     )
     wrong = ["convert", str(tmp_path / "out"), "--out", str(tmp_path / "b"), "--image-size", "16"]
     tiny.fails(capsys, wrong, "--image-size changes the positions of a CLIP, and a diffusion network has none")
+
+
+@pytest.mark.slow
+def test_a_run_whose_channels_are_split_learns_what_a_whole_one_does(tmp_path):
+    wide = {"model.channels": "(32,64)", "model.groups": 8, "steps": 3}
+    assert main(arguments(tmp_path / "whole", **wide)) == 0
+    assert main(arguments(tmp_path / "split", **wide, **{"mesh.tensor": 2, "mesh.fsdp": 2})) == 0
+    whole, split = (load_run(tmp_path / name).params for name in ("whole", "split"))
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=2e-4), whole, split)
 
 
 @pytest.mark.parametrize(

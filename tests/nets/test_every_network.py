@@ -16,7 +16,7 @@ from network_rows import BATCH, ROWS, Own
 from diffusion_jax import nets
 from diffusion_jax.nets import ConfigUNet, Stack
 from diffusion_jax.parallel.mesh import make_mesh, put_batch, replicated
-from diffusion_jax.parallel.rules import path_of, shardings, split_over_fsdp
+from diffusion_jax.parallel.rules import path_of, shardings, split_over_mesh
 
 
 @pytest.fixture(scope="module", params=ROWS)
@@ -194,10 +194,10 @@ def test_bfloat16_computes_from_float32_parameters_what_float32_does(row):
 
 
 def test_eight_devices_give_what_one_gives(row):
-    """The batch over all of them, and parameters split over two."""
-    mesh, (floats, _) = make_mesh(4, 2), split(row.inputs(0))
+    """The batch over four pairs of them, parameters split over two, and channels over the two of a pair."""
+    mesh, (floats, _) = make_mesh(2, 2, 2), split(row.inputs(0))
     params = stirred(row)
-    placed = jax.device_put(params, shardings(params, split_over_fsdp(params, mesh, least=32), mesh))
+    placed = jax.device_put(params, shardings(params, split_over_mesh(params, mesh, least=32), mesh))
     assert not all(leaf.sharding == replicated(mesh) for leaf in jax.tree.leaves(placed))
     close(derived(row)(placed, put_batch(floats, mesh)), at_start(row), rtol=1e-4, atol=1e-6)
 

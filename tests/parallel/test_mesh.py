@@ -5,7 +5,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from jax.sharding import AxisType, PartitionSpec
 
-from diffusion_jax.parallel.mesh import batch_sharding, check_batch, make_mesh, put_batch
+from diffusion_jax.parallel.mesh import batch_devices, batch_sharding, check_batch, make_mesh, put_batch
 from diffusion_jax.typing import UserError
 
 
@@ -13,7 +13,26 @@ from diffusion_jax.typing import UserError
 def test_mesh_fills_the_devices(data, fsdp, shape):
     mesh = make_mesh(data, fsdp)
     assert tuple(mesh.shape[axis] for axis in ("data", "fsdp")) == shape
-    assert mesh.axis_types == (AxisType.Auto, AxisType.Auto)
+    assert mesh.axis_types == (AxisType.Auto,) * 3 and mesh.shape["tensor"] == 1
+
+
+def test_devices_of_a_tensor_axis_see_the_same_examples():
+    mesh = make_mesh(-1, 2, 2)
+    assert dict(mesh.shape) == {"data": 2, "fsdp": 2, "tensor": 2} and batch_devices(mesh) == 4
+    check_batch(4, mesh)
+    placed = put_batch({"x": np.arange(8)}, mesh)["x"]
+    rows = {shard.device.id: np.asarray(shard.data).tolist() for shard in placed.addressable_shards}
+    for first, second in mesh.devices.reshape(-1, 2):
+        assert rows[first.id] == rows[second.id]
+    assert sorted(map(tuple, rows.values()))[::2] == [(0, 1), (2, 3), (4, 5), (6, 7)]
+
+
+def test_a_tensor_axis_stays_within_a_process(monkeypatch):
+    monkeypatch.setattr(jax, "process_count", lambda: 2)
+    monkeypatch.setattr(jax, "local_device_count", lambda: 4)
+    assert make_mesh(tensor=4).shape["data"] == 2
+    with pytest.raises(UserError, match="tensor=8: 8 does not divide the 4 devices of a process; nearest: 4"):
+        make_mesh(tensor=8)
 
 
 def test_mesh_of_some_devices():
@@ -21,17 +40,21 @@ def test_mesh_of_some_devices():
 
 
 @pytest.mark.parametrize(
-    ("data", "fsdp", "says"),
+    ("sizes", "says"),
     [
-        (-1, 3, "fsdp=3: 3 does not divide the 8 devices; nearest: 2"),
-        (3, 2, "is 6 devices, there are 8; nearest: data=4, fsdp=2"),
-        (-1, -1, "at most one of them -1"),
-        (0, 1, "at least 1"),
+        ((-1, 3), "fsdp=3: 3 does not divide the 8 devices; nearest: 2"),
+        ((3, 2), "is 6 devices, there are 8; nearest: data=4, fsdp=2"),
+        ((-1, -1), "at most one of data and fsdp is -1"),
+        ((0, 1), "at least 1"),
+        ((-1, 1, 0), "tensor=0: each size is at least 1"),
+        ((-1, 1, 3), "tensor=3: 3 does not divide the 8 devices; nearest: 2"),
+        ((-1, 8, 2), "tensor=2: 8 does not divide the 4 devices; nearest: 4"),
+        ((4, 2, 2), "is 16 devices, there are 8; nearest: data=2, fsdp=2"),
     ],
 )
-def test_mesh_that_does_not_fit(data, fsdp, says):
+def test_mesh_that_does_not_fit(sizes, says):
     with pytest.raises(UserError, match=says):
-        make_mesh(data, fsdp)
+        make_mesh(*sizes)
 
 
 def test_batch_size_names_the_nearest():

@@ -5,7 +5,7 @@ import pytest
 from jax.sharding import PartitionSpec as P
 
 from diffusion_jax.parallel.mesh import make_mesh
-from diffusion_jax.parallel.rules import parameter_path, path_of, shardings, split_over_fsdp
+from diffusion_jax.parallel.rules import parameter_path, path_of, shardings, split_over_mesh
 from diffusion_jax.train.ema import Ema
 from diffusion_jax.train.state import init_state
 from diffusion_jax.typing import UserError
@@ -57,11 +57,29 @@ def test_fsdp_splits_large_parameters_along_the_longest_axis_it_divides():
         "table": jnp.ones((4097, 10)),
         "odd": jnp.ones((101, 103)),
     }
-    rules = split_over_fsdp(params, make_mesh(4, 2))
+    rules = split_over_mesh(params, make_mesh(4, 2))
     assert dict(rules) == {"^stack/kernel$": P(None, None, "fsdp"), "^table$": P(None, "fsdp")}
-    assert split_over_fsdp(params, make_mesh(8, 1)) == ()
+    assert split_over_mesh(params, make_mesh(8, 1)) == ()
     mesh = make_mesh(2, 4)
-    state = init_state(params, optax.adam(1e-3), Ema(), mesh=mesh, rules=split_over_fsdp(params, mesh))
+    state = init_state(params, optax.adam(1e-3), Ema(), mesh=mesh, rules=split_over_mesh(params, mesh))
     for tree in (state.params, state.ema, state.opt_state[0].mu):
         assert tree["stack"]["kernel"].addressable_shards[0].data.shape == (2, 64, 24)
         assert tree["table"].sharding.is_fully_replicated  # 4 divides neither axis
+
+
+def test_tensor_splits_layers_by_outputs_and_those_that_end_a_pair_by_inputs():
+    params = {
+        "conv1": {"kernel": jnp.ones((3, 3, 64, 96)), "bias": jnp.ones((96,))},
+        "conv2": {"kernel": jnp.ones((3, 3, 96, 64))},
+        "qkv": {"unit_kernel": jnp.ones((1, 1, 64, 191))},
+        "table": jnp.ones((4096, 10)),
+    }
+    whole = {"^conv1/kernel$": P(None, None, None, "tensor"), "^conv2/kernel$": P(None, None, "tensor")}
+    assert dict(split_over_mesh(params, make_mesh(4, 1, 2))) == whole
+    assert dict(split_over_mesh(params, make_mesh(2, 2, 2))) == {
+        "^conv1/kernel$": P(None, None, "fsdp", "tensor"),
+        "^conv2/kernel$": P(None, None, "tensor", "fsdp"),
+        "^qkv/unit_kernel$": P(None, None, "fsdp"),
+        "^table$": P("fsdp"),
+    }
+    assert split_over_mesh(params, make_mesh(8)) == ()

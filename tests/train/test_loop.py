@@ -139,7 +139,7 @@ def test_parameter_that_is_not_finite_is_not_saved(tmp_path):
         with pytest.raises(UserError, match="a parameter is not finite after step 0; stopped; no checkpoint yet"):
             fit(
                 state=state, loss_fn=overflowing, tx=tx, ema=None, batches=small.batches, steps=1, progress=False,
-                mesh=make_mesh(1, 1, jax.devices()[:1]), batch_size=small.ROWS, key=jax.random.key(0),
+                mesh=make_mesh(1, 1, devices=jax.devices()[:1]), batch_size=small.ROWS, key=jax.random.key(0),
                 checkpointer=checkpointer,
             )  # fmt: skip
 
@@ -177,7 +177,7 @@ def test_order_of_calls_and_frozen(tmp_path, capsys):
         return params["w"] * ctx.frozen["table"][:4] * 0 + ctx.step, {}, ctx.aux + 1
 
     tx, table, seen = optax.sgd(0.1), jnp.arange(8.0), []
-    mesh = make_mesh(2, 1, jax.devices()[:2])
+    mesh = make_mesh(2, 1, devices=jax.devices()[:2])
     state = init_state({"w": jnp.ones(4)}, tx, frozen={"table": table}, aux=jnp.int32(0), mesh=mesh)
     log = RunLog(tmp_path)
     state = fit(

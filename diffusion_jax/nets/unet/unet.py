@@ -26,6 +26,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float
 
+from diffusion_jax.nets.entries import check_entries
 from diffusion_jax.nets.unet.blocks import activation
 from diffusion_jax.nets.unet.convolution import Conv, GroupNorm, Shrunk
 from diffusion_jax.nets.unet.hearing import Hearing
@@ -67,16 +68,7 @@ class UNet(nnx.Module):
         """
         if len(shape) != 3:
             raise UserError(f"a U-Net draws pictures [height, width, channels], not arrays {tuple(shape)}")
-        if "label" in entries and "label" not in counts:
-            raise UserError(
-                "a U-Net reads 'label' by a table: the condition does not say in `counts` how many rows it has"
-            )
-        image = entries.get("image")
-        if image is not None and (len(image) != 3 or image[:2] != tuple(shape[:2])):
-            raise UserError(
-                f"a U-Net joins 'image' by channels to pictures {tuple(shape)}: the condition's has the shape {tuple(image)}, "
-                f"not {(*shape[:2], 'channels')}"
-            )
+        check_entries("a U-Net", shape, entries, counts)
         last = {name: size[-1] for name, size in entries.items() if size}
         return {
             "in_channels": shape[2],

@@ -19,7 +19,7 @@ from diffusion_jax import build, runs
 from diffusion_jax.build import guidance as guidances
 from diffusion_jax.data.examples import to_unit
 from diffusion_jax.nets import Network
-from diffusion_jax.parallel.mesh import make_mesh, put_batch, replicated
+from diffusion_jax.parallel.mesh import batch_devices, make_mesh, put_batch, replicated
 from diffusion_jax.process import denoiser
 from diffusion_jax.sampling import AdaptiveODE
 from diffusion_jax.sampling.natural import doubt
@@ -298,7 +298,7 @@ class DiffusionRun:
                     f"{name} has {len(given)} entries for {len(prompts)} prompts: give one, or one a prompt"
                 )
         mesh = make_mesh(devices=jax.local_devices())
-        size = -(-min(batch_size, len(prompts)) // mesh.size) * mesh.size
+        size = -(-min(batch_size, len(prompts)) // batch_devices(mesh)) * batch_devices(mesh)
         model = jax.device_put(denoise or self.denoise, replicated(mesh))
         unique, rows = _distinct(prompts)
         table = self.condition.request(unique)
