@@ -14,7 +14,7 @@ Scores     by a reader that is right on 92.0% of real test pictures: class right
            Diversity within a class, over that of real pictures: 0.91, 0.83, 0.79, 0.75 and 0.72
 Variants   `unconditional` is told nothing: after 2,500 of the 6,000 steps a Frechet distance of 26.4 (1,000 samples). `text` is
            told captions of the class, by the CLIP of configs/fashion_clip.py: after 1,500 steps class right 80.6% and Frechet
-           distance 18.4 at guidance 1 (1,000 samples). `unet` is a U-Net of as many operations, trained on one H100 in 2 min 14 s:
+           distance 18.4 at guidance 1 (1,000 samples). `unet` is a U-Net of as many operations, on one H100 2 min 14 s:
            class right 88.6% and Frechet distance 2.07 at guidance 1 (10,000 samples); the DiT there in 1 min 44 s: 85.3%, 4.94
 """
 

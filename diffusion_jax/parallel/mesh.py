@@ -26,8 +26,9 @@ AXES = ("data", "fsdp")
 def make_mesh(data: int = -1, fsdp: int = 1, tensor: int = 1, devices: Sequence[Any] | None = None) -> Mesh:
     """A data x fsdp x tensor mesh over `devices` (default: all); one of the first two may be -1, which takes what is left.
 
-    Raises `UserError` when the sizes do not multiply to the number of devices, and for a tensor axis that would reach over two
-    processes: its devices see the same examples, and exchange the most.
+    Raises `UserError` when the sizes do not multiply to the number of devices, for a tensor axis that would reach over two
+    processes (its devices see the same examples, and exchange the most), and for fsdp and tensor both above 1: where all three
+    split, XLA's partitioner was seen to give wrong numbers (jax 0.10.2 and 0.12.0, simulated devices).
     """
     count = len(jax.devices() if devices is None else devices)
     asked = f"mesh data={data}, fsdp={fsdp}" + (f", tensor={tensor}" if tensor != 1 else "")
@@ -43,6 +44,11 @@ def make_mesh(data: int = -1, fsdp: int = 1, tensor: int = 1, devices: Sequence[
         if left % given:
             raise UserError(f"{asked}: {given} does not divide the {left} devices; nearest: {_divisor(given, left)}")
         data, fsdp = (left // given, given) if data == -1 else (given, left // given)
+    if fsdp > 1 and tensor > 1:
+        raise UserError(
+            f"{asked}: fsdp and tensor do not go together (XLA gives wrong numbers where all three axes split); "
+            f"nearest: fsdp={fsdp * tensor}, tensor=1 or fsdp=1, tensor={tensor}"
+        )
     if data * fsdp != left:
         fit = _divisor(fsdp, left)
         raise UserError(

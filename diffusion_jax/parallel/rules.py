@@ -78,31 +78,30 @@ def shardings(tree: PyTree, rules: Rules, mesh: Mesh) -> PyTree:
 
 
 def split_over_mesh(params: PyTree, mesh: Mesh, least: int = 2**12) -> Rules:
-    """A rule for each parameter of at least `least` elements, for the axes of the mesh that have more than one device.
+    """A rule for each parameter of at least `least` elements, where "fsdp" or "tensor" has more than one device.
 
-    "tensor" splits the kernels [..., in, out] of layers by their outputs, and of those that end a pair (`ENDS`: out of an
-    attention, the second of two convolutions, down in a feed-forward) by their inputs, so that what lies between the two stays
-    split (Megatron-LM, arXiv 1909.08053, section 3). "fsdp" splits the longest of the other axes. An axis that its devices do
-    not divide is whole. The optimizer's state and the average follow their parameter.
+    "fsdp" splits the longest axis that it divides. "tensor" splits the kernels [..., in, out] of layers by their outputs, and
+    of those that end a pair (`ENDS`: out of an attention, the second of two convolutions, down in a feed-forward) by their
+    inputs, so that what lies between the two stays split (Megatron-LM, arXiv 1909.08053, section 3), if it divides them; the
+    rest is whole. The optimizer's state and the average follow their parameter.
     """
     rules: list[tuple[str, PartitionSpec]] = []
-    sizes = {axis: mesh.shape.get(axis, 1) for axis in ("tensor", "fsdp")}
-    for key_path, leaf in jax.tree_util.tree_leaves_with_path(params) if max(sizes.values()) > 1 else ():
+    tensor = mesh.shape.get("tensor", 1)
+    for key_path, leaf in jax.tree_util.tree_leaves_with_path(params):
         path = parameter_path(key_path)
-        spec: list[str | None] = [None] * leaf.ndim
         if leaf.size < least:
             continue
-        *_, layer, name = ("", *path.split("/"))
-        if sizes["tensor"] > 1 and name in KERNELS and leaf.ndim > 1:
-            axis = leaf.ndim - (2 if layer in ENDS else 1)
-            spec[axis] = "tensor" if leaf.shape[axis] % sizes["tensor"] == 0 else None
-        fit = [axis for axis in range(leaf.ndim) if spec[axis] is None and leaf.shape[axis] % sizes["fsdp"] == 0]
-        if sizes["fsdp"] > 1 and fit:
-            spec[max(fit, key=lambda axis: leaf.shape[axis])] = "fsdp"
-        while spec and spec[-1] is None:
-            spec.pop()
-        if spec:
-            rules.append((f"^{re.escape(path)}$", PartitionSpec(*spec)))
+        if tensor > 1:
+            *_, layer, name = ("", *path.split("/"))
+            fit = [leaf.ndim - (2 if layer in ENDS else 1)] if name in KERNELS and leaf.ndim > 1 else []
+            name, size = "tensor", tensor
+        else:
+            name, size, fit = "fsdp", mesh.shape["fsdp"], list(range(leaf.ndim))
+        fit = [axis for axis in fit if leaf.shape[axis] % size == 0]
+        if size > 1 and fit:
+            longest = max(fit, key=lambda axis: leaf.shape[axis])
+            spec = PartitionSpec(*[name if axis == longest else None for axis in range(longest + 1)])
+            rules.append((f"^{re.escape(path)}$", spec))
     return tuple(rules)
 
 

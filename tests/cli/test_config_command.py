@@ -160,7 +160,7 @@ def test_check_of_a_clip_counts_and_draws_its_first_batch(tmp_path, capsys, monk
     assert said["parameters"].startswith(f"{count:,}: logit_scale 1, text ")
     # Parameters, their average and two moments, four bytes each, beside a few counters; all of it on every device.
     assert said["state"].startswith(f"{16 * count / 1024:.4g} KiB (parameters {4 * count / 1024:.4g} KiB, optimizer ")
-    assert "on each of 8 devices (data=8, fsdp=1)" in said["state"]
+    assert "on each of 8 devices (data=8, fsdp=1, tensor=1)" in said["state"]
     assert said["batch"] == "16 examples: image float32 [16, 8, 8, 1], tokens int32 [16, 16]"
     # XLA's count has what is done element by element too.
     assert 0.4 < operations(said["a training image"]) / operations(said["compiled"]) < 1

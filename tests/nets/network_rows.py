@@ -81,8 +81,8 @@ class Row:
     """A network: `make(rngs, **how)`, what goes in by a seed, and the arrays of the answer that count.
 
     `frozen` is a pattern of parameters that no gradient reaches; `step` that of finite differences; `how` the ways of
-    computing that it can be told; `unconditional` one of a class that could read more, and
-    `zero` one that begins with the answer 0.
+    computing that it can be told; `unconditional` one of a class that could read more, `zero` one that begins with the answer 0,
+    and `slow` one that `make test-all` alone tries.
     """
 
     cls: type
@@ -94,6 +94,7 @@ class Row:
     how: tuple[str, ...] = HOW
     unconditional: bool = False
     zero: bool = False
+    slow: bool = False
 
     def network(self, **how):
         make = towers(self.cls, **self.options) if self.cls is CLIP else functools.partial(self.cls, **self.options)
@@ -188,6 +189,7 @@ ROWS = {
         step=0.02,
         unconditional=True,
         zero=True,
+        slow=True,
     ),
     "GLIDE": Row(
         GLIDE,
@@ -211,6 +213,7 @@ ROWS = {
             },
         ),
         zero=True,
+        slow=True,
     ),
     "EDM2UNet": Row(
         EDM2UNet,

@@ -19,7 +19,12 @@ from diffusion_jax.parallel.mesh import make_mesh, put_batch, replicated
 from diffusion_jax.parallel.rules import path_of, shardings, split_over_mesh
 
 
-@pytest.fixture(scope="module", params=ROWS)
+def marked(name, *values, **told):
+    """A case of a row, slow where the row is."""
+    return pytest.param(name, *values, marks=[pytest.mark.slow] * ROWS[name].slow, **told)
+
+
+@pytest.fixture(scope="module", params=[marked(name) for name in ROWS])
 def row(request):
     return ROWS[request.param]
 
@@ -173,7 +178,7 @@ WAYS = ({"scan": True}, {"scan": True, "remat": "nothing_saveable"}, {"remat": "
 @pytest.mark.parametrize(
     ("row", "how"),
     [
-        pytest.param(name, how, id=f"{name}-{'-'.join(how)}")
+        marked(name, how, id=f"{name}-{'-'.join(how)}")
         for name, one in ROWS.items()
         for how in WAYS
         if set(how) <= set(one.how)
@@ -193,9 +198,10 @@ def test_bfloat16_computes_from_float32_parameters_what_float32_does(row):
         assert 1e-6 < np.abs(exact - rough).max() / np.abs(exact).max() < 0.05
 
 
-def test_eight_devices_give_what_one_gives(row):
-    """The batch over four pairs of them, parameters split over two, and channels over the two of a pair."""
-    mesh, (floats, _) = make_mesh(2, 2, 2), split(row.inputs(0))
+@pytest.mark.parametrize("sizes", [(4, 2), pytest.param((4, 1, 2), marks=pytest.mark.slow)], ids=["fsdp", "tensor"])
+def test_eight_devices_give_what_one_gives(row, sizes):
+    """The batch over all of them, and parameters split over two; or the batch over four pairs, and channels over a pair's."""
+    mesh, (floats, _) = make_mesh(*sizes), split(row.inputs(0))
     params = stirred(row)
     placed = jax.device_put(params, shardings(params, split_over_mesh(params, mesh, least=32), mesh))
     assert not all(leaf.sharding == replicated(mesh) for leaf in jax.tree.leaves(placed))

@@ -17,8 +17,8 @@ def test_mesh_fills_the_devices(data, fsdp, shape):
 
 
 def test_devices_of_a_tensor_axis_see_the_same_examples():
-    mesh = make_mesh(-1, 2, 2)
-    assert dict(mesh.shape) == {"data": 2, "fsdp": 2, "tensor": 2} and batch_devices(mesh) == 4
+    mesh = make_mesh(-1, 1, 2)
+    assert dict(mesh.shape) == {"data": 4, "fsdp": 1, "tensor": 2} and batch_devices(mesh) == 4
     check_batch(4, mesh)
     placed = put_batch({"x": np.arange(8)}, mesh)["x"]
     rows = {shard.device.id: np.asarray(shard.data).tolist() for shard in placed.addressable_shards}
@@ -49,7 +49,8 @@ def test_mesh_of_some_devices():
         ((-1, 1, 0), "tensor=0: each size is at least 1"),
         ((-1, 1, 3), "tensor=3: 3 does not divide the 8 devices; nearest: 2"),
         ((-1, 8, 2), "tensor=2: 8 does not divide the 4 devices; nearest: 4"),
-        ((4, 2, 2), "is 16 devices, there are 8; nearest: data=2, fsdp=2"),
+        ((8, 1, 2), "is 16 devices, there are 8; nearest: data=4, fsdp=1"),
+        ((-1, 2, 2), "fsdp and tensor do not go together .* nearest: fsdp=4, tensor=1 or fsdp=1, tensor=2"),
     ],
 )
 def test_mesh_that_does_not_fit(sizes, says):

@@ -76,10 +76,4 @@ def test_tensor_splits_layers_by_outputs_and_those_that_end_a_pair_by_inputs():
     }
     whole = {"^conv1/kernel$": P(None, None, None, "tensor"), "^conv2/kernel$": P(None, None, "tensor")}
     assert dict(split_over_mesh(params, make_mesh(4, 1, 2))) == whole
-    assert dict(split_over_mesh(params, make_mesh(2, 2, 2))) == {
-        "^conv1/kernel$": P(None, None, "fsdp", "tensor"),
-        "^conv2/kernel$": P(None, None, "tensor", "fsdp"),
-        "^qkv/unit_kernel$": P(None, None, "fsdp"),
-        "^table$": P("fsdp"),
-    }
     assert split_over_mesh(params, make_mesh(8)) == ()

@@ -46,7 +46,7 @@ def count(tree):
     return sum(math.prod(leaf.shape) for path, leaf in leaves if path[-1].key not in drawn)
 
 
-QUICK = ("ddpm-cifar10", "ncsn++-cifar10", "adm-64", "sd-1.5", "edm2-xs")
+QUICK = ("ddpm-cifar10", "adm-64", "edm2-xs")
 """One of each kind; the others take a minute or two."""
 
 
