@@ -81,8 +81,8 @@ class Row:
     """A network: `make(rngs, **how)`, what goes in by a seed, and the arrays of the answer that count.
 
     `frozen` is a pattern of parameters that no gradient reaches; `step` that of finite differences; `how` the ways of
-    computing that it can be told; `unconditional` one of a class that could read more, `zero` one that begins with the answer 0,
-    and `slow` one that `make test-all` alone tries.
+    computing that it can be told; `unconditional` one of a class that could read more, `zero` one that begins with the
+    answer 0, and `slow` one that `make test-all` alone tries.
     """
 
     cls: type
