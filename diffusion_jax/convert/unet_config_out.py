@@ -6,6 +6,7 @@ which it differs.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -30,6 +31,13 @@ def to_diffusers(
     told = _shared(c, sample_size)
     told |= _condition(c) if texts or heard["tokens"] or heard["ids"] else _plain(c)
     again = complete(from_diffusers(told, "the config that would be written"))
+    if c["groups"] is None and again["groups"] is not None:
+        every = math.gcd(*c["channels"], c["first"] or c["channels"][0])
+        fit = max(count for count in range(1, min(32, max(1, every // 4)) + 1) if every % count == 0)
+        raise UserError(
+            "diffusers has one number of groups for all norms, and this U-Net's follows their widths: train with "
+            f"groups={fit}, which divides them"
+        )
     for name, value in c.items():
         if name != "hearing" and again[name] != value:
             raise UserError(f"diffusers has no U-Net with {name} {value!r} (the nearest that it has: {again[name]!r})")

@@ -157,6 +157,7 @@ def test_what_no_layout_holds_is_refused_by_its_keyword(tmp_path):
         ("diffusers", PLAIN | {"block": "convnext"}, "no U-Net with block 'convnext'"),
         ("diffusers", PLAIN | {"hearing": {"time_scale": 1000.0}}, "no U-Net with hearing.time_scale 1000.0"),
         ("diffusers", PLAIN | {"pyramid": True}, "no U-Net with pyramid True"),
+        ("diffusers", PLAIN | {"groups": None}, "train with groups=4, which divides them"),
         ("guided", PLAIN | {"hearing": {"augment": 9}}, "no names for hearing augment"),
     ):
         with pytest.raises(UserError, match=re.escape(said)):

@@ -19,9 +19,9 @@ from diffusion_jax.parallel.mesh import make_mesh, put_batch, replicated
 from diffusion_jax.parallel.rules import path_of, shardings, split_over_mesh
 
 
-def marked(name, *values, **told):
-    """A case of a row, slow where the row is."""
-    return pytest.param(name, *values, marks=[pytest.mark.slow] * ROWS[name].slow, **told)
+def marked(name, *values, slow=False, **told):
+    """A case of a row, slow where the row or the case is."""
+    return pytest.param(name, *values, marks=[pytest.mark.slow] * (slow or ROWS[name].slow), **told)
 
 
 @pytest.fixture(scope="module", params=[marked(name) for name in ROWS])
@@ -178,7 +178,8 @@ WAYS = ({"scan": True}, {"scan": True, "remat": "nothing_saveable"}, {"remat": "
 @pytest.mark.parametrize(
     ("row", "how"),
     [
-        marked(name, how, id=f"{name}-{'-'.join(how)}")
+        # Of a U-Net's blocks, scanned and thought over again at once is the hardest.
+        marked(name, how, id=f"{name}-{'-'.join(how)}", slow=name == "UNet" and len(how) == 1)
         for name, one in ROWS.items()
         for how in WAYS
         if set(how) <= set(one.how)

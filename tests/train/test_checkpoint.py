@@ -68,7 +68,7 @@ def test_round_trip_to_another_layout(tmp_path):
     with Checkpointer(tmp_path) as checkpointer:
         checkpointer.save(3, state, {"next_step": 3}, {"name": "clip"})
         assert checkpointer.latest_step() == 3
-    for mesh in (make_mesh(2, 4), make_mesh(1, 1, jax.devices()[:1])):
+    for mesh in (make_mesh(2, 4), make_mesh(1, 1, devices=jax.devices()[:1])):
         target = make(mesh=mesh, rules=RULES)
         with Checkpointer(tmp_path) as checkpointer:
             got, data, meta = checkpointer.restore(target)

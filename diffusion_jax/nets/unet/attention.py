@@ -23,7 +23,7 @@ from jaxtyping import Array, Float, Int
 from diffusion_jax.nets.attention import attend
 from diffusion_jax.nets.functional import Stack
 from diffusion_jax.nets.layers import LayerNorm, Linear, dropout, gelu
-from diffusion_jax.nets.unet.convolution import GroupNorm
+from diffusion_jax.nets.unet.convolution import GroupNorm, nearest_divisor
 from diffusion_jax.typing import UserError, one_of
 
 __all__ = ["AddedAttention", "PixelAttention", "SpatialTransformer"]
@@ -40,7 +40,9 @@ def _heads(x: Array, heads: int) -> Array:
 
 def _divides(what: str, channels: int, heads: int) -> None:
     if heads < 1 or channels % heads:
-        raise UserError(f"{what}: {channels} channels are not divided by {heads} heads")
+        raise UserError(
+            f"{what}: {channels} channels are not divided by {heads} heads; nearest: {nearest_divisor(channels, heads)}"
+        )
 
 
 class PixelAttention(nnx.Module):

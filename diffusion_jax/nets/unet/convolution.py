@@ -24,12 +24,17 @@ from jaxtyping import Array, Float
 from diffusion_jax.nets.layers import Initializer
 from diffusion_jax.typing import UserError, one_of
 
-__all__ = ["Conv", "GroupNorm", "Resample", "Shrunk", "double", "halve", "nearest_to"]
+__all__ = ["Conv", "GroupNorm", "Resample", "Shrunk", "double", "halve", "nearest_divisor", "nearest_to"]
 
 Maps: TypeAlias = Float[Array, "batch height width channels"]
 Made: TypeAlias = Float[Array, "batch _ _ _"]
 _zeros = jax.nn.initializers.zeros
 FILTERS = {"box": (1, 1), "binomial": (1, 3, 3, 1)}
+
+
+def nearest_divisor(of: int, near: int) -> int:
+    """The divisor of a number that is nearest to another."""
+    return min((count for count in range(1, of + 1) if of % count == 0), key=lambda count: abs(count - near))
 
 
 class Conv(nnx.Module):
@@ -130,8 +135,7 @@ class GroupNorm(nnx.Module):
         self, channels: int, groups: int, *, eps: float = 1e-5, norm: str = "saved", dtype: Any = jnp.float32
     ) -> None:
         if groups < 1 or channels % groups:
-            divisors = [count for count in range(1, channels + 1) if channels % count == 0]
-            nearest = min(divisors, key=lambda count: abs(count - groups))
+            nearest = nearest_divisor(channels, groups)
             raise UserError(f"{channels} channels are not divided by {groups} groups of a norm; nearest: {nearest}")
         self.groups, self.eps, self.dtype = groups, eps, dtype
         self.norm = one_of("norm", norm, ("saved", "plain"))

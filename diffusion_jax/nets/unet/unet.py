@@ -28,7 +28,7 @@ from jaxtyping import Array, Float
 
 from diffusion_jax.nets.entries import check_entries
 from diffusion_jax.nets.unet.blocks import activation
-from diffusion_jax.nets.unet.convolution import Conv, GroupNorm, Shrunk
+from diffusion_jax.nets.unet.convolution import Conv, GroupNorm, Shrunk, nearest_divisor
 from diffusion_jax.nets.unet.hearing import Hearing
 from diffusion_jax.nets.unet.levels import Down, How, Level, Middle, Up
 from diffusion_jax.typing import UserError
@@ -160,7 +160,10 @@ class UNet(nnx.Module):
         heard = heard | ({"level": True} if level else {}) | dict(hearing)
         contexts = each("context", heard.get("context", heard.get("tokens")) if context is None else context)
         texts = each("only_text", only_text)
-        head_counts = _head_counts(channels, each("heads", heads), each("head_dim", head_dim))
+        lowest_attends = middle not in (None, "plain", "single") and middle_heads is None
+        attends = [kinds != ("plain", "plain") for kinds in zip(down_kinds, up_kinds, strict=True)]
+        attends[-1] = attends[-1] or lowest_attends
+        head_counts = _head_counts(channels, each("heads", heads), each("head_dim", head_dim), attends)
         up_counts = head_counts if up_heads is None else each("up_heads", up_heads)
         depths = each("transformer_layers", transformer_layers)
         up_depths = depths if up_transformer_layers is None else each("up_transformer_layers", up_transformer_layers)
@@ -257,15 +260,19 @@ class UNet(nnx.Module):
         return y / t.astype(jnp.float32)[:, None, None, None] if self.divide else y
 
 
-def _head_counts(channels: Sequence[int], heads: Sequence[int | None], dims: Sequence[int | None]) -> list[int]:
+def _head_counts(
+    channels: Sequence[int], heads: Sequence[int | None], dims: Sequence[int | None], attends: Sequence[bool]
+) -> list[int]:
     """How many heads each level has: as given, or its width over the width of a head; one where neither is said."""
     found = []
-    for width, count, dim in zip(channels, heads, dims, strict=True):
+    for width, count, dim, needed in zip(channels, heads, dims, attends, strict=True):
         if count is not None and dim is not None:
             raise UserError(f"heads {count} and head_dim {dim} are two ways to say one thing: give one of them")
-        if dim is not None and width % dim:
-            raise UserError(f"head_dim {dim} does not divide the {width} channels of a level")
-        found.append(count if count is not None else 1 if dim is None else width // dim)
+        if dim is not None and width % dim and needed:
+            raise UserError(
+                f"head_dim {dim} does not divide the {width} channels of a level; nearest: {nearest_divisor(width, dim)}"
+            )
+        found.append(count if count is not None else 1 if dim is None else max(1, width // dim))
     return found
 
 

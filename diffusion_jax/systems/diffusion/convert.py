@@ -80,8 +80,13 @@ def _of_run(run: DiffusionRun) -> tuple[str, Mapping[str, Any], int, list[str]]:
     make, keywords = network_keywords(config.model, run.shape, condition.entries, condition.counts)
     notes = [
         f"it predicts {config.prediction!r} and sees the time as {config.time!r}: say so where it is read"
-        + ("" if config.time == STEPS else f" (diffusers' schedulers give steps, as {STEPS!r})")
+        + ("" if config.time == STEPS else f" (diffusers' schedulers give steps, as {STEPS!r})"),
+        f"its schedule is {dict(config.schedule)}",
     ]
+    if "label" in condition.counts:
+        notes.append(
+            f"label {condition.counts['label'] - 1} is none: classes.json of the run has the names of the others"
+        )
     if make is ConfigUNet:
         return "UNet", unet_keywords(**keywords), run.shape[0], notes
     if make is DiT:
