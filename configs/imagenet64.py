@@ -7,7 +7,8 @@ Command    diffusion-jax train --config configs/imagenet64.py
 Needs      tensorflow-datasets with imagenet_resized/64x64 prepared as ArrayRecord, or folders of classes
            (--config.data.name=classes)
 Hardware   published: 32 A100, 1 to 2 days; `diffusion-jax config check` says what a step costs.
-           --config.mesh.fsdp=8 splits the parameters
+           --config.mesh.fsdp=8 splits the parameters. Begun on one H100 with random pictures: 256 a batch did not fit its 80 GB
+           (49 GiB more were asked for); --config.model.remat=nothing_saveable, which was not tried there, keeps less
 Variants   `adm`
 """
 

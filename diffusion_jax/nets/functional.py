@@ -19,7 +19,7 @@ from flax import nnx
 
 from diffusion_jax.typing import Array, Params
 
-__all__ = ["Network", "Stack", "functional"]
+__all__ = ["Network", "Stack", "called", "functional"]
 
 
 class Network:
@@ -128,6 +128,18 @@ class Stack(nnx.Module):
         if self.remat is not None:
             layer = jax.checkpoint(layer, policy=getattr(jax.checkpoint_policies, self.remat))
         return layer, stacked
+
+
+def called(module: Any, remat: str | None, *inputs: Any, **options: Any) -> Any:
+    """module(*inputs, **options), thought over again in the backward pass but for what the policy `remat` keeps."""
+    if remat is None:
+        return module(*inputs, **options)
+    graphdef, state = nnx.split(module)
+
+    def run(state: Any, *inputs: Any) -> Any:
+        return nnx.merge(graphdef, state)(*inputs, **options)
+
+    return jax.checkpoint(run, policy=getattr(jax.checkpoint_policies, remat))(state, *inputs)
 
 
 def _unstacked(tree: Any, depth: int) -> list[Any]:

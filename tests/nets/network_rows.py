@@ -229,7 +229,7 @@ ROWS = {
         },
         lambda seed: (normal(seed, 8, 8, 1), normal(seed + 1) / 4, {"label": (seed + jnp.arange(BATCH)) % 3}),
         frozen="(frequencies|phases)$",
-        how=("dtype",),
+        how=("remat", "dtype"),
         zero=True,
     ),
     "VectorMLP": Row(

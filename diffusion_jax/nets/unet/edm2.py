@@ -27,7 +27,9 @@ from flax import nnx
 from jaxtyping import Array, Float
 
 from diffusion_jax.nets.attention import attend
-from diffusion_jax.nets.unet.convolution import double, halve
+from diffusion_jax.nets.functional import called
+from diffusion_jax.nets.layers import dropout
+from diffusion_jax.nets.unet.convolution import double, halve, nearest_divisor
 from diffusion_jax.nets.unet.hearing import entry
 from diffusion_jax.typing import Params, UserError, one_of
 
@@ -146,7 +148,7 @@ class EDM2Block(nnx.Module):
         y = self.conv1(magnitude_silu(x))
         scale = self.embed(e, self.embed_gain[...]) + 1
         y = magnitude_silu(y * scale[:, None, None])
-        y = self.conv2(_dropout(y, self.dropout_rate, key, train))
+        y = self.conv2(dropout(y, self.dropout_rate, key, train))
         if self.side == "decoder" and self.shortcut is not None:
             x = self.shortcut(x)
         x = magnitude_sum(x, y, RESIDUAL)
@@ -159,17 +161,12 @@ class EDM2Block(nnx.Module):
         return jnp.clip(x, -BOUND, BOUND)
 
 
-def _dropout(x: Array, rate: float, key: Array | None, train: bool) -> Array:
-    from diffusion_jax.nets.layers import dropout
-
-    return dropout(x, rate, key, train)
-
-
 class EDM2UNet(nnx.Module):
     """Noised images [batch, size, size, channels], c = ln(sigma) / 4 [batch], condition -> the prediction, float32.
 
     `width` is the finest level's, `channels` the levels' multiples of it; attention at the pictures' sizes in `attention`, in
-    heads of `head_dim` channels. `classes` rows of labels, the one for no label, all zeros, among them.
+    heads of `head_dim` channels. `remat` is a policy of `jax.checkpoint` for each block, None to keep all. `classes` rows of
+    labels, the one for no label, all zeros, among them.
     """
 
     reads: ClassVar[tuple[str, ...]] = ("label",)
@@ -202,6 +199,7 @@ class EDM2UNet(nnx.Module):
         head_dim: int = 64,
         classes: int | None = None,
         dropout_rate: float = 0.0,
+        remat: str | None = None,
         dtype: Any = jnp.float32,
     ) -> None:
         widths = [width * multiple for multiple in channels]
@@ -209,7 +207,7 @@ class EDM2UNet(nnx.Module):
             raise UserError(
                 f"image_size {image_size} is not halved {len(widths) - 1} times by the levels of channels {tuple(channels)}"
             )
-        self.shape, self.classes = (image_size, image_size, in_channels), classes
+        self.shape, self.classes, self.remat = (image_size, image_size, in_channels), classes, remat
         embedded = max(widths)
         drawn = jax.random.split(rngs.params(), 2)
         self.frequencies = nnx.Param(jax.random.normal(drawn[0], (width,), jnp.float32))
@@ -220,9 +218,13 @@ class EDM2UNet(nnx.Module):
         def block(
             entering: int, leaving: int, side: str, size: int = 0, resample: str | None = None, attends: bool = False
         ) -> EDM2Block:
-            heads = leaving // head_dim if attends or size in tuple(attention) else 0
-            if heads and leaving % head_dim:
-                raise UserError(f"head_dim {head_dim} does not divide the {leaving} channels of a level")
+            attends = attends or size in tuple(attention)
+            if attends and leaving % head_dim:
+                raise UserError(
+                    f"head_dim {head_dim} does not divide the {leaving} channels of a level; "
+                    f"nearest: {nearest_divisor(leaving, head_dim)}"
+                )
+            heads = leaving // head_dim if attends else 0
             return EDM2Block(
                 entering, leaving, embedded, rngs,
                 side=side, resample=resample, heads=heads, dropout_rate=dropout_rate, dtype=dtype,
@@ -270,12 +272,13 @@ class EDM2UNet(nnx.Module):
         keys = (None if key is None else jax.random.fold_in(key, i) for i in range(10_000))
         kept = [x]
         for block in self.down:
-            x = block(x, e, key=next(keys), train=train)
+            x = called(block, self.remat, x, e, key=next(keys), train=train)
             kept.append(x)
         for block in self.middle:
-            x = block(x, e, key=next(keys), train=train)
+            x = called(block, self.remat, x, e, key=next(keys), train=train)
         for block, joins in zip(self.up, self.joins, strict=True):
-            x = block(magnitude_join(x, kept.pop()) if joins else x, e, key=next(keys), train=train)
+            x = magnitude_join(x, kept.pop()) if joins else x
+            x = called(block, self.remat, x, e, key=next(keys), train=train)
         return self.conv_out(x, self.gain_out[...]).astype(jnp.float32)
 
     def _embedding(self, c: Array, cond: dict[str, Array] | None) -> Array:

@@ -16,6 +16,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array
 
+from diffusion_jax.nets.functional import called
 from diffusion_jax.nets.unet.attention import AddedAttention, PixelAttention, SpatialTransformer
 from diffusion_jax.nets.unet.blocks import ResBlock
 from diffusion_jax.nets.unet.convnext import ConvNextBlock
@@ -170,18 +171,6 @@ def _key(key: Array | None, at: int) -> Array | None:
     return None if key is None else jax.random.fold_in(key, at)
 
 
-def _remat(module: Any, how: How, *inputs: Any, **call: Any) -> Any:
-    """module(*inputs, **call), thought over again in the backward pass where `remat` says so."""
-    if how.remat is None:
-        return module(*inputs, **call)
-    graphdef, state = nnx.split(module)
-
-    def run(state: Any, *inputs: Any) -> Any:
-        return nnx.merge(graphdef, state)(*inputs, **call)
-
-    return jax.checkpoint(run, policy=getattr(jax.checkpoint_policies, how.remat))(state, *inputs)
-
-
 class _Layers(nnx.Module):
     """Blocks with attention after each, or after the last alone."""
 
@@ -199,7 +188,7 @@ class _Layers(nnx.Module):
 
     def _layer(self, at: int, x: Array, told: Told, key: Array | None, train: bool) -> Array:
         key = _key(key, at)
-        x = _remat(self.blocks[at], self.how, x, told.e, key=_key(key, 0), train=train)
+        x = called(self.blocks[at], self.how.remat, x, told.e, key=_key(key, 0), train=train)
         first = len(self.blocks) - len(self.attentions)
         if at >= first:
             x = attended(self.attentions[at - first], x, told, _key(key, 1), train)
@@ -224,7 +213,7 @@ class Down(_Layers):
         if self.kind == "conv":
             found.append(self.change(x))
         elif self.kind == "resnet":
-            found.append(_remat(self.change, self.how, x, told.e, key=_key(key, 1000), train=train))
+            found.append(called(self.change, self.how.remat, x, told.e, key=_key(key, 1000), train=train))
         elif self.kind == "pool":
             found.append(halve(x))
         return found
@@ -258,7 +247,7 @@ class Up(_Layers):
         if self.kind == "conv":
             return self.change(x, size)
         if self.kind == "resnet":
-            return _remat(self.change, self.how, x, told.e, key=_key(key, 1000), train=train)
+            return called(self.change, self.how.remat, x, told.e, key=_key(key, 1000), train=train)
         return double(x) if self.kind == "pool" else x
 
 
@@ -275,9 +264,11 @@ class Middle(nnx.Module):
 
     def __call__(self, x: Array, told: Told, *, key: Array | None = None, train: bool = False) -> Array:
         """[batch, height, width, channels] -> the same."""
-        x = _remat(self.blocks[0], self.how, x, told.e, key=_key(key, 0), train=train)
+        x = called(self.blocks[0], self.how.remat, x, told.e, key=_key(key, 0), train=train)
         if self.attention is not None:
             x = attended(self.attention, x, told, _key(key, 1), train)
         return (
-            x if len(self.blocks) == 1 else _remat(self.blocks[1], self.how, x, told.e, key=_key(key, 2), train=train)
+            x
+            if len(self.blocks) == 1
+            else called(self.blocks[1], self.how.remat, x, told.e, key=_key(key, 2), train=train)
         )
