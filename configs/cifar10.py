@@ -8,7 +8,7 @@ Needs      tensorflow-datasets with cifar10 prepared as ArrayRecord, or --config
            --config.data.path=FOLDER
 Hardware   published: 8 V100, about 2 days for 200 million images; `diffusion-jax config check` says what a step costs. On an
            H100 XLA takes more than a minute to compile it (a first step was done there on random pictures, no more)
-Variants   `unconditional` is told nothing; `ncsn` is the NCSN++ U-Net (1.83 published for the VE form of it there);
+Variants   `unconditional` is told nothing; `ncsn` is the NCSN++ U-Net (the VE form of it there);
            `edm2` is EDM2's U-Net of a width of 128 with its own rate and average (no published score at this data)
 """
 

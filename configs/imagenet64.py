@@ -1,7 +1,7 @@
 """ImageNet at 64 x 64 by EDM2's recipe: its U-Net of width 192, its rate, its uncertainty, its average.
 
 NOT RUN here. Published: EDM2-S FID 1.58 at 63 evaluations (arXiv 2312.02696, table 3); `adm`, ADM's U-Net trained by EDM's
-recipe, 1.36 with its stochastic sampler at 511 evaluations and 2.44 by Heun at 79 (arXiv 2206.00364, table 3).
+recipe, 1.36 with its stochastic sampler at 511 evaluations (arXiv 2206.00364, section 5).
 
 Command    diffusion-jax train --config configs/imagenet64.py
 Needs      tensorflow-datasets with imagenet_resized/64x64 prepared as ArrayRecord, or folders of classes
@@ -42,7 +42,7 @@ def get_config() -> ConfigDict:
         {"name": "tfds", "path": "imagenet_resized/64x64", "validation": 0.001, "crop": "center", "flip": True}
     )
     config.preprocess = ConfigDict({"size": 64, "channels": 3})
-    config.condition = ConfigDict({"name": "label", "drop": 0.1})
+    config.condition = ConfigDict({"name": "label", "drop": 0.0})
 
     config.model = ConfigDict(
         {

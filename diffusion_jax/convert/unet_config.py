@@ -38,7 +38,9 @@ MIDDLE = {
     "UNetMidBlock2DSimpleCrossAttn": "added",
     "UNetMidBlock2D": "single",
 }
-LATE_ACT = ("ResnetDownsampleBlock2D", "SimpleCrossAttnDownBlock2D")
+LATE_ACT = (
+    "ResnetDownsampleBlock2D", "SimpleCrossAttnDownBlock2D", "ResnetUpsampleBlock2D", "SimpleCrossAttnUpBlock2D",
+)  # fmt: skip
 """The blocks that heed `resnet_skip_time_act` and `resnet_out_scale_factor`."""
 
 
@@ -204,8 +206,16 @@ def _plain(given: Mapping[str, Any], where: str) -> dict[str, Any]:
             raise UserError(
                 f"{where}: a UNet2DModel has no text for its blocks of attention to one ({', '.join(kinds)})"
             )
-    dim = given["attention_head_dim"]
-    made["heads"] = tuple(1 if dim is None else _heads("attention", width, dim, where) for width in made["channels"])
+    dim, last = given["attention_head_dim"], len(made["channels"]) - 1
+    middle = given["mid_block_type"] is not None and given["add_attention"]
+    attends = [
+        "attention" in sides or (middle and i == last)
+        for i, sides in enumerate(zip(made["down"], made["up"], strict=True))
+    ]
+    made["heads"] = tuple(
+        1 if dim is None or not here else _heads("attention", width, dim, where)
+        for width, here in zip(made["channels"], attends, strict=True)
+    )
     made["act_out"] = "silu"
     made["resample"] = tuple(DOWN[kind][1] or given["downsample_type"] for kind in given["down_block_types"])
     made["up_resample"] = tuple(UP[kind][1] or given["upsample_type"] for kind in reversed(given["up_block_types"]))
@@ -279,6 +289,13 @@ def _condition(given: Mapping[str, Any], where: str) -> dict[str, Any]:
     if backwards is not None:
         made["up_transformer_layers"] = tuple(reversed(_each(backwards, count)))
     late = [kind in LATE_ACT for kind in kinds]
+    if late != [kind in LATE_ACT for kind in reversed(given["up_block_types"])] and (
+        given["resnet_skip_time_act"] or given["resnet_out_scale_factor"] != 1.0
+    ):
+        raise UserError(
+            f"{where}: resnet_skip_time_act {given['resnet_skip_time_act']} and resnet_out_scale_factor "
+            f"{given['resnet_out_scale_factor']} are read where a level's blocks heed them on both ways, not on one alone"
+        )
     made["activate"] = tuple(not (given["resnet_skip_time_act"] and heeds) for heeds in late)
     made["out_scale"] = tuple(given["resnet_out_scale_factor"] if heeds else 1.0 for heeds in late)
     made["middle_activate"] = not (given["resnet_skip_time_act"] and middle == "added")
@@ -342,7 +359,7 @@ def _heard(given: Mapping[str, Any], base: int, where: str) -> dict[str, Any]:
                 "projection_class_embeddings_input_dim"
             )
         # Sizes and crops are six numbers, or five where the last is a score of beauty (the refiner).
-        ids = next((n for n in (6, 5) if (total - n * features) in (1280, 768, 1024)), 6)
+        ids = next((n for pooled in (1280, 768, 1024) for n in (6, 5) if total - n * features == pooled), 6)
         if total <= ids * features:
             raise UserError(
                 f"{where}: projection_class_embeddings_input_dim {total} leaves no room beside {ids} ids of {features}"

@@ -113,10 +113,18 @@ def _plain(c: Mapping[str, Any]) -> dict[str, Any]:
         "upsample_type": ups[0] if ups else "conv",
         "mid_block_type": None if c["middle"] is None else "UNetMidBlock2D",
         "add_attention": c["middle"] != "plain",
-        "attn_norm_num_groups": c["middle_groups"] if c["modulation"] == "scale_shift" else None,
+        "attn_norm_num_groups": _attention_groups(c),
         "num_train_timesteps": c["hearing"]["steps"],
         **_classed(c),
     }
+
+
+def _attention_groups(c: Mapping[str, Any]) -> int | None:
+    """None is there no norm with "scale_shift", and the other norms' groups without."""
+    groups = c["middle_groups"]
+    if c["modulation"] == "scale_shift":
+        return groups or None
+    return None if groups == c["groups"] else groups
 
 
 def _condition(c: Mapping[str, Any]) -> dict[str, Any]:

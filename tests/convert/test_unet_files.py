@@ -16,6 +16,8 @@ from diffusion_jax import load_pretrained
 from diffusion_jax.convert.dit import load_dit, save_dit
 from diffusion_jax.convert.entries import flatten
 from diffusion_jax.convert.unet import load_unet, save_unet
+from diffusion_jax.convert.unet_config import from_diffusers
+from diffusion_jax.convert.unet_config_out import to_diffusers
 from diffusion_jax.nets import DiT, Network, UNet, complete_unet
 from diffusion_jax.typing import UserError
 
@@ -150,6 +152,38 @@ def test_a_folder_that_is_not_read_is_one_line(fields, said, stable, tmp_path):
     with pytest.raises(UserError, match=re.escape(said)) as caught:
         load_pretrained(tmp_path / "unet")
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"resnet_time_scale_shift": "scale_shift"},
+        {"resnet_time_scale_shift": "scale_shift", "attn_norm_num_groups": 4},
+        {"attn_norm_num_groups": 4},
+        {"block_out_channels": [24, 64], "attention_head_dim": 16},  # 16 divides the level that attends
+    ],
+    ids=str,
+)
+def test_a_config_comes_back_as_it_went(fields):
+    told = {
+        "_class_name": "UNet2DModel", "in_channels": 3, "out_channels": 3, "block_out_channels": [16, 32],
+        "layers_per_block": 1, "norm_num_groups": 8, "down_block_types": ["DownBlock2D", "AttnDownBlock2D"],
+        "up_block_types": ["AttnUpBlock2D", "UpBlock2D"], "attention_head_dim": 8,
+    }  # fmt: skip
+    config = complete_unet(from_diffusers(told | fields, "config.json"))
+    back = to_diffusers(config, complete_unet)
+    assert {name: back[name] for name in fields} == fields
+    assert complete_unet(from_diffusers(back, "config.json")) == config
+
+
+def test_what_one_way_alone_heeds_is_refused():
+    told = {
+        "_class_name": "UNet2DConditionModel", "block_out_channels": [16, 32], "cross_attention_dim": 8,
+        "down_block_types": ["DownBlock2D", "DownBlock2D"], "up_block_types": ["ResnetUpsampleBlock2D", "UpBlock2D"],
+    }  # fmt: skip
+    from_diffusers(told, "config.json")
+    with pytest.raises(UserError, match=r"resnet_out_scale_factor 1\.4 are read where"):
+        from_diffusers(told | {"resnet_out_scale_factor": 1.4}, "config.json")
 
 
 def test_what_no_layout_holds_is_refused_by_its_keyword(tmp_path):

@@ -83,6 +83,9 @@ def test_stable_diffusion_at_its_true_width_level_by_level(name, tmp_path, monke
         given["added_cond_kwargs"]["time_ids"] = torch.tensor(cond["ids"])
     peer.save_pretrained(tmp_path)
     loaded = load_network(tmp_path)
+    if name.startswith("sdxl"):
+        hearing = loaded.config["hearing"]
+        assert (hearing["ids"], hearing["pooled"]) == ((5, 1280) if name == "sdxl-refiner" else (6, 1280))
     theirs, ours = hooked(peer), watched(monkeypatch)
     x, t = normal(1, 2, 8, 8, 4), np.array([17.0, 803.0], np.float32)
     with torch.no_grad():

@@ -192,8 +192,7 @@ class Hearing(nnx.Module):
         if self.label is not None and not self.before:
             e = self._with(e, jnp.take(self.label[...].astype(e.dtype), entry(cond, "label"), axis=0))
         if self.level is not None:
-            told = sinusoids(entry(cond, "level"), x.shape[-1], cosine_first=self.cosine_first, shift=self.shift)
-            e = self._with(e, self.level(told))
+            e = self._with(e, self.level(self.features(entry(cond, "level"))))
         if self.embedding is not None:
             e = self._with(e, self.embedding(entry(cond, "embedding")))
         if self.augment is not None and not self.before:

@@ -87,6 +87,7 @@ def _edm(filter: str) -> dict[str, Any]:
             "width": 512,
             "time": "fourier" if fourier else "positional",
             "time_features": features,
+            "cosine_first": False,
             "shift": 1.0,
             "before": True,
             "classes": 11,

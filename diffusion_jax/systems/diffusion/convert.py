@@ -67,6 +67,8 @@ def convert(arguments: argparse.Namespace, say: Callable[[str], None]) -> int:
             out, config, params, complete_unet,
             layout=layout, dtype=arguments.dtype, order=order, linear=layout == "diffusers", sample_size=size,
         )  # fmt: skip
+    if layout != "diffusers":
+        notes = [*notes, f"the layout {layout!r} holds no sizes, groups or time: they are to be said where it is read"]
     count = sum(leaf.size for leaf in jax.tree.leaves(params))
     say(f"{count / 1e6:.2f} million parameters of a {kind} written to {out}")
     for note in notes:
