@@ -270,7 +270,7 @@ class Names:
         if size and kind == "mlp":
             found += _mlp("hearing/embedding/mlp", "class_embedding", size, width)
         elif size and kind in ("linear", "linear_norm"):
-            of_picture = heard.get("hint") is not None or heard.get("pooled_by") == "linear_norm"
+            of_picture = bool(heard.get("hint")) or heard.get("pooled_by") == "linear_norm"
             theirs = "add_embedding.image_proj" if of_picture or kind == "linear_norm" else "class_embedding"
             found += linear("hearing/embedding/linear", theirs, size, width)
             if kind == "linear_norm":

@@ -13,7 +13,7 @@ diffusers = pytest.importorskip("diffusers")
 from diffusion_jax.convert import entries as entry_rules  # noqa: E402
 from diffusion_jax.convert.unet_config import from_diffusers  # noqa: E402
 from diffusion_jax.convert.unet_keys import Names, entries  # noqa: E402
-from diffusion_jax.nets import Network, UNet  # noqa: E402
+from diffusion_jax.nets import Network, UNet, complete_unet  # noqa: E402
 from diffusion_jax.nets.unet.levels import How, Level, attention_of  # noqa: E402
 
 BOUND = 1e-5
@@ -148,7 +148,7 @@ def same(peer, cond=None, peer_given=(), size=(8, 8), times=(17.0, 803.0)):
     told = config_of(peer)
     config = from_diffusers(told, "config.json")
     tensors = {name: value.detach().numpy() for name, value in peer.state_dict().items()}
-    rules = entries(config, projections="linear" if told.get("use_linear_projection") else "conv")
+    rules = entries(complete_unet(config), projections="linear" if told.get("use_linear_projection") else "conv")
     params = entry_rules.read(rules, tensors, "the peer", lambda name: False)
     back = entry_rules.write(rules, params, "the peer")
     assert back.keys() == tensors.keys() and all(np.array_equal(back[name], tensors[name]) for name in tensors)
