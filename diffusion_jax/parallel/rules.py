@@ -92,8 +92,8 @@ def split_over_mesh(params: PyTree, mesh: Mesh, least: int = 2**12) -> Rules:
         if leaf.size < least:
             continue
         if tensor > 1:
-            *_, layer, name = ("", *path.split("/"))
-            fit = [leaf.ndim - (2 if layer in ENDS else 1)] if name in KERNELS and leaf.ndim > 1 else []
+            *_, layer, last = ("", *path.split("/"))
+            fit = [leaf.ndim - (2 if layer in ENDS else 1)] if last in KERNELS and leaf.ndim > 1 else []
             name, size = "tensor", tensor
         else:
             name, size, fit = "fsdp", mesh.shape["fsdp"], list(range(leaf.ndim))

@@ -1,5 +1,7 @@
 """InfoNCE against closed forms, and over a sharded batch."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -9,6 +11,7 @@ from hypothesis import strategies as st
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 from diffusion_jax.contrastive import infonce
+from diffusion_jax.parallel.mesh import batch_sharding, make_mesh
 
 
 def pairs(seed, batch, embed):
@@ -53,3 +56,19 @@ def test_eight_devices_see_the_negatives_of_the_whole_batch():
     single = step(image, text, jnp.array(5.0))
     sharded = step(jax.device_put(image, sharding), jax.device_put(text, sharding), jnp.array(5.0))
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6), single, sharded)
+
+
+@pytest.mark.parametrize("chunk", [None, 2])
+def test_devices_that_see_the_same_examples_count_them_once(chunk):
+    """A mesh whose third axis splits channels: value and gradients are those of one device."""
+    image, text = pairs(1, 16, 8)
+    mesh = make_mesh(4, 1, 2)
+
+    def total(image, text, scale, mesh=None, chunk=None):
+        return infonce(image, text, scale, mesh=mesh, chunk=chunk).mean()
+
+    single = jax.value_and_grad(total, (0, 1, 2))(image, text, jnp.array(5.0))
+    split = functools.partial(total, mesh=mesh, chunk=chunk)
+    placed = jax.device_put((image, text), batch_sharding(mesh))
+    found = jax.jit(jax.value_and_grad(split, (0, 1, 2)))(*placed, jnp.array(5.0))
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6), single, found)
