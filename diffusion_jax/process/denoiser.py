@@ -16,32 +16,21 @@ from jaxtyping import Array
 
 from diffusion_jax.process.arguments import above_zero, check_function, check_schedule
 from diffusion_jax.process.asking import AnyTime, an_array, ask
+from diffusion_jax.process.network_time import TIME_INPUTS, looked_up
 from diffusion_jax.process.precondition import c_in, from_network
 from diffusion_jax.process.prediction import FLOOR, KINDS, to_prediction
 from diffusion_jax.process.sde import rates
 from diffusion_jax.typing import Params, Prediction, PyTree, Schedule, UserError, one_of, pytree_dataclass, static
 
-__all__ = ["TIME_INPUTS", "Denoiser", "FromX0", "denoiser", "from_x0", "table_length"]
-
-TIME_INPUTS: dict[str, Callable[[Schedule, Array], Array]] = {
-    "t": lambda schedule, t: t,
-    "t1000": lambda schedule, t: 1000.0 * t,
-    "logsnr": lambda schedule, t: schedule.logsnr(t),
-    "c_noise": lambda schedule, t: -0.125 * schedule.logsnr(t),
-    "index": lambda schedule, t: jnp.clip(jnp.round(t * table_length(schedule)) - 1.0, 0.0, None),
-}
-"""What the network sees of the time; c_noise is EDM's ln(sigma / alpha) / 4 (arXiv 2206.00364, table 1), index the
-nearest step of a table of betas, from 0."""
-
-
-def table_length(schedule: Schedule) -> int:
-    """The number of steps of a discrete schedule's table, shifted or not; 1000 for those without a table."""
-    return int(getattr(getattr(schedule, "base", schedule), "num_steps", 1000))
+__all__ = ["Denoiser", "FromX0", "denoiser", "from_x0"]
 
 
 @pytree_dataclass
 class Denoiser(AnyTime):
-    """apply(params, xt, time [batch], cond, key=, train=) read as `prediction` under `schedule`; made by `denoiser`."""
+    """apply(params, xt, time [batch], cond, key=, train=) read as `prediction` under `schedule`; made by `denoiser`.
+
+    `grid` is None or (times [n], what the network sees at each [n]), which `sampling` puts there, see `network_time`.
+    """
 
     params: Any
     schedule: Any
@@ -52,6 +41,7 @@ class Denoiser(AnyTime):
     train: bool = static()
     sigma_data: float = static(default=0.5)
     learned_variance: bool = static(default=False)
+    grid: Any = None
 
     def __call__(self, xt: Array, t: ArrayLike, cond: PyTree = None) -> Prediction:
         """The pair (x0, eps) at xt [batch, ...] and time t, a scalar or [batch]; float32 at least.
@@ -60,6 +50,9 @@ class Denoiser(AnyTime):
         """
         t = jnp.broadcast_to(jnp.asarray(t), xt.shape[:1])
         seen = TIME_INPUTS[self.time](self.schedule, t)
+        if self.grid is not None:
+            times, told = self.grid
+            seen = looked_up(times, told, t, seen)
         edm = self.prediction == "edm"
         x = xt * c_in(self.schedule, xt, t, self.sigma_data).astype(xt.dtype) if edm else xt
         output = an_array(self.apply, self.apply(self.params, x, seen, cond, key=self.key, train=self.train))

@@ -31,7 +31,7 @@ from diffusion_jax.process.arguments import described, number, whole
 from diffusion_jax.process.schedule import LOGSNR_LIMIT
 from diffusion_jax.typing import UserError, one_of
 
-__all__ = ["TABLES", "Discrete", "beta_table"]
+__all__ = ["TABLES", "Discrete", "beta_table", "snapped"]
 
 Times = Float[Array, "..."]
 
@@ -72,6 +72,13 @@ def _table(betas: Any) -> np.ndarray:
         if isinstance(betas, jax.core.Tracer):  # JAX says why a placeholder is no table
             raise
         raise UserError(f"betas is {described(betas)}, not the name of a table or a list of numbers") from None
+
+
+def snapped(t: Array, num_steps: int) -> Array:
+    """T t, and the whole number itself where that is near: (i + 1) / T in floats times T may miss it by an ulp."""
+    place = t * num_steps
+    nearest = jnp.round(place)
+    return jnp.where(jnp.abs(place - nearest) < 4 * jnp.finfo(t.dtype).eps * num_steps, nearest, place)
 
 
 @jax.tree_util.register_pytree_node_class
@@ -157,10 +164,7 @@ class Discrete:
         """log alpha(t), at most 0: linear between the times of the table."""
         t = jnp.asarray(t, jnp.result_type(t, jnp.float32))
         table = self._table(t.dtype)
-        place = t * self.num_steps
-        nearest = jnp.round(place)
-        # (i + 1) / T in floats times T may miss the whole number by an ulp, and a step of the table by some 1e-4 of it.
-        place = jnp.where(jnp.abs(place - nearest) < 4 * jnp.finfo(t.dtype).eps * self.num_steps, nearest, place)
+        place = snapped(t, self.num_steps)
         # The rate must not see the rounding: it is that of the line.
         place = jax.lax.stop_gradient(place) + (t * self.num_steps - jax.lax.stop_gradient(t * self.num_steps))
         low = jnp.clip(jnp.floor(jax.lax.stop_gradient(place)).astype(jnp.int32), 0, self.num_steps - 1)

@@ -15,7 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array
 
-from diffusion_jax.process.denoiser import table_length
+from diffusion_jax.process.network_time import table_length
 from diffusion_jax.typing import Schedule, UserError, one_of
 
 __all__ = [

@@ -26,7 +26,7 @@ from collections.abc import Callable
 
 import numpy as np
 
-from diffusion_jax.process.denoiser import table_length
+from diffusion_jax.process.network_time import table_length
 from diffusion_jax.sampling.grids import SLACK, discrete, exactly, karras, uniform
 from diffusion_jax.typing import Schedule, UserError
 

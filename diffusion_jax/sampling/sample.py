@@ -26,7 +26,7 @@ from jaxtyping import Array
 from diffusion_jax.process.arguments import check_schedule, described, known, typed_key
 from diffusion_jax.sampling import optional
 from diffusion_jax.sampling.arguments import ORDER, check_solver, checked
-from diffusion_jax.sampling.grids import told_apart
+from diffusion_jax.sampling.carried import carried, rounded
 from diffusion_jax.sampling.guidance.steered import memory_of, remembering
 from diffusion_jax.sampling.steps import noise_like
 from diffusion_jax.typing import (
@@ -128,7 +128,8 @@ def _run(made: Any, denoise: Any, schedule: Any, solver: Any, x1: Any, ts: Any, 
     keys = keys_by_example(key, x1.shape[0])
     ends_in_noise = ends_in_noise_at(schedule, ts)
     if known(ts):
-        ts = told_apart(np.asarray(ts, np.float64), jnp.promote_types(x1.dtype, jnp.float32))
+        times = rounded(ts, x1)
+        denoise, ts = carried(denoise, ts, times), times
     ts = jnp.asarray(ts)
     solver = optional.over(solver, len(ts) - 1)
     return made(hold(denoise), hold(schedule), hold(solver), x1, ts, keys, cond, ends_in_noise)

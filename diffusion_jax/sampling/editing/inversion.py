@@ -26,9 +26,11 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array
 
+from diffusion_jax.process.arguments import known
 from diffusion_jax.process.asking import predict
 from diffusion_jax.process.sde import coefficients, expand
 from diffusion_jax.sampling.arguments import check_solver, checked
+from diffusion_jax.sampling.carried import carried, rounded
 from diffusion_jax.sampling.guidance.steered import memory_of, structured
 from diffusion_jax.sampling.sample import ends_in_noise_at, held, hold
 from diffusion_jax.sampling.solvers.adaptive_ode import AdaptiveODE
@@ -70,6 +72,9 @@ def invert(
     if jax.tree.leaves(memory_of(denoise, x0)):
         raise UserError("guidance with momentum has no ODE to invert: take momentum 0")
     noisy_end = ends_in_noise_at(schedule, ts)
+    if known(ts):
+        times = rounded(ts, x0)
+        denoise, ts = carried(denoise, ts, times), times
     return _invert(structured(denoise), hold(schedule), x0, jnp.asarray(ts)[::-1], cond, solver, refinements, noisy_end)
 
 

@@ -23,7 +23,7 @@ from diffusion_jax.build.ranges import (
 )  # fmt: skip
 from diffusion_jax.build.samplers import GRIDS, SOLVERS
 from diffusion_jax.nets.unet.config import BLOCKS, CONFIGURABLE, MODULATIONS, RESAMPLES, TEXTS
-from diffusion_jax.process.denoiser import TIME_INPUTS
+from diffusion_jax.process.network_time import TIME_INPUTS
 from diffusion_jax.process.prediction import KINDS
 from diffusion_jax.process.times import MODE_RANGE
 from diffusion_jax.systems.diffusion.conditions import CONDITIONS
