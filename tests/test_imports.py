@@ -32,6 +32,7 @@ ALLOWED = {
     "build": MATHEMATICS | BELOW,
     "runs": {"build", "config"},
     "systems": MATHEMATICS | BELOW | {"build", "runs"},
+    "pipelines": MATHEMATICS | BELOW | {"build", "runs", "systems"},
     "training": BELOW | {"build", "runs", "systems"},
     "cli": BELOW | {"build", "runs", "systems", "training"},
     "__init__": set(),

@@ -137,6 +137,22 @@ class Discrete:
         object.__setattr__(made, "log_alphas", leaves[0])
         return made
 
+    @classmethod
+    def from_signal(cls, signal: Sequence[float] | ArrayLike) -> Discrete:
+        """The schedule of a table of alpha^2 itself (alpha-bar), [T], as published networks carry it in floats of their own.
+
+        Raises UserError unless it has at least 2 numbers and falls strictly within (0, 1); the last may be 0.
+        """
+        table = _table(signal)
+        if table.ndim != 1 or len(table) < 2:
+            raise UserError(f"alpha-bar has shape {table.shape}; it is a list of at least 2 numbers")
+        before = np.concatenate([[1.0], table[:-1]])
+        for index, (value, above) in enumerate(zip(table, before, strict=True)):
+            if not (0 < value < above or (value == 0 and index == len(table) - 1)):
+                raise UserError(f"alpha-bar[{index}] = {value:g} is not in (0, {above:g}): it falls from step to step")
+        logs = [0.5 * math.log(value) if value > 0 else NO_SIGNAL for value in table]
+        return cls.tree_unflatten(None, (np.array([0.0, *logs]),))
+
     @property
     def num_steps(self) -> int:
         """T, the number of betas."""

@@ -72,7 +72,12 @@ SERIES = 18
 
 
 def noise_like(key: Array, x: Array) -> Array:
-    """Standard normal noise of the shape of x, each example from its own key: key [batch]."""
+    """Standard normal noise of the shape of x, each example from its own key: key [batch].
+
+    Noise itself, floats of the shape of x, may stand in the place of the keys (`sampling.given`), and is returned.
+    """
+    if jnp.issubdtype(key.dtype, jnp.floating):
+        return key
     return jax.vmap(lambda k: jax.random.normal(k, x.shape[1:], x.dtype))(key)
 
 

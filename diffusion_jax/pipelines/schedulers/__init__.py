@@ -1,0 +1,1 @@
+"""diffusers' schedulers: their configs' fields, tables of betas and grids, and the solvers of this library that they are."""
