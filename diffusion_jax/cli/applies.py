@@ -19,6 +19,7 @@ PICTURE_MEASURES = ("zero_shot", "retrieval", "linear_probe", "clip_score")
 CAPTIONED = ("retrieval", "clip_score")
 
 GOES_WITH: dict[str, dict[str, tuple[str, ...]]] = {
+    "sample": {"size": ("pretrained",), "strength": ("pretrained",), "tile": ("pretrained",)},
     "evaluate": {
         "classes": ("zero_shot",),
         "templates": ("zero_shot",),
@@ -34,7 +35,13 @@ GOES_WITH: dict[str, dict[str, tuple[str, ...]]] = {
     },
 }
 APART: dict[str, dict[str, tuple[str, ...]]] = {
-    "sample": {"scale": ("prompts", "format"), "label": ("prompts",), "image": ("prompts",), "mask": ("prompts",)},
+    "sample": {
+        "weights": ("pretrained",),
+        "label": ("pretrained", "prompts"),
+        "scale": ("prompts", "format"),
+        "image": ("prompts",),
+        "mask": ("prompts",),
+    },
     "evaluate": {
         "samples": ("bits_per_dim", *PICTURE_MEASURES),
         "seed": PICTURE_MEASURES,
@@ -48,6 +55,7 @@ ASKED = ("prompt", "label", "image", "mask")
 """The options that say what `sample` is asked to draw: into one picture, unless a folder is asked for."""
 PATHS = (
     "run",
+    "pretrained",
     "data",
     "path",
     "out",

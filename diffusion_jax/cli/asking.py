@@ -77,16 +77,16 @@ def asked_of(run: Any, arguments: argparse.Namespace) -> Asked | None:
     if not names:
         if said or negative:
             raise UserError(
-                f"the run in {arguments.run!r} draws unasked: {flag((said or negative)[0])} changes nothing; give "
+                f"{_source(arguments)} draws unasked: {flag((said or negative)[0])} changes nothing; give "
                 "--num-images alone"
             )
         return None
     by_option = {_option(name): name for name in names}
     for option, wanted in (*((option, option) for option in given), *((NEGATIVE[n], n) for n in NEGATIVE)):
         if option in (*given, *negative) and wanted not in by_option:
-            raise UserError(f"the run in {arguments.run!r} takes no {flag(option)}: it asks for {_told(names)}")
+            raise UserError(f"{_source(arguments)} takes no {flag(option)}: it asks for {_told(names)}")
     if not said:
-        raise UserError(f"the run in {arguments.run!r} draws what it is asked for: give {_wanted(run, names)}")
+        raise UserError(f"{_source(arguments)} draws what it is asked for: give {_wanted(run, names)}")
     if arguments.prompts is not None:
         return Asked(names, rows=_read(run, names, arguments.prompts))
     values = {
@@ -103,6 +103,11 @@ def negative_of(run: Any, asked: Asked | None, arguments: argparse.Namespace) ->
     if asked is None or not found:
         return None
     return found if len(asked.names) > 1 else next(iter(found.values()))
+
+
+def _source(arguments: argparse.Namespace) -> str:
+    pretrained = getattr(arguments, "pretrained", None)
+    return f"the run in {arguments.run!r}" if pretrained is None else f"the pipeline in {pretrained!r}"
 
 
 def _option(name: str) -> str:

@@ -13,6 +13,7 @@ from diffusion_jax.cli.applies import ASKED
 from diffusion_jax.cli.asking import asked_of, negative_of, read_requests
 from diffusion_jax.cli.keyvalues import guidance_of, solver_options_of
 from diffusion_jax.cli.notices import check_text, counted, in_short, say
+from diffusion_jax.cli.pretrained import published
 from diffusion_jax.files import check_file, check_folder
 from diffusion_jax.parallel.accelerator import configure
 from diffusion_jax.parallel.memory import enough_memory
@@ -43,6 +44,8 @@ def _drawing(path: str, which: str = "ema") -> Any:
 
 def sample(arguments: argparse.Namespace, rest: list[str]) -> int:
     """Draw what is asked for, or unasked, into one picture or into a folder of files."""
+    if arguments.pretrained is not None and "scale" not in arguments.given:
+        arguments.scale = 1
     _check_numbers(arguments)
     out, folder = Path(arguments.out), _is_folder(arguments)
     if folder:
@@ -56,7 +59,7 @@ def sample(arguments: argparse.Namespace, rest: list[str]) -> int:
     if arguments.prompts is not None:
         read_requests(arguments.prompts)  # before JAX finds its devices
     configure(say)
-    run = _drawing(arguments.run, arguments.weights)
+    run = _drawing(arguments.run, arguments.weights) if arguments.pretrained is None else published(arguments)
     asked = asked_of(run, arguments)
     negative = negative_of(run, asked, arguments)
     if (not folder or arguments.format == "png") and len(run.shape) != 3:
@@ -87,9 +90,9 @@ def sample(arguments: argparse.Namespace, rest: list[str]) -> int:
     with enough_memory(f"lower --batch-size {arguments.batch_size} or --num-images {count}"):
         requests = None if asked is None else [asked.at(i) for i in range(count)]
         images = run.generate(requests, count=count, batch_size=arguments.batch_size, **settings)
-    place = arguments.run.encode(errors="backslashreplace").decode()
+    place = (arguments.run or arguments.pretrained).encode(errors="backslashreplace").decode()
     note = {name: "; ".join(given) for name in ASKED if (given := getattr(arguments, name))}
-    note |= {"run": place, "weights": arguments.weights}
+    note |= {"run": place, "weights": arguments.weights} if arguments.pretrained is None else {"pretrained": place}
     note |= {key: str(value) for key, value in settings.items() if value not in (None, {})}
     save_grid(out, images, min(8, len(images)), arguments.scale, note, ink=getattr(run, "ink", True))
     say(f"{counted(len(images), 'image')} in {time.perf_counter() - began:.1f} s: {out}")

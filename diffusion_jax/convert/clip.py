@@ -36,6 +36,8 @@ WEIGHTS = (
     "open_clip_pytorch_model.safetensors",
     "pytorch_model.bin",
     "open_clip_pytorch_model.bin",
+    "model.fp16.safetensors",
+    "model.safetensors.index.fp16.json",
 )
 _HF_MARKS = ("vision_model.", "text_model.", "visual_projection.", "text_projection.weight")
 

@@ -131,6 +131,10 @@ class TextTransformer(nnx.Module):
         """Every hidden state, [layers + 1, batch, context, width], before ln_final: what enters, then each block's output."""
         return self.blocks.states(self.embed(tokens), train=train)
 
+    def normed(self, x: Array, *, key: Array | None = None, train: bool = False) -> Array:
+        """ln_final of hidden states [batch, context, width]: what a text that is read some blocks earlier goes through."""
+        return self.ln_final(x)
+
     def _end(self, tokens: Array) -> Array:
         """The place of each row's end token, [batch, 1, 1]."""
         at = tokens if self.end_token is None else tokens == self.end_token

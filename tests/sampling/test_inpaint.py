@@ -261,6 +261,20 @@ def test_samples_do_not_depend_on_the_batch(key):
     np.testing.assert_allclose(run[1], run[0][:2], rtol=1e-4, atol=1e-5)
 
 
+def test_with_one_noise_the_known_entries_stay_on_its_path(key):
+    """At every time of the grid they are alpha known + sigma noise, and the sample's are the known ones."""
+    schedule, noise = VPLinear(), jax.random.normal(jax.random.key(5), (2, 4))
+    x1 = initial_noise(key, (2, 4), schedule)
+    solver = Inpaint(DDPM(), jnp.asarray(KNOWN, jnp.float32), MASK, noise=noise)
+    ts = uniform(5, schedule)
+    path = trace(correlated(schedule), schedule, solver, x1, ts, key)
+    known = jnp.broadcast_to(jnp.asarray(KNOWN, jnp.float32), (2, 4))
+    for x, t in zip(path.xs[1:-1], ts[1:-1], strict=True):
+        wanted = noised(schedule, known, noise, jnp.float32(t))
+        np.testing.assert_allclose(x[:, MASK[0]], wanted[:, MASK[0]], rtol=1e-6, atol=1e-6)
+    np.testing.assert_array_equal(path.x0[:, MASK[0]], known[:, MASK[0]])
+
+
 def test_masks_of_images_may_leave_out_channels_and_batch(key):
     schedule = RectifiedFlow()
     model = exact.gaussian(schedule, jnp.zeros((4, 4, 3)), 0.5)

@@ -23,9 +23,17 @@ def add(commands: Any) -> None:
         "          diffusion-jax sample --run runs/digits --prompt two --guidance apg --guidance-option eta=0.2 --out a.png\n"
         "          diffusion-jax sample --run runs/digits --prompts prompts.txt --num-images 5000 --out samples\n"
         "          diffusion-jax sample --run runs/shoes --label sneaker --label 7 --num-images 16 --out shoes.png\n"
-        "          diffusion-jax sample --run runs/shoes --label sneaker --num-images 500 --format png --out sneakers",
+        "          diffusion-jax sample --run runs/shoes --label sneaker --num-images 500 --format png --out sneakers\n"
+        "          diffusion-jax sample --pretrained stable-diffusion-v1-5 --prompt 'a lighthouse' --num-images 2 --out l.png",
     )
-    sample.add_argument("--run", required=True, metavar="DIR", help="the run's folder, such as runs/digits")
+    source = sample.add_mutually_exclusive_group(required=True)
+    source.add_argument("--run", metavar="DIR", help="the run's folder, such as runs/digits")
+    source.add_argument(
+        "--pretrained",
+        metavar="DIR",
+        help="a folder of Stable Diffusion 1, 2 or XL as diffusers keeps it, in place of a run; asked by --prompt, and from a "
+        "picture by --image, or by --image and --mask where only what is white there is drawn anew",
+    )
     which = sample.add_mutually_exclusive_group()
     which.add_argument(
         "--prompt",
@@ -100,8 +108,24 @@ def add(commands: Any) -> None:
         choices=("npz", "png"),
         help="what a folder holds: .npz shards, or a .png an image and what was asked in metadata.jsonl (default: npz)",
     )
+    sample.add_argument(
+        "--size",
+        metavar="PIXELS",
+        help="with --pretrained: an edge, such as 512, or HEIGHTxWIDTH (default: the model's)",
+    )
+    sample.add_argument(
+        "--strength", type=float, metavar="S", help="with --pretrained and --image: how far it is noised, in (0, 1]"
+    )
+    sample.add_argument(
+        "--tile",
+        type=int,
+        metavar="PIXELS",
+        help="with --pretrained: decode in tiles of so many pixels, for less memory",
+    )
     sample.add_argument("--weights", choices=("ema", "params"), default="ema", help="averaged or raw weights")
-    sample.add_argument("--scale", type=int, metavar="N", default=12, help="pixels of the PNG a pixel of an image")
+    sample.add_argument(
+        "--scale", type=int, metavar="N", default=12, help="pixels of the PNG a pixel of an image (--pretrained: 1)"
+    )
     sample.add_argument(
         "--out",
         required=True,

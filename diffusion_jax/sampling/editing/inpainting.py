@@ -13,6 +13,9 @@
 
 Even an endless chain is not exact at one noise level, as a step down sees the known entries only with their noise; the
 levels near the data, where there is little, set it right. An interval that ends in clean data is walked once.
+
+With `noise` z is that same draw after every step: the known entries stay on one path of the forward process, as Stable
+Diffusion's inpainting has them.
 """
 
 from __future__ import annotations
@@ -51,6 +54,7 @@ class Inpaint(Around):
 
     The mask's last axis may be 1, for all channels alike, and its first. `known` counts only where the mask is True. In the
     sample these entries are those of `known`, bit for bit. Both are leaves: another image or mask does not recompile.
+    `noise` [batch, ...] is what they are noised with, instead of a draw a step.
     `repeats` = 1 is plain replacement; above 1 it is RePaint, and the solver's memory begins anew with each walk. A grid of
     n steps costs about n * substeps * repeats steps of the solver.
 
@@ -64,6 +68,7 @@ class Inpaint(Around):
     mask: Any
     repeats: int = static(default=1)
     substeps: int = static(default=1)
+    noise: Any = None
 
     deterministic: ClassVar[bool] = False
 
@@ -88,6 +93,8 @@ class Inpaint(Around):
                 f"known of Inpaint has shape {jnp.shape(self.known)} for a batch of shape {x1.shape}: its first axis is "
                 f"{size} or 1, the others are equal"
             )
+        if self.noise is not None and jnp.shape(self.noise) != x1.shape:
+            raise UserError(f"noise of Inpaint has shape {jnp.shape(self.noise)} for a batch of shape {x1.shape}")
         fits = (
             {(first, *shape[:-1], last) for first in (1, size) for last in (1, *shape[-1:])}
             if shape
@@ -144,7 +151,8 @@ class Inpaint(Around):
             inner = fold(fold(key, _SOLVER), place)
             moved, state = self.solver.step(denoise, schedule, x, t, t_next, inner, state)
             moved = moved.astype(x.dtype)
-            noise = noise_like(fold(fold(key, _KNOWN), place), moved)
+            fresh = noise_like(fold(fold(key, _KNOWN), place), moved) if self.noise is None else None
+            noise = fresh if self.noise is None else jnp.asarray(self.noise, moved.dtype)
             known = jnp.broadcast_to(jnp.asarray(self.known, moved.dtype), moved.shape)
             return jnp.where(self.mask, noised(schedule, known, noise, t_next), moved), state
 

@@ -1,0 +1,126 @@
+"""`diffusion-jax sample --pretrained FOLDER`: a published pipeline in the place of a run."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import functools
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from diffusion_jax import runs
+from diffusion_jax.pipelines import TextToImage, load_pipeline
+from diffusion_jax.pipelines.drawing import plan_of
+from diffusion_jax.typing import Params, UserError, whole_number
+
+__all__ = ["Published", "published"]
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Published:
+    """A pipeline as a `systems.system.Drawing`: what is asked of it is a prompt, and a picture and a mask where given."""
+
+    pipeline: TextToImage
+    asks: tuple[str, ...]
+    size: tuple[int, int] | None = None
+    strength: float | None = None
+    tile: int | None = None
+    ink: bool = False
+
+    @property
+    def path(self) -> Path:
+        """The folder."""
+        return self.pipeline.path
+
+    @property
+    def config(self) -> Mapping[str, Any]:
+        """Nothing that a run's config would say."""
+        return {}
+
+    @property
+    def params(self) -> Params:
+        """The U-Net's weights."""
+        return self.pipeline.params
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """(height, width, 3) in pixels."""
+        return (*(self.size or (self.pipeline.size * self.pipeline.vae.factor,) * 2), 3)
+
+    @functools.cached_property
+    def fingerprint(self) -> str:
+        """A digest of the U-Net's weights."""
+        return runs.fingerprint(self.pipeline.params)
+
+    def notices(self, requests: Sequence[Any]) -> list[str]:
+        """A line for each prompt of which a part is not read."""
+        texts = [request if isinstance(request, str) else request.get("prompt") for request in requests]
+        return self.pipeline.notices([text for text in texts if text is not None] or [""])
+
+    def settings(self, *, solver_options: Mapping[str, Any] | None = None, **options: Any) -> dict[str, Any]:
+        """Those of `generate` that were given, checked: a solver, a grid and a number of steps that go together."""
+        found = {name: value for name, value in options.items() if value is not None}
+        if isinstance(found.get("negative"), Mapping):
+            found["negative"] = found["negative"]["prompt"]
+        given = dict(solver_options or {})
+        eta = given.pop("eta", None)
+        if given and "solver" not in found:
+            raise UserError(f"--solver-option {next(iter(given))} needs --solver: the folder's scheduler has its own")
+        if given:
+            from diffusion_jax import build
+
+            found["solver"] = build.solver(found["solver"], **given | ({} if eta is None else {"eta": eta}))
+        elif eta is not None:
+            found["eta"] = eta
+        plan_of(
+            self.pipeline.scheduler, found.get("num_steps", 50), solver=found.get("solver"), grid=found.get("grid"),
+            eta=found.get("eta"), strength=self.strength or 1.0,
+        )  # fmt: skip
+        return found | {"size": self.size, "strength": self.strength, "tile": self.tile}
+
+    def generate(
+        self, requests: Any, *, count: int | None = None, seed: int, start: int = 0, batch_size: int, **settings: Any
+    ) -> np.ndarray:
+        """A picture a request, float32 [n, height, width, 3] in [-1, 1]."""
+        asked = [requests] if isinstance(requests, str | Mapping) else list(requests)
+        if count is not None and len(asked) == 1:
+            asked *= whole_number("count", count, 1)
+        rows = [{"prompt": one} if isinstance(one, str) else one for one in asked]
+        pictures = {name: [row[name] for row in rows] for name in self.asks if name != "prompt"}
+        return self.pipeline.generate(
+            [row.get("prompt") or "" for row in rows],
+            seed=seed,
+            start=start,
+            batch_size=batch_size,
+            **pictures,
+            **settings,
+        )
+
+
+def published(arguments: argparse.Namespace) -> Published:
+    """The pipeline of `--pretrained`. UserError as `load_pipeline`, and for a `--size` that is none."""
+    pipeline = load_pipeline(arguments.pretrained)
+    asks = ("prompt", *(name for name in ("image", "mask") if getattr(arguments, name)))
+    size = _size(arguments.size)
+    if size is None and arguments.image:
+        from diffusion_jax.pipelines.pictures import size_of
+
+        factor = pipeline.vae.factor
+        size = tuple(max(factor, edge // factor * factor) for edge in size_of(arguments.image[0]))  # type: ignore[assignment]
+    return Published(pipeline, asks, size, arguments.strength, arguments.tile)
+
+
+def _size(given: str | None) -> tuple[int, int] | None:
+    """(height, width) of "512" or "512x768", height first. UserError for another text."""
+    if given is None:
+        return None
+    parts = given.lower().split("x")
+    if len(parts) > 2 or not all(part.isdigit() and int(part) > 0 for part in parts):
+        raise UserError(
+            f"--size {given!r} is neither an edge in pixels, such as 512, nor HEIGHTxWIDTH, such as 512x768"
+        )
+    edges = [int(part) for part in parts]
+    return edges[0], edges[-1]

@@ -1,0 +1,87 @@
+"""`load_pipeline`: a folder of diffusers as a pipeline that draws, all of it or one clear line."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+
+from diffusion_jax.convert.files import read_json
+from diffusion_jax.pipelines.folder import INDEX, Index, read_index
+from diffusion_jax.pipelines.scheduler import Scheduler, read_scheduler
+from diffusion_jax.pipelines.text_encoder import TextEncoder, load_text_encoder
+from diffusion_jax.pipelines.text_to_image import TextToImage
+from diffusion_jax.systems.diffusion.pretrained import Pretrained, load_network
+from diffusion_jax.systems.vae.pretrained import Autoencoder, load_vae_network
+from diffusion_jax.typing import UserError, path_of
+
+__all__ = ["is_pipeline", "load_pipeline"]
+
+CONFIG = "scheduler_config.json"
+
+
+def is_pipeline(path: str | Path) -> bool:
+    """Whether a folder of a published pipeline lies there."""
+    return (Path(path) / INDEX).is_file()
+
+
+def load_pipeline(path: str | Path, *, dtype: str = "auto", remat: str | None = None) -> TextToImage:
+    """The Stable Diffusion in a folder of diffusers, ready to `generate`; float32 parameters on the device.
+
+    `dtype` is what networks compute in: "auto" is bfloat16 on accelerators that have it, else float32; `remat` is the U-Net's.
+    Everything is looked at before any weights are read. Raises UserError for a folder that lacks a part, a class or a field
+    that is not here, and for weights that do not fit.
+    """
+    folder = path_of("path", path)
+    index = read_index(folder)
+    scheduler = _scheduler_of(index)
+    encoders = tuple(load_text_encoder(encoder, tokenizer, dtype) for encoder, tokenizer in index.encoders)
+    unet = load_network(folder / "unet", dtype=dtype, remat=remat)
+    vae = load_vae_network(folder / "vae", dtype=dtype)
+    _check(index, unet, vae, encoders)
+    size = unet.told.get("sample_size") or (128 if index.kind == "sdxl" else 64)
+    return TextToImage(
+        folder, index.kind, unet.network, unet.params, unet.config, vae, encoders, scheduler,
+        int(size if isinstance(size, int) else max(size)), zeros=index.zeros, aesthetics=index.aesthetics,
+    )  # fmt: skip
+
+
+def _scheduler_of(index: Index) -> Scheduler:
+    """The folder's scheduler, as its pipeline's own code makes it: those of Stable Diffusion 1 and 2 overwrite fields that
+    files of 2022 have otherwise."""
+    file = index.path / "scheduler" / CONFIG
+    if not file.is_file():
+        raise UserError(f"{str(index.path)!r} lacks scheduler/{CONFIG}: it says how the noise of the model was made")
+    found = read_scheduler(read_json(file), str(file))
+    if not index.name.startswith("StableDiffusion") or index.kind != "sd":
+        return found
+    found = found.in_stable_diffusion()
+    if "Inpaint" in index.name and found.fields.get("skip_prk_steps") is False:
+        found = dataclasses.replace(found, fields={**found.fields, "skip_prk_steps": True})
+    return found
+
+
+def _check(index: Index, unet: Pretrained, vae: Autoencoder, encoders: tuple[TextEncoder, ...]) -> None:
+    """UserError for parts that are whole each but do not fit together."""
+    where, config = f"{str(index.path)!r}", unet.config
+    heard = config["hearing"]
+    width = sum(encoder.width for encoder in encoders)
+    if heard.get("tokens") not in (None, width):
+        raise UserError(
+            f"{where}: the text encoders give {width} features a token, and the U-Net attends to {heard['tokens']}: "
+            "parts of two models"
+        )
+    latent = vae.channels
+    if config["in_channels"] not in (latent, 2 * latent + 1):
+        raise UserError(
+            f"{where}: the U-Net takes {config['in_channels']} channels, and latents have {latent}: read are U-Nets of "
+            f"{latent}, and of {2 * latent + 1} that fill in what a mask hides"
+        )
+    if index.kind == "sdxl" and not heard.get("ids"):
+        raise UserError(
+            f"{where}: the U-Net of an XL pipeline hears sizes (addition_embed_type text_time); this one does not"
+        )
+    pooled = encoders[-1].config["embed"]
+    if heard.get("pooled") not in (None, pooled):
+        raise UserError(
+            f"{where}: text_encoder_2 gives {pooled} pooled features, and the U-Net hears {heard['pooled']}"
+        )

@@ -1,0 +1,143 @@
+"""A published CLIP text encoder with its tokenizer, as Stable Diffusion reads it: the features of every token.
+
+Rows are padded to the tower's context with the folder's own padding token ("<|endoftext|>" of Stable Diffusion 1 and of XL's
+first encoder, "!" of 2 and of XL's second), and all of them are attended to: the padding is part of what the U-Net was trained
+on. Which hidden state is read is the pipeline's to say (arXiv 2307.01952, section 2.1: XL takes the penultimate of both).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from diffusion_jax import convert
+from diffusion_jax.build.networks import compute_dtype
+from diffusion_jax.convert.files import read_json
+from diffusion_jax.data.text.bpe import BpeTokenizer
+from diffusion_jax.nets import Network
+from diffusion_jax.nets.text import TextTransformer
+from diffusion_jax.typing import Array, Params, UserError
+
+__all__ = ["TextEncoder", "load_text_encoder", "load_tokenizer", "text_encoder"]
+
+HF_SYMBOLS = {"<|startoftext|>": "<start_of_text>", "<|endoftext|>": "<end_of_text>"}
+"""Names of tokens in Hugging Face's files, and the vocabulary's own; all others are alike."""
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class TextEncoder:
+    """A text tower, its weights, and the tokenizer whose rows it reads, padded with the id `pad`."""
+
+    path: Path
+    network: Network
+    params: Params
+    config: Mapping[str, Any]
+    tokenizer: BpeTokenizer
+    pad: int
+
+    @property
+    def width(self) -> int:
+        """Features a token."""
+        return int(self.config["text"]["width"])
+
+    @property
+    def layers(self) -> int:
+        """Blocks of the tower."""
+        return int(self.config["text"]["layers"])
+
+    def tokens(self, texts: Sequence[str]) -> np.ndarray:
+        """Ids int32 [n, context]: start, the words, end, and padding; what does not fit is cut before the end."""
+        found = self.tokenizer.encode(texts)
+        inside = np.arange(self.tokenizer.context_length)[None, :] < found["length"][:, None]
+        return np.where(inside, found["tokens"], np.int32(self.pad))
+
+    def encode(self, texts: Sequence[str], *, skip: int = 0, normed: bool = True) -> tuple[Array, Array]:
+        """(features of the tokens [n, context, width], the text's projected embedding [n, d]), float32.
+
+        The features stand `skip` blocks before the tower's end, through its last norm where `normed`. Raises UserError for a
+        skip that leaves no block.
+        """
+        if not 0 <= skip < self.layers:
+            near = min(max(skip, 0), self.layers - 1)
+            raise UserError(f"skipping {skip} of the text encoder's {self.layers} blocks: 0 to {near} can be")
+        states, embedding = self._encoded(self.params, jnp.asarray(self.tokens(texts)), skip, normed)
+        return states, embedding
+
+    @functools.cached_property
+    def _encoded(self) -> Any:
+        whole, states, last = self.network.apply, self.network.method("states"), self.network.method("normed")
+
+        @functools.partial(jax.jit, static_argnums=(2, 3))
+        def encoded(params: Params, tokens: Array, skip: int, normed: bool) -> tuple[Array, Array]:
+            out = whole(params, tokens)
+            if skip == 0 and normed:
+                found = out.tokens
+            elif skip == 1 and not normed:
+                found = out.penultimate
+            else:
+                found = states(params, tokens)[-1 - skip]
+                found = last(params, found) if normed else found
+            return found.astype(jnp.float32), out.embedding
+
+        return encoded
+
+    def explain(self, texts: Sequence[str]) -> list[str]:
+        """A line for each text that is cut, or that holds the end token; an empty one is nothing to remark on here."""
+        return self.tokenizer.explain([text for text in texts if text.strip()])
+
+
+def load_tokenizer(folder: Path, context_length: int) -> tuple[BpeTokenizer, int]:
+    """(the tokenizer in a folder of vocab.json and merges.txt or of tokenizer.json, the id that it pads with)."""
+    tokenizer = BpeTokenizer.load(folder, context_length)
+    return tokenizer, _pad(folder if folder.is_dir() else folder.parent, tokenizer)
+
+
+def _pad(folder: Path, tokenizer: BpeTokenizer) -> int:
+    named: Any = None
+    for name in ("tokenizer_config.json", "special_tokens_map.json"):
+        if named is None and (folder / name).is_file():
+            named = read_json(folder / name).get("pad_token")
+    if isinstance(named, Mapping):
+        named = named.get("content")
+    if named is None:
+        return tokenizer.end  # what CLIP's tokenizer of transformers has where no file says it
+    symbol = HF_SYMBOLS.get(str(named), str(named))
+    if symbol not in tokenizer.symbols:
+        raise UserError(f"{str(folder)!r}: pad_token {named!r} is not among the {tokenizer.vocabulary_size} tokens")
+    return tokenizer.symbols.index(symbol)
+
+
+def text_encoder(
+    path: Path, config: Mapping[str, Any], params: Params, tokenizer: BpeTokenizer, pad: int, dtype: str = "auto"
+) -> TextEncoder:
+    """The encoder of what `convert.load_clip` read. UserError where there is no text tower, and for another vocabulary."""
+    if "text" not in config:
+        raise UserError(f"{str(path)!r} holds no text tower")
+    sizes = config["text"]
+    if tokenizer.vocabulary_size > sizes["vocabulary_size"]:
+        raise UserError(
+            f"the tokenizer has {tokenizer.vocabulary_size} ids, the text encoder in {str(path)!r} "
+            f"{sizes['vocabulary_size']}: they do not belong together"
+        )
+    how = {"dtype": compute_dtype(dtype), "scan": True}
+    network = Network(lambda rngs: TextTransformer(rngs, embed=config["embed"], **sizes, **how))
+    return TextEncoder(path, network, jax.tree.map(jnp.asarray, params["text"]), config, tokenizer, pad)
+
+
+def load_text_encoder(folder: Path, tokenizer: Path, dtype: str = "auto") -> TextEncoder:
+    """The text encoder in a folder of CLIPTextModel or CLIPTextModelWithProjection, with the tokenizer in another.
+
+    Raises UserError as `convert.load_clip` and `BpeTokenizer.load`.
+    """
+    config, params = convert.load_clip(folder)
+    if "text" not in config:
+        raise UserError(f"{str(folder)!r} holds no text tower")
+    words, pad = load_tokenizer(tokenizer, config["text"]["context_length"])
+    return text_encoder(folder, config, params, words, pad, dtype)

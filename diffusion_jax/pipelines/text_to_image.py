@@ -1,0 +1,244 @@
+"""Stable Diffusion 1, 2, XL and its refiner (arXiv 2112.10752, 2307.01952) from the folder that people have.
+
+    pipeline = load_pipeline("stable-diffusion-v1-5")
+    images = pipeline.generate("a watercolour of a lighthouse", num_steps=30, seed=0)       # [1, 512, 512, 3] in [-1, 1]
+
+The folder's own scheduler is run as diffusers runs it, by `pipelines.scheduler`; with `solver` or `grid` any of this library
+takes its place. Nothing here is a second sampler: the U-Net with its weights is a `process.denoiser` of the latents, guidance
+is `sampling.classifier_free`, and the one driver steps.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.typing import ArrayLike
+
+from diffusion_jax.nets import Network
+from diffusion_jax.pipelines.drawing import Begun, drawn, plan_of
+from diffusion_jax.pipelines.pictures import check_size, masks_of, pictures_of, size_of
+from diffusion_jax.pipelines.prompts import Sizes, listed, nothing, told
+from diffusion_jax.pipelines.scheduler import Scheduler
+from diffusion_jax.pipelines.text_encoder import TextEncoder
+from diffusion_jax.systems.diffusion.loss import example_keys
+from diffusion_jax.systems.vae.pretrained import Autoencoder
+from diffusion_jax.typing import Array, Params, Solver, UserError, one_of, texts_of, whole_number
+
+__all__ = ["TextToImage"]
+
+OUTPUTS = ("image", "latent")
+USUAL = {"sd": 7.5, "sdxl": 5.0}
+"""Guidance scales that are usual for each system, where none is asked for."""
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class TextToImage:
+    """A published pipeline: its parts, ready to `generate`. Made by `load_pipeline`.
+
+    `kind` is "sd" or "sdxl"; `unet_config` and `params` are of the U-Net, which other weights may take the place of
+    (`dataclasses.replace(pipeline, params=...)`), as of `train.lora`.
+    """
+
+    path: Path
+    kind: str
+    network: Network
+    params: Params
+    unet_config: Mapping[str, Any]
+    vae: Autoencoder
+    encoders: tuple[TextEncoder, ...]
+    scheduler: Scheduler
+    size: int
+    zeros: bool = False
+    """Whether nothing told is all zeros where no negative prompt is given, as of XL."""
+    aesthetics: bool = False
+
+    @property
+    def joins(self) -> int:
+        """Channels beside the latent's that the U-Net sees: 5 of one that fills in, a mask and the masked latent."""
+        return int(self.unet_config["in_channels"]) - self.vae.channels
+
+    @functools.cached_property
+    def apply(self) -> Callable[..., Array]:
+        """The U-Net as a function (params, xt, time, cond): what it joins to xt stands in the condition as "joined"."""
+
+        def apply(params: Params, xt: Array, time: Array, cond: dict[str, Array], **how: Any) -> Array:
+            rest = {name: value for name, value in cond.items() if name != "joined"}
+            x = jnp.concatenate([xt, cond["joined"].astype(xt.dtype)], axis=-1) if "joined" in cond else xt
+            return jnp.asarray(self.network.apply(params, x, time, rest, **how))
+
+        return apply
+
+    def notices(self, prompts: str | Sequence[str]) -> list[str]:
+        """A line for each prompt of which a part is not read, by the encoder with the least room."""
+        return self.encoders[0].explain(texts_of("prompts", prompts))
+
+    def condition(
+        self,
+        prompts: str | Sequence[str],
+        *,
+        negative: str | Sequence[str] | None = None,
+        second: str | Sequence[str] | None = None,
+        negative_second: str | Sequence[str] | None = None,
+        clip_skip: int | None = None,
+        sizes: Sizes = Sizes(),  # noqa: B008 - frozen
+        size: tuple[int, int] | None = None,
+    ) -> tuple[dict[str, Array], dict[str, Array]]:
+        """(what the U-Net is told of each prompt, what is kept away from), leading axis n.
+
+        `second` are the prompts of XL's second encoder, by default the first's. Raises UserError for another number of texts.
+        """
+        texts = texts_of("prompts", prompts)
+        count, encoders = len(texts), self.encoders
+        if second is not None and len(encoders) < 2:
+            raise UserError("a second prompt is for XL's second text encoder, and this pipeline has one encoder")
+        towards = [texts, listed("second", second, count, texts)][: len(encoders)]
+        cond = told(encoders, towards, penultimate=self.kind == "sdxl", clip_skip=clip_skip)
+        if negative is None and negative_second is None and self.zeros:
+            away = nothing(cond)
+        else:
+            first = listed("negative", negative, count, [""] * count)
+            from_second = listed("negative_second", negative_second, count, first)
+            away = told(encoders, [first, from_second][: len(encoders)], penultimate=self.kind == "sdxl")
+        heard = self.unet_config["hearing"].get("ids")
+        if heard:
+            pixels = size or (self.size * self.vae.factor,) * 2
+            for entries, ids in zip((cond, away), sizes.ids(heard, pixels), strict=True):
+                entries["ids"] = jnp.broadcast_to(jnp.asarray(ids, jnp.float32)[None, :], (count, heard))
+        return cond, away
+
+    def generate(
+        self,
+        prompts: str | Sequence[str],
+        *,
+        negative: str | Sequence[str] | None = None,
+        guidance_scale: float | None = None,
+        guidance: Mapping[str, Any] | str | None = None,
+        num_steps: int = 50,
+        solver: str | Solver | None = None,
+        grid: str | ArrayLike | None = None,
+        eta: float | None = None,
+        seed: int = 0,
+        start: int = 0,
+        noise: ArrayLike | None = None,
+        image: Any = None,
+        strength: float | None = None,
+        mask: Any = None,
+        size: int | tuple[int, int] | None = None,
+        second: str | Sequence[str] | None = None,
+        negative_second: str | Sequence[str] | None = None,
+        clip_skip: int | None = None,
+        sizes: Sizes = Sizes(),  # noqa: B008 - frozen
+        output: str = "image",
+        batch_size: int = 4,
+        tile: int | None = None,
+        say: Callable[[str], None] | None = None,
+    ) -> np.ndarray:
+        """A picture a prompt, float32 [n, height, width, 3] in [-1, 1], or with `output` "latent" its latent.
+
+        A latent is [n, height / 8, width / 8, 4] in the folder's own scaling. `guidance_scale` at most 1 is no guidance;
+        `guidance` is another than classifier-free, or has limits, as {"rescale": 0.7} or "apg" (`build.guidance`). `solver` (a name, or one of this library) and `grid` (a name, or falling times)
+        take the place of the folder's scheduler, of which `eta` is DDIM's. `noise` [n, height / 8, width / 8, 4] of unit
+        variance takes the place of what `seed` draws ([1 + steps, n, ...] also in each step); picture i is a function of the seed and of `start` + i alone.
+
+        With `image` the drawing begins with it, noised to the last share `strength` of the steps (0.8; 1 with a mask); with
+        `mask` only what is white is drawn anew. Both are a file, a PIL image or an array, or one a prompt. `size` is the edge
+        in pixels, or (height, width), by default the picture's or the model's. `second`, `negative_second` and `sizes` are
+        XL's. `tile` decodes in tiles of so many pixels. `say` is given a line about what is left out and what takes long.
+
+        Raises UserError for a size that 8 does not divide, a mask of another size than the picture, noise of another shape, a
+        strength that leaves no step, and for an option that the pipeline has not.
+        """
+        texts = texts_of("prompts", prompts)
+        one_of("output", output, OUTPUTS)
+        batch_size, seed = whole_number("batch_size", batch_size, 1), whole_number("seed", seed, 0, 2**32 - 1)
+        num_steps = whole_number("num_steps", num_steps, 1)
+        pixels = self._pixels(size, image)
+        if mask is not None and image is None:
+            raise UserError("a mask hides a part of a picture: give `image` as well")
+        if self.joins and mask is None:
+            raise UserError("this U-Net fills in what a mask hides: give `image` and `mask`")
+        scale = USUAL[self.kind] if guidance_scale is None else float(guidance_scale)
+        for line in self.notices(texts) if say is not None else ():
+            say(line)
+        cond, away = self.condition(
+            texts, negative=negative, second=second, negative_second=negative_second, clip_skip=clip_skip,
+            sizes=sizes, size=pixels,
+        )  # fmt: skip
+        if self.unet_config["hearing"].get("guidance"):  # distilled: it is told the scale
+            cond = cond | {"guidance": jnp.full((len(texts),), scale, jnp.float32)}
+            away, scale = cond, 1.0
+        shape = self.vae.latent_shape(*pixels)
+        keys = example_keys(seed, whole_number("start", start, 0, 2**31 - 1 - len(texts)), len(texts))
+        share = _strength(strength, image, mask)
+        plan = plan_of(self.scheduler, num_steps, solver=solver, grid=grid, eta=eta, strength=share)
+        begun = None if image is None else self._begun(image, mask, pixels, keys, len(texts))
+        if begun is not None and begun.joined is not None:
+            cond, away = (entries | {"joined": begun.joined} for entries in (cond, away))
+        if say is not None:
+            say(
+                f"drawing {len(texts)} of {pixels[0]} x {pixels[1]} in {len(plan.ts) - 1} steps; the first time compiles"
+            )
+        latents = drawn(
+            plan, self.apply, self.params, cond, away, keys, shape, guidance_scale=scale, guidance=guidance, noise=noise,
+            begun=begun, strength=share, batch_size=batch_size,
+        )  # fmt: skip
+        if output == "latent":
+            return np.asarray(latents)
+        return self.decode(latents, tile=tile)
+
+    def decode(self, latents: ArrayLike, *, tile: int | None = None) -> np.ndarray:
+        """Pictures float32 [n, height, width, 3] in [-1, 1] of latents in the folder's scaling, one after the other."""
+        z = jnp.asarray(latents)
+        tile = None if tile is None else max(1, whole_number("tile", tile, self.vae.factor) // self.vae.factor)
+        found = [np.asarray(self.vae.decode(z[i : i + 1], tile=tile)) for i in range(len(z))]
+        return np.clip(np.concatenate(found), -1.0, 1.0)
+
+    def _pixels(self, size: Any, image: Any) -> tuple[int, int]:
+        factor = self.vae.factor
+        if size is not None:
+            return check_size(size, factor)
+        if image is None:
+            return (self.size * factor,) * 2
+        height, width = size_of(image)
+        return max(factor, height // factor * factor), max(factor, width // factor * factor)
+
+    def _begun(self, image: Any, mask: Any, pixels: tuple[int, int], keys: Array, count: int) -> Begun:
+        pictures = _one_a_prompt("image", pictures_of(image, pixels), count)
+        latents = self.vae.encode(jnp.asarray(pictures), jax.vmap(jax.random.fold_in, (0, None))(keys, ENCODED))
+        if mask is None:
+            return Begun(latents)
+        hidden = _one_a_prompt("mask", masks_of(mask, pixels, size_of(image)), count)
+        factor = self.vae.factor
+        small = jnp.asarray(hidden[:, ::factor, ::factor])
+        if not self.joins:
+            return Begun(latents, small)
+        seen = self.vae.encode(
+            jnp.asarray(pictures * (1.0 - hidden)), jax.vmap(jax.random.fold_in, (0, None))(keys, MASKED)
+        )
+        return Begun(latents, None, jnp.concatenate([small, seen], axis=-1))
+
+
+ENCODED, MASKED = 11, 12  # what an example's key is folded with for the noise of the encoder
+
+
+def _strength(strength: float | None, image: Any, mask: Any) -> float:
+    if strength is None:
+        return 0.8 if image is not None and mask is None else 1.0
+    if image is None:
+        raise UserError(f"strength {strength} says how far a picture is noised: give `image` as well")
+    if not 0 < strength <= 1:
+        raise UserError(f"strength {strength} is not in (0, 1]; nearest: {1.0 if strength > 1 else 0.1}")
+    return float(strength)
+
+
+def _one_a_prompt(what: str, arrays: np.ndarray, count: int) -> np.ndarray:
+    if len(arrays) not in (1, count):
+        raise UserError(f"{what} has {len(arrays)} pictures for {count} prompts: give one, or one a prompt")
+    return np.broadcast_to(arrays, (count, *arrays.shape[1:]))
