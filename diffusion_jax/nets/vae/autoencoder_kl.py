@@ -63,8 +63,8 @@ class AutoencoderKL(nnx.Module):
 
     f is 2^(levels - 1). `channels` are the widths of the levels, the finest first, with `layers` blocks each (one more on the
     way up), norms of `groups`; `attends` says which levels have attention beside the middle (`middle_attention`), one value or
-    one a level, `up_attends` those on the way up where they are others. `dtype` is float32 or bfloat16, see `coders`; `remat` as
-    `nets.functional.Stack`'s, for each block.
+    one a level, `up_attends` those on the way up where they are others. `quant` and `post_quant` say whether there are maps
+    beside the latents. `dtype` is float32 or bfloat16, see `coders`; `remat` as `nets.functional.Stack`'s, for each block.
 
     Raises UserError for widths that `groups` do not divide, and for float16. The methods raise it for pictures whose sides are
     no multiples of f, and for other channels.
@@ -101,7 +101,7 @@ class AutoencoderKL(nnx.Module):
     def moments(self, x: Maps, *, key: Array | None = None, train: bool = False) -> Made:
         """Pictures -> [batch, height / f, width / f, 2 latent_channels]: means, then logvars as they are, unclipped."""
         check_channels("pictures", x.shape[-1], self.in_channels)
-        check_sizes(*x.shape[1:3], self.factor)
+        check_sizes(x.shape[1], x.shape[2], self.factor)
         moments = self.encoder(x)
         return moments if self.quant is None else self.quant(moments)
 
@@ -138,6 +138,4 @@ def coders(
         return (said,) * len(channels) if isinstance(said, bool) else tuple(said)
 
     up = attends if up_attends is None else up_attends
-    return Coders(
-        tuple(channels), layers, groups, act, each(attends), each(up), middle_attention, norm, dtype, remat
-    )
+    return Coders(tuple(channels), layers, groups, act, each(attends), each(up), middle_attention, norm, dtype, remat)

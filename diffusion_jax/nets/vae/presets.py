@@ -49,7 +49,7 @@ def _sizes(kind: str, multiples: tuple[int, ...], latent_channels: int, attends:
     }
 
 
-_WIDE = {"quant": False, "post_quant": False, "sample_size": 1024, "upcast": True}
+_WIDE: dict[str, Any] = {"quant": False, "post_quant": False, "sample_size": 1024, "upcast": True}
 
 VAE_MODELS: dict[str, dict[str, Any]] = {
     "kl-f4": _kl((1, 2, 4), 3),

@@ -28,9 +28,9 @@ Made: TypeAlias = Float[Array, "batch _ _ _"]
 def tiled(run: Callable[[Array], Array], x: Maps, tile: int, overlap: float = 0.25) -> Made:
     """run(x) [batch, height', width', channels'] by tiles of x that are `tile` high and wide, a share `overlap` in common.
 
-    `run` keeps or changes the size by one factor: decoding, and encoding into moments or latents. It is called once a tile, with
-    four shapes at most, so that a jitted one is compiled as often and holds one tile's memory. An x no larger than a tile is run
-    whole.
+    `run` keeps or changes the size by one factor: decoding, and encoding into moments or latents. It is called once a tile,
+    with four shapes at most, so that a jitted one is compiled as often and holds one tile's memory. An x no larger than a tile
+    is run whole.
 
     Raises UserError for an overlap outside [0, 1) and for a tile of which it is not a whole number of rows, before and after.
     """

@@ -112,7 +112,7 @@ class VQ(nnx.Module):
     def encode(self, x: Maps, *, key: Array | None = None, train: bool = False) -> Made:
         """Pictures -> latents before they are quantised."""
         check_channels("pictures", x.shape[-1], self.in_channels)
-        check_sizes(*x.shape[1:3], self.factor)
+        check_sizes(x.shape[1], x.shape[2], self.factor)
         return self.quant(self.encoder(x))
 
     def quantize(self, h: Maps, *, key: Array | None = None, train: bool = False) -> Quantized:
