@@ -24,6 +24,7 @@ __all__ = [
     "find",
     "in_reach",
     "needs_torch",
+    "read_config",
     "read_json",
     "read_tensors",
     "staged",
@@ -69,6 +70,12 @@ def read_json(path: Path) -> dict[str, Any]:
     return value
 
 
+def read_config(path: Path) -> dict[str, Any]:
+    """The config.json in a folder, or beside a file; empty where there is none. UserError as `read_json`."""
+    file = (path if path.is_dir() else path.parent) / "config.json"
+    return read_json(file) if file.is_file() else {}
+
+
 def write_json(path: Path, value: Mapping[str, Any]) -> None:
     """`value` as JSON, all of it or nothing."""
     _atomic(path, lambda file: Path(file).write_text(json.dumps(value, indent=2) + "\n", encoding="utf-8"))
@@ -77,11 +84,11 @@ def write_json(path: Path, value: Mapping[str, Any]) -> None:
 def read_tensors(path: Path) -> dict[str, np.ndarray]:
     """Every array of a file by name, in the dtype it is stored in.
 
-    `.safetensors`, an index of shards (`.safetensors.index.json`), or PyTorch's `.pt`, `.pth`, `.bin`, `.ckpt` (state dicts and
-    TorchScript archives). Raises UserError for a damaged file, for another ending, and for PyTorch's files
-    where PyTorch is not installed.
+    `.safetensors`, an index of shards (`.safetensors.index.json`, `.safetensors.index.fp16.json`), or PyTorch's `.pt`, `.pth`,
+    `.bin`, `.ckpt` (state dicts and TorchScript archives). Raises UserError for a damaged file, for another ending, and for
+    PyTorch's files where PyTorch is not installed.
     """
-    if path.name.endswith(".index.json"):
+    if ".index." in path.name and path.suffix == ".json":
         shards = sorted(set(read_json(path).get("weight_map", {}).values()))
         missing = [name for name in shards if not (path.parent / name).is_file()]
         if missing or not shards:

@@ -18,6 +18,18 @@ from diffusion_jax.nets.unet import (
     unet_model,
     unit_filters,
 )
+from diffusion_jax.nets.vae import (
+    VAE_MODELS,
+    VQ,
+    AutoencoderKL,
+    Posterior,
+    Quantized,
+    complete_vae,
+    sliced,
+    tiled,
+    vae_keywords,
+    vae_model,
+)
 from diffusion_jax.nets.vector import VectorMLP
 from diffusion_jax.nets.vit import TowerOutput, VisionTransformer
 
@@ -27,12 +39,17 @@ __all__ = [
     "GLIDE",
     "MLP",
     "UNET_MODELS",
+    "VAE_MODELS",
+    "VQ",
+    "AutoencoderKL",
     "CLIPOutput",
     "ConfigUNet",
     "DiT",
     "EDM2UNet",
     "ModifiedResNet",
     "Network",
+    "Posterior",
+    "Quantized",
     "Stack",
     "TextTransformer",
     "TowerOutput",
@@ -42,8 +59,13 @@ __all__ = [
     "clip_model",
     "complete",
     "complete_unet",
+    "complete_vae",
     "functional",
+    "sliced",
+    "tiled",
     "unet_keywords",
     "unet_model",
     "unit_filters",
+    "vae_keywords",
+    "vae_model",
 ]

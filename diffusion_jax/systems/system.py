@@ -22,7 +22,7 @@ from diffusion_jax.nets import Network
 from diffusion_jax.train.state import TrainState
 from diffusion_jax.typing import Batch, LossFn, Params, PyTree
 
-__all__ = ["FIXED", "FREE", "MOVED", "Drawing", "Run", "System", "Task", "process_slice"]
+__all__ = ["FIXED", "FREE", "MOVED", "Drawing", "Published", "Run", "System", "Task", "process_slice"]
 
 FIXED, FREE, MOVED = "fixed", "free", "moved"
 """Whether a key may change when a run is gone on with; see `systems.resume`."""
@@ -143,6 +143,15 @@ class System:
     lighter: Callable[[ConfigDict], str] = lambda config: (
         f"lower --config.batch_size={config.get('batch_size')} or the size of the model"
     )
+
+
+@dataclasses.dataclass(frozen=True)
+class Published:
+    """Published weights of a kind that no system trains: `load(path, **options)` reads those of which `claims(path, model)`
+    says that they are such, of the name `model` or None."""
+
+    load: Callable[..., Any]
+    claims: Callable[[Path, Any], bool]
 
 
 def process_slice() -> dict[str, int]:

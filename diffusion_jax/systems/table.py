@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -13,10 +14,11 @@ from diffusion_jax.build.key_ranges import RANGES, range_of
 from diffusion_jax.build.keys import COMMON, REQUIRED, Group, Key, common_groups
 from diffusion_jax.build.own import fits, is_own, own
 from diffusion_jax.build.ranges import Range, declared, named
-from diffusion_jax.systems.system import System
+from diffusion_jax.systems.system import Published, System
 from diffusion_jax.typing import UserError, one_of, path_of
 
 __all__ = [
+    "PUBLISHED",
     "SYSTEMS",
     "config_at",
     "groups",
@@ -35,6 +37,9 @@ SYSTEMS: dict[str, str] = {
     "clip": "diffusion_jax.systems.clip.system:CLIP",
 }
 """Each by its name, imported when it is asked for. A folder that holds runs of several stands for the first of them."""
+
+PUBLISHED: dict[str, str] = {"an autoencoder": "diffusion_jax.systems.vae.pretrained:AUTOENCODERS"}
+"""Published weights that no system trains, by what they are. They are asked before the systems, which claim all else."""
 
 KEY_AND_GROUP = ("sampler.guidance", "schedule.base", "condition.parts")
 """What may be a name alone, or a group with a name and its options; and what is a group of members called as one likes."""
@@ -148,19 +153,29 @@ def with_data(config: ConfigDict, data: str | Path | None) -> ConfigDict:
 
 
 def load_pretrained(path: str | Path, **options: Any) -> Any:
-    """Published weights in a folder or file: a CLIP or SigLIP as a `ClipRun`, a U-Net or DiT as `Pretrained`.
+    """Published weights in a folder or file: a CLIP or SigLIP as a `ClipRun`, a U-Net or DiT as `Pretrained`, an autoencoder as
+    `Autoencoder`.
 
-    `options` are those of `systems.clip.pretrained.load_pretrained` and of `systems.diffusion.pretrained.load_network`. Raises
-    UserError for what is not read here, and for an option of another kind of weights.
+    `options` are those of `systems.clip.pretrained.load_pretrained`, of `systems.diffusion.pretrained.load_network` and of
+    `systems.vae.pretrained.load_vae_network`. Raises UserError for what is not read here, and for an option of another kind of
+    weights.
     """
     path = path_of("path", path)
-    for name in SYSTEMS:
-        system = system_named(name)
-        model = options.get("model")
-        if system.published is not None and system.publishes(path, model):
+    for name, published in _published():
+        if published.claims(path, options.get("model")):
             try:
-                inspect.signature(system.published).bind(path, **options)
+                inspect.signature(published.load).bind(path, **options)
             except TypeError as error:
                 raise UserError(f"{str(path)!r} holds weights of {name}: load_pretrained {error}") from error
-            return system.published(path, **options)
+            return published.load(path, **options)
     raise UserError(f"{str(path)!r} holds no weights that are read here")
+
+
+def _published() -> Iterator[tuple[str, Published]]:
+    """Every kind of published weights by its name, in the order in which they are asked."""
+    for name, place in PUBLISHED.items():
+        yield name, own("published weights", place)
+    for name in SYSTEMS:
+        system = system_named(name)
+        if system.published is not None:
+            yield name, Published(system.published, system.publishes)

@@ -16,7 +16,7 @@ import jax.numpy as jnp
 
 from diffusion_jax.build.networks import compute_dtype
 from diffusion_jax.convert.dit import load_dit
-from diffusion_jax.convert.files import read_json
+from diffusion_jax.convert.files import read_config
 from diffusion_jax.convert.unet import load_unet
 from diffusion_jax.nets import UNET_MODELS, DiT, Network, UNet, complete_unet, unet_model
 from diffusion_jax.typing import Params, UserError, path_of
@@ -40,14 +40,9 @@ class Pretrained:
     told: Mapping[str, Any]
 
 
-def _told(path: Path) -> dict[str, Any]:
-    file = (path if path.is_dir() else path.parent) / "config.json"
-    return read_json(file) if file.is_file() else {}
-
-
 def publishes(path: Path, model: str | None = None) -> bool:
     """Whether weights at a path are said to be a diffusion network's, by the name of a model or by what lies beside them."""
-    return model in UNET_MODELS if model is not None else "_class_name" in _told(path)
+    return model in UNET_MODELS if model is not None else "_class_name" in read_config(path)
 
 
 def order_of(model: str | None) -> str:
@@ -72,7 +67,7 @@ def load_network(
     not, and for weights that do not fit.
     """
     path = path_of("path", path)
-    told = _told(path)
+    told = read_config(path)
     order = order_of(model) if order is None else order
     how = {"dtype": compute_dtype(dtype), "scan": scan, "remat": remat}
     name, kind = told.get("_class_name"), "UNet"
