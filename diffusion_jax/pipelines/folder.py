@@ -42,7 +42,7 @@ UNREAD = ("safety_checker", "feature_extractor", "image_encoder", "add_watermark
 
 
 class Index:
-    """What model_index.json says: `kind` "sd" or "sdxl", the `parts` that there are, and the flags of the pipeline."""
+    """What model_index.json says: `kind` "sd" or "sdxl", the `parts` that there are, the class of the `scheduler`, and flags."""
 
     def __init__(self, folder: Path, told: Mapping[str, Any]) -> None:
         where = f"{str(folder / INDEX)!r}"
@@ -52,6 +52,7 @@ class Index:
         self.kind = PIPELINES[one_of(f"{where}: pipeline", name, PIPELINES)]
         self.path, self.name = folder, str(name)
         self.parts: list[str] = []
+        self.scheduler: str | None = None
         for key, value in told.items():
             if key.startswith("_") or key in FIELDS or key in UNREAD:
                 continue
@@ -64,6 +65,7 @@ class Index:
             if value[1] is not None:
                 self._check(key, str(value[1]), where)
                 self.parts.append(key)
+                self.scheduler = str(value[1]) if key == "scheduler" else self.scheduler
         self.zeros = bool(told.get("force_zeros_for_empty_prompt", self.kind == "sdxl"))
         self.aesthetics = bool(told.get("requires_aesthetics_score", False))
         self._check_whole(where)

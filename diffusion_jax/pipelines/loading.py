@@ -51,7 +51,8 @@ def _scheduler_of(index: Index) -> Scheduler:
     file = index.path / "scheduler" / CONFIG
     if not file.is_file():
         raise UserError(f"{str(index.path)!r} lacks scheduler/{CONFIG}: it says how the noise of the model was made")
-    found = read_scheduler(read_json(file), str(file))
+    # The index says the class: a config may have been another's, whose fields it keeps.
+    found = read_scheduler({**read_json(file), "_class_name": index.scheduler}, str(file))
     if not index.name.startswith("StableDiffusion") or index.kind != "sd":
         return found
     found = found.in_stable_diffusion()

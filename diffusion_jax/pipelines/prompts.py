@@ -39,10 +39,11 @@ class Sizes:
     def ids(self, count: int, size: tuple[int, int]) -> tuple[list[float], list[float]]:
         """(the ids, those of what is kept away from), 5 or 6 numbers as the network hears."""
         original, target = self.original_size or size, self.target_size or size
-        start = [*original, *self.crop]
+        start = [float(edge) for edge in (*original, *self.crop)]
         if count == 5:
             return [*start, self.aesthetic_score], [*start, self.negative_aesthetic_score]
-        return [*start, *target], [*start, *target]
+        ids = [*start, *(float(edge) for edge in target)]
+        return ids, ids
 
 
 def listed(what: str, given: str | Sequence[str] | None, count: int, default: Sequence[str]) -> list[str]:

@@ -1,4 +1,4 @@
-"""Small Stable Diffusion folders with random weights, written by diffusers: the shapes of 1, 2, XL, its refiner, and 9 channels."""
+"""Small Stable Diffusion folders with random weights, written by diffusers: as 1, 2, XL, its refiner, and of 9 channels."""
 
 import json
 from pathlib import Path
@@ -38,7 +38,15 @@ def tokenizer(folder: Path, pad: str) -> int:
     return len(symbols)
 
 
-def text(folder: Path, size: int, *, act: str, projection: int | None, layers: int = 3) -> None:
+def save(model: torch.nn.Module, folder: Path, half: bool) -> None:
+    """float32 in the usual file, or float16 in that of the variant."""
+    if half:
+        model.half().save_pretrained(folder, variant="fp16")
+    else:
+        model.save_pretrained(folder)
+
+
+def text(folder: Path, size: int, *, act: str, projection: int | None, layers: int = 3, half: bool = False) -> None:
     config = CLIPTextConfig(
         vocab_size=size, hidden_size=WIDTH, intermediate_size=2 * WIDTH, num_hidden_layers=layers, num_attention_heads=2,
         max_position_embeddings=CONTEXT, hidden_act=act, projection_dim=projection or WIDTH, eos_token_id=size - 1,
@@ -46,7 +54,7 @@ def text(folder: Path, size: int, *, act: str, projection: int | None, layers: i
     )  # fmt: skip
     model = (CLIPTextModel if projection is None else CLIPTextModelWithProjection)(config)
     spread(model, 0.15)
-    model.save_pretrained(folder)
+    save(model, folder, half)
 
 
 def spread(model: torch.nn.Module, std: float | None = None) -> None:
@@ -59,9 +67,11 @@ def spread(model: torch.nn.Module, std: float | None = None) -> None:
                 value.normal_(1.0 if name.endswith("weight") else 0.0, 0.1)
 
 
-def unet(folder: Path, *, kind: str, channels: int = 4, context: int = WIDTH, pooled: int = 0) -> None:
+def unet(
+    folder: Path, *, kind: str, channels: int = 4, context: int = WIDTH, pooled: int = 0, half: bool = False
+) -> None:
     settings = {
-        "sample_size": 8, "in_channels": channels, "out_channels": 4, "block_out_channels": [32, 64], "layers_per_block": 1,
+        "sample_size": 8, "in_channels": channels, "out_channels": 4, "block_out_channels": [16, 32] if half else [32, 64], "layers_per_block": 1,
         "norm_num_groups": 8, "cross_attention_dim": context, "attention_head_dim": 4,
         "down_block_types": ["CrossAttnDownBlock2D", "DownBlock2D"], "up_block_types": ["UpBlock2D", "CrossAttnUpBlock2D"],
     }  # fmt: skip
@@ -75,16 +85,16 @@ def unet(folder: Path, *, kind: str, channels: int = 4, context: int = WIDTH, po
         }  # fmt: skip
     model = UNet2DConditionModel(**settings)
     spread(model)
-    model.save_pretrained(folder)
+    save(model, folder, half)
 
 
-def autoencoder(folder: Path, scale: float = 0.18215) -> None:
+def autoencoder(folder: Path, scale: float = 0.18215, half: bool = False) -> None:
     model = AutoencoderKL(
-        block_out_channels=[16, 32], down_block_types=["DownEncoderBlock2D"] * 2, up_block_types=["UpDecoderBlock2D"] * 2,
+        block_out_channels=[8, 16] if half else [16, 32], down_block_types=["DownEncoderBlock2D"] * 2, up_block_types=["UpDecoderBlock2D"] * 2,
         layers_per_block=1, latent_channels=4, norm_num_groups=8, sample_size=16, scaling_factor=scale,
     )  # fmt: skip
     spread(model)
-    model.save_pretrained(folder)
+    save(model, folder, half)
 
 
 def scheduler(folder: Path, name: str, **fields) -> None:
@@ -93,8 +103,19 @@ def scheduler(folder: Path, name: str, **fields) -> None:
     (folder / "scheduler_config.json").write_text(json.dumps(told))
 
 
-def stable(folder: Path, kind: str = "sd1", *, seed: int = 0, channels: int = 4, image: str = "") -> Path:
-    """A folder of `kind` "sd1", "sd2", "xl" or "refiner"; `image` "Img2Img" or "Inpaint" names the pipeline's class."""
+def with_scheduler(folder: Path, name: str, **fields) -> None:
+    """Another scheduler in a folder of a pipeline."""
+    scheduler(folder / "scheduler", name, **fields)
+    index = json.loads((folder / "model_index.json").read_text())
+    index["scheduler"] = ["diffusers", name]
+    (folder / "model_index.json").write_text(json.dumps(index))
+
+
+def stable(folder: Path, kind: str = "sd1", *, seed: int = 0, channels: int = 4, image: str = "", half: bool = False) -> Path:
+    """A folder of `kind` "sd1", "sd2", "xl" or "refiner"; `image` "Img2Img" or "Inpaint" names the pipeline's class.
+
+    With `half` a smaller one, of float16 weights in files of the variant fp16.
+    """
     torch.manual_seed(seed)
     xl = kind in ("xl", "refiner")
     pooled = {"xl": 24, "refiner": 1280}.get(kind, 0)
@@ -102,17 +123,17 @@ def stable(folder: Path, kind: str = "sd1", *, seed: int = 0, channels: int = 4,
     parts |= {"scheduler": ["diffusers", "DDIMScheduler"]}
     if kind != "refiner":
         size = tokenizer(folder / "tokenizer", "!" if kind == "sd2" else "<|endoftext|>")
-        text(folder / "text_encoder", size, act="gelu" if kind == "sd2" else "quick_gelu", projection=None)
+        text(folder / "text_encoder", size, act="gelu" if kind == "sd2" else "quick_gelu", projection=None, half=half)
         parts |= {"text_encoder": ["transformers", "CLIPTextModel"], "tokenizer": ["transformers", "CLIPTokenizer"]}
     if xl:
         size = tokenizer(folder / "tokenizer_2", "!")
-        text(folder / "text_encoder_2", size, act="gelu", projection=pooled)
+        text(folder / "text_encoder_2", size, act="gelu", projection=pooled, half=half)
         parts |= {"text_encoder_2": ["transformers", "CLIPTextModelWithProjection"]}
         parts |= {"tokenizer_2": ["transformers", "CLIPTokenizer"]}
     if kind == "refiner":
         parts |= {"text_encoder": [None, None], "tokenizer": [None, None]}
-    unet(folder / "unet", kind=kind, channels=channels, context=2 * WIDTH if kind == "xl" else WIDTH, pooled=pooled)
-    autoencoder(folder / "vae", 0.13025 if xl else 0.18215)
+    unet(folder / "unet", kind=kind, channels=channels, context=2 * WIDTH if kind == "xl" else WIDTH, pooled=pooled, half=half)
+    autoencoder(folder / "vae", 0.13025 if xl else 0.18215, half)
     scheduler(folder / "scheduler", "DDIMScheduler")
     flags = (
         {"force_zeros_for_empty_prompt": kind == "xl"}

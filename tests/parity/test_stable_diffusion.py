@@ -1,11 +1,9 @@
 """Stable Diffusion's pipelines against diffusers': the same folder, prompts and noise on both sides."""
 
-import json
-
 import numpy as np
 import pytest
 
-pytestmark = pytest.mark.parity
+pytestmark = [pytest.mark.parity, pytest.mark.filterwarnings("default"), pytest.mark.timeout(900)]
 torch = pytest.importorskip("torch")
 diffusers = pytest.importorskip("diffusers")
 pytest.importorskip("transformers")
@@ -49,10 +47,7 @@ def made(tmp_path_factory):
 
 def with_scheduler(folder, name):
     kind, fields = SCHEDULERS[name]
-    folders.scheduler(folder / "scheduler", kind, **fields)
-    index = json.loads((folder / "model_index.json").read_text())
-    index["scheduler"] = ["diffusers", kind]
-    (folder / "model_index.json").write_text(json.dumps(index))
+    folders.with_scheduler(folder, kind, **fields)
 
 
 def peer(folder, kind=None):
@@ -103,7 +98,7 @@ def test_every_scheduler(made, kind, name, steps):
     [
         ({}, {}),
         ({"guidance_scale": 1.0}, {"guidance_scale": 1.0}),
-        ({"guidance_rescale": 0.7}, {"rescale": 0.7}),
+        ({"guidance_rescale": 0.7}, {"guidance": {"rescale": 0.7}}),
         ({"clip_skip": 1}, {"clip_skip": 1}),
         ({"height": 16, "width": 24}, {"size": (16, 24)}),
     ],

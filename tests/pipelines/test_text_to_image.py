@@ -1,0 +1,161 @@
+"""Stable Diffusion from a folder: what diffusers drew with the same one, and what a user may do with it."""
+
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+from described import build
+from PIL import Image
+
+from diffusion_jax.cli import main
+from diffusion_jax.pipelines import load_pipeline
+from diffusion_jax.sampling import UniPC
+from diffusion_jax.typing import UserError
+
+GOLDEN = Path(__file__).parent / "golden"
+PROMPTS, NEGATIVE = ["a cat", "red dog"], ["dog", ""]
+FEW = {"num_steps": 2, "output": "latent"}
+
+
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory):
+    root = tmp_path_factory.mktemp("pipelines")
+    return {kind: build(GOLDEN / f"{kind}.json", root / kind) for kind in ("sd1", "xl")}
+
+
+@pytest.fixture(scope="module")
+def pipeline(folders):
+    return load_pipeline(folders["sd1"])
+
+
+@pytest.mark.parametrize("kind", ["sd1", "xl"])
+def test_it_draws_what_diffusers_draws(folders, kind):
+    """Weights in float16, two encoders in XL, DDIM and Euler; the golden file was made by `make_pipeline_goldens`."""
+    with np.load(GOLDEN / f"{kind}.npz") as golden:
+        found = load_pipeline(folders[kind])
+        latents = found.generate(
+            PROMPTS, negative=NEGATIVE, num_steps=4, guidance_scale=3.0, noise=golden["noise"], output="latent"
+        )
+        assert np.abs(latents - golden["latents"]).max() <= 1e-4 * np.abs(golden["latents"]).max()
+        images = found.decode(golden["latents"])
+        assert images.dtype == np.float32 and np.abs(images - golden["images"]).max() <= 1e-4
+
+
+def test_a_picture_is_a_function_of_seed_and_place(pipeline):
+    both = pipeline.generate(PROMPTS, seed=3, **FEW)
+    second = pipeline.generate(PROMPTS[1], seed=3, start=1, **FEW)
+    np.testing.assert_allclose(second, both[1:], rtol=1e-5, atol=1e-5)
+    one_by_one = pipeline.generate(PROMPTS, seed=3, batch_size=1, **FEW)
+    np.testing.assert_allclose(one_by_one, both, rtol=1e-5, atol=1e-5)
+    assert np.abs(pipeline.generate(PROMPTS, seed=4, **FEW) - both).max() > 0.1
+
+
+def test_any_solver_and_grid_take_the_schedulers_place(pipeline):
+    noise = np.random.default_rng(0).standard_normal((1, 8, 8, 4)).astype(np.float32)
+    fine = pipeline.generate("a cat", num_steps=60, solver="ddim", noise=noise, guidance_scale=1.0, output="latent")
+    for how in ({"solver": UniPC(3), "grid": "karras"}, {"solver": "dpm_solver_pp"}, {"grid": np.linspace(1, 0, 25)}):
+        found = pipeline.generate("a cat", num_steps=24, noise=noise, guidance_scale=1.0, output="latent", **how)
+        # The same ODE: what is left is DDIM's own error in 60 steps.
+        assert np.abs(found - fine).mean() < 0.1 * np.abs(fine).mean(), how
+
+
+def test_where_the_mask_is_black_the_picture_stays(pipeline):
+    image = np.random.default_rng(1).uniform(-1, 1, (16, 16, 3)).astype(np.float32)
+    mask = np.zeros((16, 16), np.float32)
+    mask[:, 8:] = 1
+    found = pipeline.generate("a cat", image=image, mask=mask, num_steps=3, seed=1, output="latent")
+    begun = pipeline.generate("a cat", image=image, mask=mask, num_steps=3, seed=1, strength=0.5, output="latent")
+    np.testing.assert_array_equal(found[:, :, :4], begun[:, :, :4])
+    assert np.abs(found[:, :, 4:] - begun[:, :, 4:]).max() > 0.01
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"size": 15}, "size 15 x 15 is not divided by 2; nearest: 16 x 16"),
+        ({"size": (16, 17)}, "size 16 x 17 is not divided by 2; nearest: 16 x 16"),
+        ({"noise": np.zeros((1, 8, 8, 4))}, r"noise has shape \(1, 8, 8, 4\); 2 prompts of this size need \(2, 8, 8, 4\)"),
+        ({"mask": np.ones((16, 16))}, "a mask hides a part of a picture: give `image`"),
+        ({"strength": 0.5}, "strength 0.5 says how far a picture is noised: give `image`"),
+        ({"image": np.zeros((16, 16, 3), np.uint8), "strength": 1.5}, r"strength 1.5 is not in \(0, 1\]; nearest: 1.0"),
+        ({"image": np.zeros((16, 16, 3), np.uint8), "mask": np.ones((8, 8))}, "mask is 8 x 8, the picture 16 x 16"),
+        ({"image": np.zeros((16, 16, 3), np.uint8), "mask": np.zeros((16, 16))}, "mask has no white"),
+        ({"image": np.full((16, 16, 3), 2.0, np.float32)}, "image of floats reaches 2"),
+        ({"negative": ["a", "b", "c"]}, "negative has 3 texts for 2 prompts"),
+        ({"second": "a dog"}, "a second prompt is for XL's second text encoder"),
+        ({"clip_skip": 7}, "skipping 7 of the text encoder's 3 blocks"),
+        ({"solver": "dimm"}, "solver 'dimm' is not known; did you mean 'ddim'"),
+        ({"output": "images"}, "output 'images' is not known; did you mean 'image'"),
+        ({"guidance": "cfg_plus_plus", "solver": "heun"}, "guidance 'cfg_plus_plus' needs a solver of first order"),
+    ],
+    ids=lambda value: "-".join(value) if isinstance(value, dict) else None,
+)
+def test_bad_input_is_one_line(pipeline, given, message):
+    with pytest.raises(UserError, match=message) as caught:
+        pipeline.generate(PROMPTS, **{**FEW, **given})
+    assert "\n" not in str(caught.value)
+
+
+def damaged(folder, place, change):
+    shutil.copytree(folder, place)
+    change(place)
+    return place
+
+
+def edit(path, **fields):
+    told = json.loads(path.read_text())
+    path.write_text(json.dumps({**told, **fields}))
+
+
+BROKEN = [
+    (lambda f: shutil.rmtree(f / "vae"), "lacks the folder 'vae', which model_index.json names"),
+    (lambda f: (f / "model_index.json").unlink(), "is no folder of a pipeline: model_index.json is missing"),
+    (lambda f: edit(f / "model_index.json", _class_name="StableDiffusionPipelin"), "did you mean 'StableDiffusionPipeline'"),
+    (lambda f: edit(f / "model_index.json", unet=["diffusers", "UNet3DConditionModel"]), "unet 'UNet3DConditionModel' is not"),
+    (lambda f: edit(f / "model_index.json", controlnet=["diffusers", "ControlNetModel"]), "the part 'controlnet' is not read"),
+    (lambda f: edit(f / "unet" / "config.json", cross_attention_dim=16), "conv|attn2|parts of two models"),
+    (lambda f: edit(f / "scheduler" / "scheduler_config.json", beta_schedule="linaer"), "beta_schedule"),
+    (lambda f: (f / "scheduler" / "scheduler_config.json").unlink(), "lacks scheduler/scheduler_config.json"),
+    (lambda f: (f / "tokenizer" / "merges.txt").unlink(), "merges.txt"),
+    (
+        lambda f: (f / "vae" / "diffusion_pytorch_model.fp16.safetensors").write_bytes(
+            (f / "vae" / "diffusion_pytorch_model.fp16.safetensors").read_bytes()[:-100]
+        ),
+        "diffusion_pytorch_model.fp16.safetensors",
+    ),
+]
+
+
+@pytest.mark.parametrize(("change", "message"), BROKEN, ids=[message[:30] for _, message in BROKEN])
+def test_a_folder_that_is_not_whole_is_named(folders, tmp_path, change, message):
+    with pytest.raises(UserError, match=message) as caught:
+        load_pipeline(damaged(folders["sd1"], tmp_path / "broken", change))
+    assert "\n" not in str(caught.value)
+
+
+def test_from_the_command_line(folders, tmp_path, capsys):
+    out = tmp_path / "cat.png"
+    how = ["--pretrained", str(folders["sd1"]), "--num-steps", "2", "--out", str(out)]
+    assert main(["sample", *how, "--prompt", "a cat", "--num-images", "2"]) == 0
+    assert Image.open(out).size == (38, 20)  # two of 16 x 16, and paper around
+    Image.fromarray(np.full((16, 16, 3), 90, np.uint8)).save(tmp_path / "grey.png")
+    begun = ["--image", str(tmp_path / "grey.png"), "--strength", "0.5", "--overwrite", "--num-images", "1"]
+    assert main(["sample", *how, "--prompt", "a cat", "--negative", "dog", *begun]) == 0
+    assert Image.open(out).size == (16, 16)
+    (tmp_path / "asked.txt").write_text("a cat\nred dog\n")
+    rest = ["--prompts", str(tmp_path / "asked.txt"), "--num-images", "3", "--format", "png", "--out", str(tmp_path / "many")]
+    assert main(["sample", *how[:4], *rest]) == 0
+    assert len(list((tmp_path / "many").glob("*.png"))) == 3
+    capsys.readouterr()
+    for wrong, said in (
+        (["--weights", "params", "--prompt", "a"], "--weights does not go with --pretrained"),
+        (["--prompt", "a", "--size", "15"], "size 15 x 15 is not divided by 2; nearest: 16 x 16"),
+        (["--prompt", "a", "--strength", "0.5"], "give `image`"),
+        (["--label", "3"], "--label does not go with --pretrained"),
+        ([], "give --prompt"),
+    ):
+        assert main(["sample", *how, "--overwrite", *wrong]) != 0
+        said_ = capsys.readouterr().err
+        assert said in said_ and "Traceback" not in said_, said_
