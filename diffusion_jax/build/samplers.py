@@ -22,6 +22,7 @@ SOLVERS: dict[str, Callable[..., Any]] = {
     "euler": sampling.Euler,
     "heun": sampling.Heun,
     "euler_ancestral": sampling.EulerAncestral,
+    "ancestral": sampling.Ancestral,
     "edm_stochastic": sampling.EDMStochastic,
     "restart": sampling.Restart,
     "euler_maruyama": sampling.EulerMaruyama,

@@ -173,7 +173,7 @@ class Plan:
         fields, name = self.scheduler.fields, self.scheduler.name
         keeps_eps = name == "DDIMScheduler"
         if fields.get("thresholding"):
-            most, ratio = max(1.0, fields["sample_max_value"]), fields["dynamic_thresholding_ratio"]
+            most, ratio = fields["sample_max_value"], fields["dynamic_thresholding_ratio"]
             made = limited(made, self.schedule, most, ratio, keeps_eps=keeps_eps)
         elif fields.get("clip_sample"):
             made = limited(made, self.schedule, fields["clip_sample_range"], keeps_eps=keeps_eps)
@@ -215,12 +215,13 @@ def _plan(scheduler: Scheduler, asked: Asked, course: Course) -> Plan:
     end = course.targets[-1] if course.targets[-1] < course.times[-1] else 0.0
     ts = np.append(course.times, end)
     solver = course.solver
-    if not np.array_equal(course.targets, ts[1:]) or len(course.between):
+    if not np.array_equal(course.targets, ts[1:]) or len(course.between) or course.scale != 1:
         solver = Told(
             solver,
             tuple(ts[:-1].tolist()),
             tuple(course.targets.tolist()),
-            tuple(np.concatenate([ts, course.between[:, 0]]).tolist()),
+            tuple(course.between[:, 0].tolist()),
+            course.scale,
         )
     scale = 1.0
     if course.largest is not None and scheduler.fields["timestep_spacing"] in ("linspace", "trailing"):

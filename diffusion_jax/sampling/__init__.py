@@ -20,6 +20,7 @@ from diffusion_jax.sampling.likelihood import bits_per_dimension, log_likelihood
 from diffusion_jax.sampling.natural import natural
 from diffusion_jax.sampling.sample import Trace, initial_noise, sample, trace
 from diffusion_jax.sampling.solvers.adaptive_ode import AdaptiveODE
+from diffusion_jax.sampling.solvers.ancestral import Ancestral
 from diffusion_jax.sampling.solvers.consistency import ConsistencyMultistep
 from diffusion_jax.sampling.solvers.ddim import DDIM
 from diffusion_jax.sampling.solvers.ddpm import DDPM
@@ -49,6 +50,7 @@ __all__ = [
     "LMS",
     "PNDM",
     "AdaptiveODE",
+    "Ancestral",
     "ConsistencyMultistep",
     "DPMSolver",
     "DPMSolverPP",

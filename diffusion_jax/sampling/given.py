@@ -64,6 +64,10 @@ class WithNoise:
         x, inner = self.solver.step(denoise, schedule, x, t, t_next, self.noise[index].astype(x.dtype), inner)
         return x, (index + 1, inner)
 
+    def finish(self, x0: Array) -> Array:
+        """As the solver."""
+        return self.solver.finish(x0) if hasattr(self.solver, "finish") else x0
+
     def evaluations(self, schedule: Schedule, ts: Array) -> Array:
         """As the solver."""
         return optional.evaluations(self.solver, schedule, ts)

@@ -197,28 +197,30 @@ class Stateless:
 class History:
     """The last predictions of a multi-step solver, the newest first, and the times at which they were made.
 
-    `count` (int32) says how many there are; the others are zeros. `values` is a tuple of arrays like x, `times` [k].
+    `count` (int32) says how many there are; the others are zeros. `values` is a tuple of arrays like x, `times` [k]. `made`
+    (int32) counts all that were ever made, one a step.
     """
 
     count: Any
     values: Any
     times: Any
+    made: Any
 
     @classmethod
     def empty(cls, x: Array, length: int) -> History:
         """No prediction yet, room for `length`."""
-        return cls(jnp.int32(0), (jnp.zeros_like(x),) * length, jnp.zeros((length,), x.dtype))
+        return cls(jnp.int32(0), (jnp.zeros_like(x),) * length, jnp.zeros((length,), x.dtype), jnp.int32(0))
 
     def pushed(self, value: Array, t: Array) -> History:
         """With `value` at t as the newest."""
         length = len(self.values)
         times = jnp.concatenate([jnp.asarray(t, self.times.dtype)[None], self.times[:-1]])
-        return History(jnp.minimum(self.count + 1, length), (value, *self.values[:-1]), times)
+        return History(jnp.minimum(self.count + 1, length), (value, *self.values[:-1]), times, self.made + 1)
 
     def spaced(self, value: Array, t: Array, axis: Axis) -> History:
         """With `value` at t as the newest, in the place of the last where that is too near for the step."""
         times = jnp.concatenate([jnp.asarray(t, self.times.dtype)[None], self.times[1:]])
-        renewed = History(jnp.maximum(self.count, 1), (value, *self.values[1:]), times)
+        renewed = History(jnp.maximum(self.count, 1), (value, *self.values[1:]), times, self.made + 1)
         pair = axis.place(jnp.stack([times[0], jnp.where(self.count > 0, self.times[0], times[0])]))
         near = (self.count > 0) & ~_apart(pair, axis)[0]
         return jax.tree.map(lambda kept, moved: jnp.where(near, kept, moved), renewed, self.pushed(value, t))

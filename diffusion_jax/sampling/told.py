@@ -29,14 +29,16 @@ NEAR = 1e-5
 class Told(Around):
     """`solver` with the target of each step that begins at one of `times`, and the times `asked` between them.
 
-    Numbers, not arrays: they are structure, as the grid's length is. Raises UserError unless there is one target a time, none
-    above its time.
+    `scale` multiplies the sample: samplers that keep x / alpha and stop where noise is left give that, 1 / alpha of x. Numbers,
+    not arrays: they are structure, as the grid's length is. Raises UserError unless there is one target a time, none above its
+    time, and scale > 0.
     """
 
     solver: Any
     times: tuple[float, ...]
     targets: tuple[float, ...]
     asked: tuple[float, ...] = ()
+    scale: float = 1.0
 
     def __post_init__(self) -> None:
         self._check_inner()
@@ -45,6 +47,9 @@ class Told(Around):
         for time, target in zip(self.times, self.targets, strict=True):
             if not 0 <= target <= time:
                 raise UserError(f"the target {target:g} of the step that begins at {time:g} is not in [0, {time:g}]")
+
+        if not self.scale > 0:
+            raise UserError(f"the scale {self.scale:g} of the sample is not above 0")
 
     @property
     def deterministic(self) -> bool:
@@ -71,6 +76,11 @@ class Told(Around):
             return denoise(y, jnp.where(jnp.abs(near - s) <= NEAR, near, s))
 
         return self.solver.step(exactly, schedule, x, t, target, key, state)
+
+    def finish(self, x0: Array) -> Array:
+        """The sample as the sampler gives it."""
+        x0 = self.solver.finish(x0) if hasattr(self.solver, "finish") else x0
+        return self.scale * x0
 
     def evaluations(self, schedule: Schedule, ts: Array) -> Array:
         """As the solver over the grid."""

@@ -12,6 +12,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from diffusion_jax.pipelines.schedulers.levels import respaced, step_at, timesteps
 from diffusion_jax.process.discrete import Discrete
@@ -26,7 +27,7 @@ class Course:
     """Steps i = 0 .. n - 1 from `times[i]` to `targets[i]`, at which the network is told `seen[i]`; float64 [n] each.
 
     `timesteps` is diffusers' own list, one entry a call of the network; `between` are the (time, told) of calls within steps,
-    [k, 2]. `largest` is the first noise level, or None where unit noise is x1 itself.
+    [k, 2]. `largest` is the first noise level, or None where unit noise is x1 itself; `scale` multiplies the sample.
     """
 
     times: np.ndarray
@@ -36,6 +37,7 @@ class Course:
     solver: Any
     between: np.ndarray = dataclasses.field(default_factory=lambda: np.zeros((0, 2)))
     largest: float | None = None
+    scale: float = 1.0
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -60,7 +62,7 @@ class Asked:
         return len(self.table)
 
 
-def time_of_step(steps: np.ndarray, total: int) -> np.ndarray:
+def time_of_step(steps: ArrayLike, total: int) -> Any:
     """(i + 1) / T for each step i of the table; 0 for -1, clean data."""
     return (np.asarray(steps, np.float64) + 1) / total
 
@@ -82,15 +84,20 @@ def time_of_level(asked: Asked, levels: np.ndarray) -> np.ndarray:
 
 
 def from_levels(
-    asked: Asked, *, below: bool, final: str | None, rounds: Callable[[np.ndarray], np.ndarray] | None = None
+    asked: Asked,
+    *,
+    below: bool,
+    final: str,
+    rounds: Callable[[np.ndarray], np.ndarray] | None = None,
+    top: int | None = None,
 ) -> tuple[np.ndarray, np.ndarray]:
     """(noise levels [n + 1] in float32, the network's timesteps [n]) of the schedulers that go by levels.
 
-    `below` as in `timesteps`; `final` is the last level: "zero", "sigma_min" (the table's least), or "last" for that of the
-    last step again. `rounds` is applied to timesteps that are found from levels. The levels are float32, as theirs are.
+    `below` and `top` as in `timesteps`; `final` is the last level: "zero", "sigma_min" (the table's least), or "last" for the
+    last step's again. `rounds` is applied to timesteps that are found from levels. The levels are float32, as theirs are.
     """
     fields, count = asked.fields, asked.num_steps
-    steps = timesteps(fields, count, asked.where, below=below, whole=below)
+    steps = timesteps(fields, count, asked.where, below=below, whole=below, top=top)
     levels = np.interp(steps, np.arange(asked.total), asked.table)
     if fields.get("interpolation_type") == "log_linear":
         ends = np.log(asked.table[-1]), np.log(asked.table[0])
@@ -100,7 +107,7 @@ def from_levels(
         levels = made
         steps = step_at(levels, asked.table)
         steps = steps if rounds is None else rounds(steps)
-    last = {"zero": 0.0, "sigma_min": float(asked.table[0]), "last": float(levels[-1]), None: None}[final]
+    last = {"zero": 0.0, "sigma_min": float(asked.table[0]), "last": float(levels[-1])}[final]
     if len(levels) == count:
         levels = np.append(levels, last)
     return levels.astype(np.float32).astype(np.float64), steps

@@ -159,7 +159,7 @@ CLASSES: dict[str, dict[str, Field]] = {
         "algorithm_type": reads(choice(("dpmsolver++", "sde-dpmsolver++", "dpmsolver", "deis")), "dpmsolver++"),
         "solver_type": reads(choice(("midpoint", "heun", "logrho", "bh1", "bh2")), "midpoint"),
         "euler_at_final": reads(flag, False),
-        "use_lu_lambdas": only(False, why="Lu's spacing of levels is not read yet"),
+        "use_lu_lambdas": reads(flag, False),
         "lambda_min_clipped": reads(unbounded, -math.inf),
         "variance_type": reads(choice(("learned", "learned_range"))),
     },

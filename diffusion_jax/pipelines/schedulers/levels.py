@@ -14,6 +14,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
+from scipy.special import betaincinv
 
 from diffusion_jax.process.discrete import beta_table
 from diffusion_jax.typing import UserError
@@ -23,17 +24,19 @@ __all__ = ["respaced", "signal", "step_at", "table_of_levels", "timesteps"]
 RHO = 7.0
 """Karras's exponent (arXiv 2206.00364, section 3), which diffusers fixes."""
 
+SPACINGS = ("use_karras_sigmas", "use_lu_lambdas", "use_exponential_sigmas", "use_beta_sigmas")
+
 ALMOST_ZERO = 2.0**-24
 """What schedulers that divide by alpha put in the place of a last alpha-bar of 0."""
 
 
 def _line(start: float, end: float, count: int) -> np.ndarray:
-    """PyTorch's linspace in float32: from either end to the middle."""
-    start, end = np.float32(start), np.float32(end)
-    step = np.float32((end - start) / np.float32(count - 1))
+    """PyTorch's linspace in float32: from either end to the middle, each number rounded once."""
+    low, high = np.float32(start), np.float32(end)
+    step = np.float64((high - low) / np.float32(count - 1))
     index = np.arange(count)
-    up, down = start + step * index.astype(np.float32), end - step * (count - 1 - index).astype(np.float32)
-    return np.where(index < count // 2, up, down).astype(np.float32)
+    line = np.where(index < count // 2, low + step * index, high - step * (count - 1 - index))
+    return line.astype(np.float32)
 
 
 def _betas(fields: Mapping[str, Any]) -> np.ndarray:
@@ -76,24 +79,32 @@ def table_of_levels(bars: np.ndarray) -> np.ndarray:
 
 
 def timesteps(
-    fields: Mapping[str, Any], num_steps: int, where: str, *, below: bool = False, whole: bool = True
+    fields: Mapping[str, Any],
+    num_steps: int,
+    where: str,
+    *,
+    below: bool = False,
+    whole: bool = True,
+    top: int | None = None,
 ) -> np.ndarray:
     """The timesteps, falling, float64 [num_steps]; `whole` rounds those of "linspace".
 
-    `below` leaves room for one more below the last, which is the end (DPM-Solver, UniPC, DEIS). Raises UserError for more steps
+    `below` leaves room for one more below the last, which is the end (DPM-Solver, UniPC, DEIS). They lie below step `top`, T
+    without one. Raises UserError for more steps
     than the table has, and where steps_offset leads out of it.
     """
     total, spacing, offset = fields["num_train_timesteps"], fields["timestep_spacing"], fields["steps_offset"]
+    top = total if top is None else top
     if num_steps + below > total:
         raise UserError(
             f"{where}: num_steps {num_steps} is more than a table of {total} has room for; nearest: {total - below}"
         )
     count = num_steps + below
     if spacing == "linspace":
-        steps = np.linspace(0, total - 1, count, dtype=np.float64 if whole else np.float32)
+        steps = np.linspace(0, top - 1, count, dtype=np.float64 if whole else np.float32)
         steps = (steps.round() if whole else steps)[::-1][:num_steps].astype(np.float64)
     elif spacing == "leading":
-        steps = (np.arange(count) * (total // count))[::-1][:num_steps].astype(np.float64) + offset
+        steps = (np.arange(count) * (top // count))[::-1][:num_steps].astype(np.float64) + offset
     else:
         # A float's rounding may make one too many of it.
         steps = np.arange(total, 0, -total / num_steps)[:num_steps].round() - 1
@@ -115,23 +126,23 @@ def respaced(fields: Mapping[str, Any], levels: np.ndarray, num_steps: int, wher
     Karras's (arXiv 2206.00364, eq. 5), equal factors, or quantiles of a Beta(.6, .6) (arXiv 2407.12173). sigma_min and
     sigma_max replace the ends. Raises UserError for two spacings at once, and for ends outside the table.
     """
-    asked = [name for name in ("use_karras_sigmas", "use_exponential_sigmas", "use_beta_sigmas") if fields.get(name)]
+    asked = [name for name in SPACINGS if fields.get(name)]
     if len(asked) > 1:
         raise UserError(f"{where}: {asked[0]} and {asked[1]} are both true: a grid has one spacing")
     if not asked:
         return None
     low, high = (fields.get(name) for name in ("sigma_min", "sigma_max"))
+    if asked[0] == "use_lu_lambdas":  # equal steps of lambda, which are equal factors, over the whole table
+        low = high = None
     low, high = float(levels[-1]) if low is None else low, float(levels[0]) if high is None else high
     if not low < high:
         raise UserError(f"{where}: sigma_min {low:g} is not below sigma_max {high:g}")
     if asked[0] == "use_karras_sigmas":
         ramp = np.linspace(0, 1, num_steps)
         return (high ** (1 / RHO) + ramp * (low ** (1 / RHO) - high ** (1 / RHO))) ** RHO
-    if asked[0] == "use_exponential_sigmas":
+    if asked[0] in ("use_exponential_sigmas", "use_lu_lambdas"):
         return np.exp(np.linspace(math.log(high), math.log(low), num_steps))
-    from scipy.stats import beta
-
-    return low + beta.ppf(1 - np.linspace(0, 1, num_steps), 0.6, 0.6) * (high - low)
+    return low + betaincinv(0.6, 0.6, 1 - np.linspace(0, 1, num_steps)) * (high - low)
 
 
 def step_at(level: np.ndarray, table: np.ndarray) -> np.ndarray:

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 from typing import Any
 
-import jax
 import jax.numpy as jnp
 from jax.typing import ArrayLike
 from jaxtyping import Array
@@ -47,7 +46,7 @@ class Limited(Steered, AnyTime):
             x0 = jnp.clip(pair.x0, -self.bound, self.bound)
         else:
             flat = jnp.abs(pair.x0).reshape(pair.x0.shape[0], -1)
-            quantile = jax.vmap(lambda one: jnp.quantile(one, self.ratio))(flat)
+            quantile = jnp.quantile(flat, jnp.float32(self.ratio), axis=1)
             s = expand(jnp.minimum(jnp.maximum(quantile, 1.0), self.bound), pair.x0)
             x0 = jnp.clip(pair.x0, -s, s) / s
         if self.keeps_eps:

@@ -24,9 +24,11 @@ __all__ = ["DDIM", "Family", "ratios"]
 
 
 def ratios(schedule: Schedule, t: Array, t_next: Array, x: Array) -> tuple[Array, Array]:
-    """(r, sqrt(1 - r^2)), without the difference of two near numbers."""
+    """(r, sqrt(1 - r^2)), without the difference of two near numbers; (0, 1) from pure noise, where logsnr is clipped."""
     change = schedule.logsnr(t) - schedule.logsnr(t_next)
-    return expand(jnp.exp(0.5 * change), x), expand(jnp.sqrt(-jnp.expm1(jnp.minimum(change, 0.0))), x)
+    r, rest = jnp.exp(0.5 * change), jnp.sqrt(-jnp.expm1(jnp.minimum(change, 0.0)))
+    pure = schedule.alpha(t) <= 0
+    return expand(jnp.where(pure, 0.0, r), x), expand(jnp.where(pure, 1.0, rest), x)
 
 
 class Family(Stateless):

@@ -12,6 +12,7 @@ import jax.numpy as jnp
 from jaxtyping import Array
 
 from diffusion_jax.sampling.solvers.adams import Adams, by_order, corrected
+from diffusion_jax.sampling.solvers.ending import Ending
 from diffusion_jax.sampling.steps import (
     Axis,
     Denoise,
@@ -32,17 +33,23 @@ QUADRATURE = 16
 
 
 @dataclasses.dataclass(frozen=True)
-class DEIS(Adams):
-    """Order 1 to 3, one evaluation a step; `variable` is "t" or "logrho". A last step to sigma = 0 is of first order."""
+class DEIS(Ending, Adams):
+    """Order 1 to 3, one evaluation a step; `variable` is "t" or "logrho". A last step to sigma = 0 is of first order.
+
+    `final_orders` lowers the last steps' order, see `ending`.
+    """
 
     order: int = 3
     variable: str = "t"
+    final_orders: tuple[int, ...] = ()
+    num_steps: int | None = None
 
     highest: ClassVar[int] = 3
 
     def __post_init__(self) -> None:
         super().__post_init__()
         one_of("variable", self.variable, ("t", "logrho"))
+        self._check_ending()
 
     def step(
         self, denoise: Denoise, schedule: Schedule, x: Array, t: Array, t_next: Array, key: Array, state: History
@@ -52,6 +59,7 @@ class DEIS(Adams):
         axis = level_axis(schedule, t_next) if self.variable == "logrho" else Axis(lambda times: times, t_next)
         state = state.spaced(pair.eps, t, axis)
         nodes, usable = state.nodes(axis)
+        usable = jnp.minimum(usable, self._highest(state.made))
         level, h = half_logsnr(schedule, t), change(schedule, t, t_next)
         # Relative to lambda(t), where small steps are told apart better.
         points, weights = legendre(QUADRATURE, jnp.zeros_like(h), h)

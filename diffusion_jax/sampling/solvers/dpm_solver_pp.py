@@ -19,7 +19,8 @@ import jax.numpy as jnp
 from jaxtyping import Array
 
 from diffusion_jax.process.sde import coefficients, expand
-from diffusion_jax.sampling.solvers.dpm_solver import single_evaluations
+from diffusion_jax.sampling.solvers.dpm_solver import VARIANTS, exact_curvature, from_the_past, single_evaluations
+from diffusion_jax.sampling.solvers.ending import Ending
 from diffusion_jax.sampling.steps import (
     Denoise,
     History,
@@ -32,21 +33,30 @@ from diffusion_jax.sampling.steps import (
     noise_like,
     phis,
 )
-from diffusion_jax.typing import Prediction, Schedule, UserError
+from diffusion_jax.typing import Prediction, Schedule, UserError, one_of
 
 __all__ = ["DPMSolverPP"]
 
 
 @dataclasses.dataclass(frozen=True)
-class DPMSolverPP:
-    """Order 1 to 3 in x0; `multistep` takes one evaluation a step, else `order`; `sde` solves the reverse SDE."""
+class DPMSolverPP(Ending):
+    """Order 1 to 3 in x0; `multistep` takes one evaluation a step, else `order`; `sde` solves the reverse SDE.
+
+    `variant` is "midpoint" or "heun", of multi-step order 2, see `dpm_solver`; `final_orders` lowers the order of the last
+    multi-steps, see `ending`.
+    """
 
     order: int = 2
     multistep: bool = True
     sde: bool = False
+    variant: str = "midpoint"
+    final_orders: tuple[int, ...] = ()
+    num_steps: int | None = None
 
     def __post_init__(self) -> None:
         check_order(self, self.order, 3)
+        one_of("variant", self.variant, VARIANTS)
+        self._check_ending()
         if self.sde and not self.multistep and self.order == 3:
             raise UserError("DPMSolverPP has no single-step SDE form of order 3; nearest: order 2, or multistep=True")
 
@@ -76,8 +86,10 @@ class DPMSolverPP:
             state = state.spaced(pair.x0, t, level_axis(schedule, t_next))
             if self.order == 1:
                 return base, state
-            added = self._from_the_past(schedule, state, x, t, t_next)
-            return base + jnp.where(finite(schedule, t, t_next), added, 0.0), state
+            highest = self._highest(state.made)
+            added = from_the_past(state, schedule, t, t_next, -self._speed(), highest, self.variant, self._curvature)
+            alpha, _ = coefficients(schedule, t_next, x)
+            return base + jnp.where(finite(schedule, t, t_next), alpha * added, 0.0), state
         if self.order == 1:
             noise = noise_like(key, x) if self.sde else None
             return exponential_step(schedule, pair, t, t_next, eta, noise), state
@@ -87,27 +99,8 @@ class DPMSolverPP:
         """1 + eta^2: the exponent of h in all coefficients of x0."""
         return 2.0 if self.sde else 1.0
 
-    def _from_the_past(self, schedule: Schedule, state: History, x: Array, t: Array, t_next: Array) -> Array:
-        h = change(schedule, t, t_next)
-        # A step without length has no correction, and any length will do.
-        h = jnp.where(h > 0, h, 1.0)
-        nodes, usable = state.nodes(level_axis(schedule, t_next))
-        alpha, _ = coefficients(schedule, t_next, x)
-        reach = self._speed() * h
-        gain = -jnp.expm1(-reach)
-        newest, *older = state.values
-        slope = (newest - older[0]) / ((nodes[0] - nodes[1]) / h)
-        second = alpha * (0.5 * gain) * slope
-        if self.order == 2:
-            return jnp.where(usable > 1, second, 0.0)
-        r0, r1 = (nodes[0] - nodes[1]) / h, (nodes[1] - nodes[2]) / h
-        before = (older[0] - older[1]) / r1
-        first_derivative = slope + r0 / (r0 + r1) * (slope - before)
-        # Twice the divided difference. Several published codes leave out the 2, and with it the third order.
-        second_derivative = 2.0 * (slope - before) / (r0 + r1)
-        _, phi_2, phi_3 = phis(-reach, 3)
-        third = alpha * reach * (phi_2 * first_derivative + phi_3 * second_derivative)
-        return jnp.where(usable > 2, third, jnp.where(usable > 1, second, 0.0))
+    def _curvature(self, reach: Array, phi_2: Array, phi_3: Array) -> Array:
+        return exact_curvature(reach, phi_2, phi_3)
 
     def _single_step(
         self, denoise: Denoise, schedule: Schedule, first: Prediction, x: Array, t: Array, t_next: Array, key: Array

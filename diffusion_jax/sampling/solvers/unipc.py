@@ -21,6 +21,7 @@ import jax.numpy as jnp
 from jaxtyping import Array
 
 from diffusion_jax.process.sde import coefficients
+from diffusion_jax.sampling.solvers.ending import Ending
 from diffusion_jax.sampling.steps import (
     Denoise,
     History,
@@ -60,16 +61,22 @@ def _moments(nodes: list[Array], moments: list[Array]) -> list[Array]:
 
 
 @dataclasses.dataclass(frozen=True)
-class UniPC:
-    """Order 1 to 3, one evaluation a step; `variant` is "bh1" or "bh2". A last step to sigma = 0 is of first order."""
+class UniPC(Ending):
+    """Order 1 to 3, one evaluation a step; `variant` is "bh1" or "bh2". A last step to sigma = 0 is of first order.
+
+    `final_orders` lowers the last steps' order, see `ending`.
+    """
 
     order: int = 3
     variant: str = "bh2"
+    final_orders: tuple[int, ...] = ()
+    num_steps: int | None = None
     deterministic: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         check_order(self, self.order, 3)
         one_of("variant", self.variant, ("bh1", "bh2"))
+        self._check_ending()
 
     @property
     def convergence(self) -> int:
@@ -109,6 +116,8 @@ class UniPC:
         alpha, _ = coefficients(schedule, t_next, like)
         scale = h if self.variant == "bh1" else -jnp.expm1(-h)
         nodes, usable = history.nodes(level_axis(schedule, t_next))
+        # The corrector is of the order of the step that it corrects.
+        usable = jnp.minimum(usable, self._highest(history.made))
         ratios = [(node - nodes[0]) / h for node in nodes[1:]]
         slopes = [d / r for d, r in zip(history.differences(), ratios, strict=True)]
         total = jnp.zeros_like(like)
