@@ -92,8 +92,8 @@ def init_lora(
 def merge_lora(params: Params, lora: Params, scale: float | Array = 1.0) -> Params:
     """`params` with W + scale (alpha / r) A B in the place of every adapted kernel W; what is not adapted is shared.
 
-    A kernel keeps its dtype; the product is taken in float32 at least. Differentiable in `lora` (all but alpha), `params` and `scale`.
-    Raises UserError for adapters of what is not in `params`, and for shapes that do not fit.
+    A kernel keeps its dtype; the product is taken in float32 at least. Differentiable in `lora` (all but alpha), `params` and
+    `scale`. Raises UserError for adapters of what is not in `params`, and for shapes that do not fit.
     """
     return _merged(params, lora, scale, "")
 
@@ -187,6 +187,8 @@ def _added(kernel: Array, lora: Params, scale: float | Array, path: str) -> Arra
 
 
 def _with_product(kernel: Array, lora: Params, scale: float | Array, path: str) -> Array:
+    if lora.keys() != {"A", "B", "alpha"}:
+        raise UserError(f"the LoRA at {path!r} holds {', '.join(lora)}; an adapter holds A, B, alpha")
     wide = jnp.promote_types(kernel.dtype, jnp.float32)
     a, b, alpha = (jnp.asarray(lora[name], wide) for name in ("A", "B", "alpha"))
     rank, stack = a.shape[-1], kernel.shape[: kernel.ndim % 2]
