@@ -25,6 +25,7 @@ __all__ = [
     "in_reach",
     "needs_torch",
     "read_config",
+    "read_header",
     "read_json",
     "read_tensors",
     "staged",
@@ -107,6 +108,17 @@ def read_tensors(path: Path) -> dict[str, np.ndarray]:
     raise UserError(f"{str(path)!r} ends in {path.suffix!r}; weights end in {', '.join((*SAFETENSORS, *TORCH))}")
 
 
+def read_header(path: Path) -> dict[str, str]:
+    """What the header of a safetensors file says beside its arrays, texts by name. UserError for a damaged file."""
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(path, framework="numpy") as file:
+            return dict(file.metadata() or {})
+    except (SafetensorError, OSError) as error:
+        raise UserError(f"{str(path)!r} is damaged or no safetensors file: {error}") from error
+
+
 def needs_torch(path: Path) -> Any:
     """PyTorch, for a file in its format. UserError where it is not installed."""
     try:
@@ -166,8 +178,11 @@ def in_reach(tensors: Mapping[str, np.ndarray], dtype: str) -> dict[str, np.ndar
     return {name: made.get(name, value) for name, value in tensors.items()}
 
 
-def write_tensors(path: Path, tensors: Mapping[str, np.ndarray]) -> None:
-    """The arrays as safetensors, or as a PyTorch state dict where the name ends in `.pt`; all of it or nothing."""
+def write_tensors(path: Path, tensors: Mapping[str, np.ndarray], header: Mapping[str, str] | None = None) -> None:
+    """The arrays as safetensors, or as a PyTorch state dict where the name ends in `.pt`; all of it or nothing.
+
+    `header` is what a safetensors file says beside them, see `read_header`.
+    """
     if path.suffix in TORCH:
         torch = needs_torch(path)
 
@@ -180,7 +195,7 @@ def write_tensors(path: Path, tensors: Mapping[str, np.ndarray]) -> None:
     elif path.suffix in SAFETENSORS:
         from safetensors.numpy import save_file
 
-        _atomic(path, lambda file: save_file(dict(tensors), file, metadata={"format": "pt"}))
+        _atomic(path, lambda file: save_file(dict(tensors), file, metadata={"format": "pt", **(header or {})}))
     else:
         raise UserError(f"{str(path)!r} ends in {path.suffix!r}; weights are written to .safetensors or .pt")
 

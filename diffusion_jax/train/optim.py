@@ -32,12 +32,13 @@ __all__ = ["HIDDEN", "NO_DECAY", "adamw", "clamp_params", "decay_mask", "learnin
 
 NO_DECAY = (
     r"(^|/)(bias|[^/]*_bias)$",
-    r"(^|/)(scale|gain|logit_scale|mean|var)$",
+    r"(^|/)(scale|gain|logit_scale|mean|var|alpha)$",
     r"(^|/)(norm|ln)(_[^/]*)?/",
     r"(^|/)(class|positional|null)_embedding$",
     r"(^|/)frequencies$",
 )
-"""What does not decay: biases, norms and their statistics, the temperature, class, positional and null embeddings."""
+"""What does not decay: biases, norms and their statistics, the temperature, the alpha of adapters, class, positional and null
+embeddings."""
 HIDDEN = (r"(^|/)blocks/(.*/)?kernel$",)
 """The kernels that Muon turns: those of a transformer's blocks, not the first layer, the last, or an embedding."""
 
