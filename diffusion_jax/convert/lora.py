@@ -73,6 +73,10 @@ def load_lora(
                 made.setdefault(component, {})[place] = adapter
     if told := [f"{len(names)} {what}: {_listed(_folded(names))}" for what, names in errors.items() if names]:
         raise UserError(f"{where} does not fit: {'; '.join(told)}")
+    if not made:
+        raise UserError(
+            f"{where} holds no adapters of {', '.join(configs) or 'anything: give the config of a component'}"
+        )
     return {component: _tree(adapters, places(component, configs[component])) for component, adapters in made.items()}
 
 

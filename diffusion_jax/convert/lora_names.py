@@ -33,11 +33,11 @@ __all__ = ["COMPONENTS", "Named", "Place", "kohya", "named", "other_kind", "plac
 COMPONENTS = ("unet", "text_encoder", "text_encoder_2")
 KOHYA = {"unet": "unet", "te": "text_encoder", "te1": "text_encoder", "te2": "text_encoder_2"}
 OTHER = {
-    ".hada_": "LoHa", ".lokr_": "LoKr", ".dora_scale": "DoRA", ".lora_magnitude_vector": "DoRA",
-    ".lora_mid.": "LoRA of three factors", ".lora_B.bias": "LoRA with biases", ".lora_embedding_": "LoRA of embeddings",
-    ".diff": "differences of whole weights",
+    r"\.hada_": "LoHa", r"\.lokr_": "LoKr", r"\.dora_scale": "DoRA", r"\.lora_magnitude_vector": "DoRA",
+    r"\.lora_mid\.": "LoRA of three factors", r"\.lora_B\.bias": "LoRA with biases", r"\.lora_embedding_": "LoRA of embeddings",
+    r"\.diff(_b)?$": "differences of whole weights",
 }  # fmt: skip
-"""What else lies in files of adapters, by a part of its names."""
+"""What else lies in files of adapters, by a pattern found in its names."""
 _HALVES = {
     "lora_A.weight": "A", "lora_B.weight": "B", "lora_down.weight": "A", "lora_up.weight": "B", "down.weight": "A",
     "up.weight": "B", "alpha": "alpha",
@@ -78,7 +78,7 @@ class Named:
 
 def other_kind(name: str) -> str | None:
     """What a tensor is that belongs to adapters of another kind, in a word; None for LoRA's."""
-    return next((kind for part, kind in OTHER.items() if part in name), None)
+    return next((kind for pattern, kind in OTHER.items() if re.search(pattern, name)), None)
 
 
 def named(name: str) -> Named | None:

@@ -8,6 +8,7 @@ What `lora.load_lora` has read is written as it was, bit for bit.
 from __future__ import annotations
 
 import json
+import math
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -64,6 +65,8 @@ def save_lora(
             tensors[f"{component}.{module}.lora_A.weight"] = _there(adapter["A"], table[module].shape)
             tensors[f"{component}.{module}.lora_B.weight"] = _there(adapter["B"], table[module].shape)
             adapters[module] = (adapter["A"].shape[-1], float(adapter["alpha"]))
+            if not math.isfinite(adapters[module][1]):
+                raise UserError(f"{module} has alpha {adapters[module][1]}, which is not finite")
         if not adapters:
             raise UserError(f"there are no adapters of {component} to write")
         told |= {f"{component}.{field}": value for field, value in _peft(component, adapters).items()}

@@ -18,7 +18,7 @@ Training: `lora_loss` makes a loss of the network's parameters one of the adapte
     step = make_train_step(lora_loss(loss_fn), tx, ema)
 
 The kernels are merged anew in each step. That takes memory for the merged kernels and for their whole gradients, of those that
-are adapted; the optimizer's state and the checkpoints are of the adapters alone.
+are adapted; the optimizer's state and the checkpoints are of the adapters alone. What is frozen lies whole on every device.
 
 These functions lie beside `lock` because both say by patterns of paths what trains. `convert.lora` reads and writes files.
 """

@@ -13,7 +13,7 @@ from diffusion_jax.convert.clip_keys import entries as clip_entries
 from diffusion_jax.convert.entries import flatten, read
 from diffusion_jax.convert.lora_names import kohya, places
 from diffusion_jax.convert.unet_keys import entries as unet_entries
-from diffusion_jax.nets import complete_unet
+from diffusion_jax.nets import complete_unet, unet_model
 from diffusion_jax.train.lora import init_lora, merge_lora
 from diffusion_jax.typing import UserError
 
@@ -223,6 +223,14 @@ def test_every_weight_has_a_name_of_its_own_in_kohyas_habit():
         assert len(set(table.values())) == len(places("unet", config))
 
 
+@pytest.mark.parametrize(("name", "transformers", "ends"), [("sd-1.5", 16, 16), ("sdxl", 70, 11)])
+def test_published_networks_have_the_modules_that_sd_scripts_counts(name, transformers, ends):
+    """10 linear maps a transformer block and 2 ends a transformer: 192 of Stable Diffusion 1, 722 of XL."""
+    table = places("unet", complete_unet(unet_model(name)))
+    modules = [m for m in table if ".attentions." in m]
+    assert len(modules) == 10 * transformers + 2 * ends == {"sd-1.5": 192, "sdxl": 722}[name]
+
+
 @pytest.mark.parametrize("prefix", ["unet.", "", "base_model.model."])
 def test_older_names_and_names_without_a_component(prefix, tmp_path):
     out = "mid_block.attentions.0.transformer_blocks.0.attn1.to_out.0"
@@ -303,6 +311,7 @@ ONE = np.ones((2, 2), np.float32)
         ({f"unet.{Q}.lora_magnitude_vector": ONE}, f"DoRA: unet.{Q}.lora_magnitude_vector"),
         ({"lora_unet_conv_in.lora_mid.weight": ONE}, "LoRA of three factors"),
         ({f"unet.{Q}.lora_B.bias": ONE}, "LoRA with biases"),
+        ({"lora_unet_conv_in.diff_b": ONE}, "differences of whole weights: lora_unet_conv_in.diff_b"),
         ({"emphasis": ONE, "ghost.weight": ONE}, "2 not of LoRA: emphasis, ghost.weight"),
         ({"unet.ears.lora_A.weight": ONE}, "1 of no weight of the network: unet.ears.lora_A.weight"),
         ({"lora_unet_ears.lora_up.weight": ONE}, "1 of no weight of the network: lora_unet_ears.lora_up.weight"),
@@ -357,6 +366,10 @@ def test_no_safetensors_and_no_file_and_no_config(tmp_path):
         with pytest.raises(UserError, match=said):
             load_lora(tmp_path / path, unet=STABLE)
     save_file(GOOD, tmp_path / "good.safetensors")
+    with pytest.raises(UserError, match="holds no adapters of text_encoder"):
+        load_lora(tmp_path / "good.safetensors", text_encoder=TEXT, without=("unet",))
+    with pytest.raises(UserError, match="holds no adapters of anything: give the config"):
+        load_lora(tmp_path / "good.safetensors", without=("unet",))
     with pytest.raises(UserError, match="the config of unet does not say 'channels': give one as load_unet"):
         load_lora(tmp_path / "good.safetensors", unet={})
     with pytest.raises(UserError, match="without 'unett' is not known; did you mean 'unet'"):
@@ -390,6 +403,7 @@ def at_out(node):
         (at_out({"1": {name: leaf[0] for name, leaf in FINE.items()}}), "attn1/out/1: the layers there are 1"),
         (at_out(FINE | {"B": np.ones((1, 2, 8), np.float32)}), "A [16, 2] and B [2, 8] do not fit the weight [16, 16]"),
         (at_out(FINE | {"A": FINE["A"] * np.inf}), "the weights are not finite"),
+        (at_out(FINE | {"alpha": np.full(1, np.nan)}), "has alpha nan, which is not finite"),
         ({"unet": {"middle": {"attention": {"proj_in": END}}}}, "say linear=False"),
     ],
 )  # fmt: skip

@@ -181,32 +181,40 @@ def test_the_step_trains_the_adapters_alone(make):
     np.testing.assert_allclose(last["loss"], jnp.mean(wanted[0]), rtol=1e-5)
 
 
-def test_gradients_through_a_network_are_those_of_the_chain_rule():
-    small = {"channels": (8,), "down": ("cross",), "heads": 2, "groups": 4, "transformer_layers": 1, "middle": None}
-    network = Network(lambda rngs: UNet(rngs, **STABLE | small))
-    base = network.init(jax.random.key(0))
-    lora = filled(init_lora(base, jax.random.key(0), rank=2, paths=("attn2/kv/v$", "down/0/blocks/0/conv1$")))
-    x, time = jnp.asarray(normal(0, 1, 8, 8, 4)), jnp.array([17.0])
-    cond = {"tokens": jnp.asarray(normal(1, 1, 3, 12))}
-    # The network's last layers start at 0, which lets nothing through.
-    base = jax.tree.map(lambda leaf: leaf + 0.02, base)
+def test_gradients_are_those_of_the_chain_rule():
+    """dA = s (alpha / r) dW B^T and dB = s (alpha / r) A^T dW, of a part and of each layer of a stack; alpha has none."""
+    lora = filled(init_lora(params(), jax.random.key(0), rank=2, paths=("qkv/v", "ff", "^conv"), alpha=3.0))
+    x, pictures = jnp.asarray(normal(0, 6, 4)), jnp.asarray(normal(1, 2, 5, 5, 2))
 
-    still = jax.tree.map(jnp.zeros_like, base)
+    def loss(given):
+        h = jnp.tanh(x @ given["attn"]["qkv"]["kernel"])
+        for layer in range(2):
+            h = h[:, :5] + jnp.tanh(h[:, -4:] @ given["blocks"]["layers"]["ff"]["kernel"][layer])
+        y = jax.lax.conv(pictures.transpose(0, 3, 1, 2), given["conv"]["kernel"].transpose(3, 2, 0, 1), (1, 1), "SAME")
+        return jnp.sum(h**2) + jnp.sum(jnp.sin(y))
 
     @jax.jit
-    @jax.grad
-    def grads(both, base):
-        given = jax.tree.map(jnp.add, merge_lora(base, both["lora"]), both["whole"])
-        return jnp.mean(network.apply(given, x, time, cond) ** 2)
+    def grads(lora, base):
+        return jax.grad(lambda lora: loss(merge_lora(base, lora, 0.5)))(lora), jax.grad(loss)(
+            merge_lora(base, lora, 0.5)
+        )
 
-    low, whole = grads({"lora": lora, "whole": still}, base).values()
-    g, node = whole["down"]["0"]["blocks"]["0"]["conv1"]["kernel"], lora["down"]["0"]["blocks"]["0"]["conv1"]
-    found = low["down"]["0"]["blocks"]["0"]["conv1"]
-    scale = float(np.abs(np.asarray(g)).max())
-    assert scale > 0
-    np.testing.assert_allclose(found["A"], g @ node["B"][0, 0].T, atol=1e-4 * scale)
-    np.testing.assert_allclose(found["B"][0, 0], jnp.einsum("hwir,hwio->ro", node["A"], g), atol=1e-4 * scale)
-    assert not any(np.asarray(leaf).any() for path, leaf in flatten(low) if path.endswith("alpha"))
+    low, whole = grads(lora, jax.tree.map(jnp.asarray, params()))
+    places = {
+        ("attn", "qkv", "v"): whole["attn"]["qkv"]["kernel"][:, 6:],
+        ("blocks", "layers", "ff"): whole["blocks"]["layers"]["ff"]["kernel"],
+        ("conv",): whole["conv"]["kernel"],
+    }
+    for path, g in places.items():
+        node, found = lora, low
+        for name in path:
+            node, found = node[name], found[name]
+        g = 0.75 * np.asarray(g)
+        down = np.swapaxes(node["A"], -1, -2) @ g
+        np.testing.assert_allclose(found["A"], g @ np.swapaxes(node["B"], -1, -2), rtol=1e-4, atol=1e-4)
+        wanted = down.sum((0, 1), keepdims=True) if path == ("conv",) else down
+        np.testing.assert_allclose(found["B"], wanted, rtol=1e-4, atol=1e-4)
+        assert np.abs(np.asarray(found["A"])).max() > 0.01 and not np.asarray(found["alpha"]).any()
 
 
 @pytest.mark.parametrize(
