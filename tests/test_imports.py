@@ -34,7 +34,7 @@ ALLOWED = {
     "systems": MATHEMATICS | BELOW | {"build", "runs"},
     "pipelines": MATHEMATICS | BELOW | {"build", "runs", "systems"},
     "training": BELOW | {"build", "runs", "systems"},
-    "cli": BELOW | {"build", "runs", "systems", "training"},
+    "cli": BELOW | {"build", "runs", "systems", "training", "pipelines"},
     "__init__": set(),
     "__main__": {"cli"},
 }

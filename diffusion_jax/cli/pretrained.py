@@ -89,7 +89,7 @@ class Published:
         if count is not None and len(asked) == 1:
             asked *= whole_number("count", count, 1)
         rows = [{"prompt": one} if isinstance(one, str) else one for one in asked]
-        pictures = {name: [row[name] for row in rows] for name in self.asks if name != "prompt"}
+        pictures: dict[str, Any] = {name: [row[name] for row in rows] for name in self.asks if name != "prompt"}
         return self.pipeline.generate(
             [row.get("prompt") or "" for row in rows],
             seed=seed,

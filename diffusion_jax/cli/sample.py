@@ -59,7 +59,7 @@ def sample(arguments: argparse.Namespace, rest: list[str]) -> int:
     if arguments.prompts is not None:
         read_requests(arguments.prompts)  # before JAX finds its devices
     configure(say)
-    run = _drawing(arguments.run, arguments.weights) if arguments.pretrained is None else published(arguments)
+    run: Any = _drawing(arguments.run, arguments.weights) if arguments.pretrained is None else published(arguments)
     asked = asked_of(run, arguments)
     negative = negative_of(run, asked, arguments)
     if (not folder or arguments.format == "png") and len(run.shape) != 3:

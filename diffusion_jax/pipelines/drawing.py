@@ -1,4 +1,4 @@
-"""From noise, or from a picture's latent, to the latents of prompts: a plan of steps, guidance, and the one driver, in batches."""
+"""From noise, or from a picture's latent, to the latents of prompts: a plan, guidance, and the one driver, in batches."""
 
 from __future__ import annotations
 
@@ -123,7 +123,8 @@ def drawn(
 ) -> Array:
     """Latents [n, *shape] of n conditions, each of its own key [n]; over all local devices, `batch_size` at a time.
 
-    `noise` [n, *shape] of unit variance takes the place of the keys' own, [1 + steps, n, *shape] also in each step. Raises UserError for noise of another shape.
+    `noise` [n, *shape] of unit variance takes the place of the keys' own, [1 + steps, n, *shape] also in each step. Raises
+    UserError for noise of another shape.
     """
     count = len(keys)
     drawn_noise = None
@@ -141,10 +142,9 @@ def drawn(
         )
     unit = initial_noise(keys, (count, *shape)) if noise is None else jnp.asarray(noise, jnp.float32)
     fills = begun is not None and (begun.mask is not None or begun.joined is not None)
-    if begun is None or (fills and strength == 1):  # what is filled in from nothing begins with noise alone
-        x1 = unit * plan.noise_scale
-    else:
-        x1 = plan.noised(begun.latents, unit)
+    # What is filled in from nothing begins with noise alone.
+    alone = begun is None or (fills and strength == 1)
+    x1 = unit * plan.noise_scale if alone or begun is None else plan.noised(begun.latents, unit)
     mesh = make_mesh(devices=jax.local_devices())
     size = -(-min(batch_size, count) // batch_devices(mesh)) * batch_devices(mesh)
     model = jax.device_put(denoiser(apply, params, plan.schedule, plan.prediction, plan.time), replicated(mesh))

@@ -42,7 +42,7 @@ UNREAD = ("safety_checker", "feature_extractor", "image_encoder", "add_watermark
 
 
 class Index:
-    """What model_index.json says: `kind` "sd" or "sdxl", the `parts` that there are, the class of the `scheduler`, and flags."""
+    """What model_index.json says: `kind` "sd" or "sdxl", the `parts` there are, the class of the `scheduler`, and flags."""
 
     def __init__(self, folder: Path, told: Mapping[str, Any]) -> None:
         where = f"{str(folder / INDEX)!r}"

@@ -1,6 +1,6 @@
 """Writes tests/pipelines/golden/: descriptions of two small folders of Stable Diffusion, and what diffusers draws with them.
 
-    python tests/parity/make_pipeline_goldens.py        # with the extra `parity`
+python tests/parity/make_pipeline_goldens.py        # with the extra `parity`
 """
 
 import json

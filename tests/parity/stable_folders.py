@@ -71,7 +71,8 @@ def unet(
     folder: Path, *, kind: str, channels: int = 4, context: int = WIDTH, pooled: int = 0, half: bool = False
 ) -> None:
     settings = {
-        "sample_size": 8, "in_channels": channels, "out_channels": 4, "block_out_channels": [16, 32] if half else [32, 64], "layers_per_block": 1,
+        "sample_size": 8, "in_channels": channels, "out_channels": 4, "layers_per_block": 1,
+        "block_out_channels": [16, 32] if half else [32, 64],
         "norm_num_groups": 8, "cross_attention_dim": context, "attention_head_dim": 4,
         "down_block_types": ["CrossAttnDownBlock2D", "DownBlock2D"], "up_block_types": ["UpBlock2D", "CrossAttnUpBlock2D"],
     }  # fmt: skip
@@ -90,7 +91,8 @@ def unet(
 
 def autoencoder(folder: Path, scale: float = 0.18215, half: bool = False) -> None:
     model = AutoencoderKL(
-        block_out_channels=[8, 16] if half else [16, 32], down_block_types=["DownEncoderBlock2D"] * 2, up_block_types=["UpDecoderBlock2D"] * 2,
+        block_out_channels=[8, 16] if half else [16, 32],
+        down_block_types=["DownEncoderBlock2D"] * 2, up_block_types=["UpDecoderBlock2D"] * 2,
         layers_per_block=1, latent_channels=4, norm_num_groups=8, sample_size=16, scaling_factor=scale,
     )  # fmt: skip
     spread(model)
@@ -111,7 +113,9 @@ def with_scheduler(folder: Path, name: str, **fields) -> None:
     (folder / "model_index.json").write_text(json.dumps(index))
 
 
-def stable(folder: Path, kind: str = "sd1", *, seed: int = 0, channels: int = 4, image: str = "", half: bool = False) -> Path:
+def stable(
+    folder: Path, kind: str = "sd1", *, seed: int = 0, channels: int = 4, image: str = "", half: bool = False
+) -> Path:
     """A folder of `kind` "sd1", "sd2", "xl" or "refiner"; `image` "Img2Img" or "Inpaint" names the pipeline's class.
 
     With `half` a smaller one, of float16 weights in files of the variant fp16.
@@ -132,7 +136,14 @@ def stable(folder: Path, kind: str = "sd1", *, seed: int = 0, channels: int = 4,
         parts |= {"tokenizer_2": ["transformers", "CLIPTokenizer"]}
     if kind == "refiner":
         parts |= {"text_encoder": [None, None], "tokenizer": [None, None]}
-    unet(folder / "unet", kind=kind, channels=channels, context=2 * WIDTH if kind == "xl" else WIDTH, pooled=pooled, half=half)
+    unet(
+        folder / "unet",
+        kind=kind,
+        channels=channels,
+        context=2 * WIDTH if kind == "xl" else WIDTH,
+        pooled=pooled,
+        half=half,
+    )
     autoencoder(folder / "vae", 0.13025 if xl else 0.18215, half)
     scheduler(folder / "scheduler", "DDIMScheduler")
     flags = (

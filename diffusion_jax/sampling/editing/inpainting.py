@@ -151,8 +151,10 @@ class Inpaint(Around):
             inner = fold(fold(key, _SOLVER), place)
             moved, state = self.solver.step(denoise, schedule, x, t, t_next, inner, state)
             moved = moved.astype(x.dtype)
-            fresh = noise_like(fold(fold(key, _KNOWN), place), moved) if self.noise is None else None
-            noise = fresh if self.noise is None else jnp.asarray(self.noise, moved.dtype)
+            if self.noise is None:
+                noise = noise_like(fold(fold(key, _KNOWN), place), moved)
+            else:
+                noise = jnp.asarray(self.noise, moved.dtype)
             known = jnp.broadcast_to(jnp.asarray(self.known, moved.dtype), moved.shape)
             return jnp.where(self.mask, noised(schedule, known, noise, t_next), moved), state
 
