@@ -144,9 +144,9 @@ class TextToImage:
 
         A latent is [n, height / 8, width / 8, 4] in the folder's own scaling. `guidance_scale` 1 is no guidance; `guidance` is
         another than classifier-free, or has limits, as "apg" or {"rescale": 0.7} (`build.guidance`). `solver` (a name, or one
-        of this library) and `grid` (a name, or falling times) take the place of the folder's scheduler, of which `eta` is DDIM's.
-        `noise` [n, height / 8, width / 8, 4] of unit variance takes the place of what `seed` draws, [1 + steps, n, ...] also
-        that of each step's; picture i is a function of the seed and of `start` + i alone.
+        of this library) and `grid` (a name, or falling times) take the place of the folder's scheduler, of which `eta` is
+        DDIM's. `noise` [n, height / 8, width / 8, 4] of unit variance takes the place of what `seed` draws, [1 + steps, n, ...]
+        also that of each step's; picture i is a function of the seed and of `start` + i alone.
 
         With `image` the drawing begins with it, noised to the last share `strength` of the steps (0.8; 1 with a mask); with
         `mask` only what is white is drawn anew. Both are a file, a PIL image or an array, or one a prompt. `size` is the edge
