@@ -14,8 +14,8 @@
 Even an endless chain is not exact at one noise level, as a step down sees the known entries only with their noise; the
 levels near the data, where there is little, set it right. An interval that ends in clean data is walked once.
 
-With `noise` z is that same draw after every step: the known entries stay on one path of the forward process, as Stable
-Diffusion's inpainting has them.
+With `noise` z is that same draw after every step, and where the solver asks within one: the known entries stay on one path of
+the forward process, as Stable Diffusion's inpainting has them.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ from diffusion_jax.sampling import optional
 from diffusion_jax.sampling.around import Around
 from diffusion_jax.sampling.sample import fold
 from diffusion_jax.sampling.steps import Denoise, noise_like, renoise
-from diffusion_jax.typing import Schedule, UserError, pytree_dataclass, static
+from diffusion_jax.typing import Prediction, Schedule, UserError, pytree_dataclass, static
 
 __all__ = ["Inpaint", "within"]
 
@@ -149,7 +149,14 @@ class Inpaint(Around):
 
         def down(x: Array, state: Any, t: Array, t_next: Array, place: int | Array) -> tuple[Array, Any]:
             inner = fold(fold(key, _SOLVER), place)
-            moved, state = self.solver.step(denoise, schedule, x, t, t_next, inner, state)
+
+            def asked(y: Array, s: Array) -> Prediction:
+                if self.noise is None or s is t:
+                    return denoise(y, s)
+                known = jnp.broadcast_to(jnp.asarray(self.known, y.dtype), y.shape)
+                return denoise(jnp.where(self.mask, noised(schedule, known, jnp.asarray(self.noise, y.dtype), s), y), s)
+
+            moved, state = self.solver.step(asked, schedule, x, t, t_next, inner, state)
             moved = moved.astype(x.dtype)
             if self.noise is None:
                 noise = noise_like(fold(fold(key, _KNOWN), place), moved)
