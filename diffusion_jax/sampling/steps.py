@@ -163,7 +163,9 @@ def exponential_step(
     if eta == 0.0:
         return alpha * pair.x0 + sigma * pair.eps
     assert noise is not None
-    h = expand(change(schedule, t, t_next), pair.x0)
+    h = change(schedule, t, t_next)
+    # From pure noise h has no bound, though logsnr is clipped: nothing of eps is kept.
+    h = expand(jnp.where(schedule.alpha(t) > FLOOR, h, jnp.inf), pair.x0)
     kept, drawn = jnp.exp(-(eta**2) * h), jnp.sqrt(-jnp.expm1(-2.0 * eta**2 * h))
     return alpha * pair.x0 + sigma * (kept * pair.eps + drawn * noise)
 

@@ -26,6 +26,7 @@ from diffusion_jax.sampling import (
     IPNDM,
     LMS,
     PNDM,
+    Ancestral,
     DPMSolver,
     DPMSolverPP,
     EDMStochastic,
@@ -53,9 +54,13 @@ EXACT = [
     ExponentialEuler(),
     Heun(),
     Heun("t"),
+    Heun("rho"),
     EDMStochastic(s_churn=0.0),
     *(DPMSolver(n) for n in (1, 2, 3)),
+    *(DPMSolver(n, multistep=True) for n in (2, 3)),
+    DPMSolver(2, multistep=True, variant="heun"),
     *(DPMSolverPP(n) for n in (1, 2, 3)),
+    DPMSolverPP(2, variant="heun"),
     *(DPMSolverPP(n, multistep=False) for n in (2, 3)),
     *(UniPC(n) for n in (1, 2, 3)),
     *(UniPC(n, "bh1") for n in (2, 3)),
@@ -65,6 +70,7 @@ EXACT = [
     *(IPNDM(n) for n in (1, 2, 4)),
     PNDM(),
     PNDM("plms"),
+    PNDM("plms", raw="v"),
     SASolver(1, 0, tau=0.0),
     SASolver(2, 0, tau=0.0),
     SASolver(2, 1, tau=0.0),
@@ -76,6 +82,7 @@ DRAWN = [
     DDPM(),
     DDPM("beta"),
     EulerAncestral(),
+    Ancestral(),
     DDIM(0.5),
     ExponentialEuler(0.7),
     ExponentialEuler(1.0),
@@ -88,9 +95,18 @@ DRAWN = [
     SASolver(),
     EDMStochastic(s_churn=8.0, s_noise=1.0),
 ]
-BOTH = [DDIM(), Euler(), Euler("t"), Heun(), Heun("t")]
+BOTH = [DDIM(), Euler(), Euler("t"), Heun(), Heun("t"), Heun("rho")]
 """On straight lines too by default, and with a slope that is not above the order either."""
-HIGHEST = {*BOTH, EulerAncestral(0.0), EDMStochastic(s_churn=0.0), IPNDM(4), PNDM(), ExponentialEuler(), Midpoint()}
+HIGHEST = {
+    *BOTH,
+    EulerAncestral(0.0),
+    EDMStochastic(s_churn=0.0),
+    IPNDM(4),
+    PNDM(),
+    PNDM("plms", raw="v"),
+    ExponentialEuler(),
+    Midpoint(),
+}
 """Those below order 3 that run by default; the lower orders of the other families are in test-all."""
 LIMIT = {1: 0.02, 2: 1e-4, 3: 1e-5, 4: 1e-5}
 

@@ -16,6 +16,7 @@ from typing import Any, ClassVar
 import jax.numpy as jnp
 from jaxtyping import Array
 
+from diffusion_jax.process.prediction import FLOOR
 from diffusion_jax.process.sde import coefficients, expand
 from diffusion_jax.sampling.steps import Denoise, Stateless, noise_like
 from diffusion_jax.typing import Schedule, UserError
@@ -27,7 +28,7 @@ def ratios(schedule: Schedule, t: Array, t_next: Array, x: Array) -> tuple[Array
     """(r, sqrt(1 - r^2)), without the difference of two near numbers; (0, 1) from pure noise, where logsnr is clipped."""
     change = schedule.logsnr(t) - schedule.logsnr(t_next)
     r, rest = jnp.exp(0.5 * change), jnp.sqrt(-jnp.expm1(jnp.minimum(change, 0.0)))
-    pure = schedule.alpha(t) <= 0
+    pure = schedule.alpha(t) <= FLOOR
     return expand(jnp.where(pure, 0.0, r), x), expand(jnp.where(pure, 1.0, rest), x)
 
 

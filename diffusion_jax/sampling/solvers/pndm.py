@@ -1,8 +1,10 @@
 """PNDM (arXiv 2202.09778): the coefficients of `ipndm` for 4 predictions, after a start by Runge-Kutta. See `adams`.
 
 The start is three steps of four evaluations each ("prk"), or one step of two evaluations ("plms", as Stable Diffusion is
-often run). What the polynomials go through is eps, or v as such a network says it (`raw="v"`): then sum_j w_j v_j is read as
-the v at the step's beginning. The two differ where x changes from step to step.
+often run). What the polynomials go through is eps, or v as such a network says it (`raw="v"`, as diffusers runs Stable
+Diffusion 2): then sum_j w_j v_j is read as the v at the step's beginning. Along a straight trajectory v turns with the angle
+arctan(sigma / alpha) while eps stands still; the weights extrapolate that turn, and the step makes it once more. So it is of
+first order.
 """
 
 from __future__ import annotations
@@ -39,11 +41,15 @@ class PNDM:
     start: str = "prk"
     raw: str = "eps"
     deterministic: ClassVar[bool] = True
-    convergence: ClassVar[int] = 2
 
     def __post_init__(self) -> None:
         one_of("start", self.start, ("prk", "plms"))
         one_of("raw", self.raw, ("eps", "v"))
+
+    @property
+    def convergence(self) -> int:
+        """2, and 1 on the raw v."""
+        return 2 if self.raw == "eps" else 1
 
     def init(self, x: Array) -> History:
         """The memory of 4 predictions."""
