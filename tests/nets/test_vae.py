@@ -2,6 +2,7 @@
 
 import functools
 import math
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -10,6 +11,7 @@ import pytest
 from flax import nnx
 
 from diffusion_jax.nets import (
+    VAE_MODELS,
     VQ,
     AutoencoderKL,
     Network,
@@ -63,6 +65,14 @@ def test_the_published_ones_have_their_sizes(name, count, factor, latents):
     z = encoded.mean if make is AutoencoderKL else encoded
     assert z.shape == (2, 64 // factor, 32 // factor, latents)
     assert jax.eval_shape(network.method("decode"), params, z).shape == x.shape
+
+
+def test_every_published_one_is_in_the_page_with_its_size():
+    page = (Path(__file__).parents[2] / "docs" / "networks.md").read_text()
+    assert all(f"`{name}`" in page for name in VAE_MODELS)
+    assert all(
+        f"{count:,}" in page for count in (83_653_863, 55_312_063, 55_322_782, 69_610_963, 67_717_295, 83_819_683)
+    )
 
 
 def test_an_encoder_halves_by_a_plain_convolution_of_what_has_zeros_below_and_to_the_right():

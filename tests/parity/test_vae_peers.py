@@ -121,6 +121,21 @@ def test_autoencoder_kl(name):
     close(network.method("decode")(params, jnp.asarray(back(posterior.mean))), back(decoded))
 
 
+def test_a_whole_kl_f8_is_as_near_to_the_peer_in_float64():
+    """Of the published depth and widths, as a peer begins: in float32 the peer itself is further from it."""
+    levels = {"block_out_channels": [128, 256, 512, 512], **kinds(False, False, False, False)}
+    torch.manual_seed(0)
+    peer = diffusers.AutoencoderKL(**levels, layers_per_block=2, norm_num_groups=32).eval()
+    network, params = ours(peer)
+    x = picture(peer, 64, 64, 1)
+    with torch.no_grad():
+        peer = peer.double()
+        mean = peer.encode(there(x).double()).latent_dist.mean
+        decoded = peer.decode(mean.float().double()).sample
+    close(network.method("encode")(params, jnp.asarray(x)).mean, back(mean))
+    close(network.method("decode")(params, jnp.asarray(back(mean.float()))), back(decoded))
+
+
 def test_logvars_are_clipped_alike():
     peer = random(diffusers.AutoencoderKL(**SMALL))
     with torch.no_grad():
