@@ -1,4 +1,4 @@
-"""What published samplers need of the driver and the solvers: targets of their own, noise handed in, lower orders at the end."""
+"""What published samplers need of driver and solvers: targets of their own, noise handed in, lower orders at the end."""
 
 import jax
 import jax.numpy as jnp
@@ -62,13 +62,12 @@ def test_a_last_step_may_lead_nowhere():
     """And the sample may be given over alpha, as k-diffusion's samplers have it."""
     schedule = Discrete()
     ts = np.append(discrete(6, schedule, "linspace")[:-1], 0.0)
-    for solver in (DDIM(), UniPC(2), DPMSolverPP(3), DEIS(2, "logrho"), Heun("rho")):
+    for solver in (DDIM(), DPMSolverPP(3), DEIS(2, "logrho"), Heun("rho")):
         stays = Told(solver, tuple(ts[:-1].tolist()), (*ts[1:-1].tolist(), ts[-2]), scale=2.0)
         model = gaussian(schedule)
         short = sample(model, schedule, solver, X1, ts[:-1], KEY)
         found = sample(model, schedule, stays, X1, ts, KEY)
-        # UniPC corrects the state once more, by the prediction that is made there.
-        np.testing.assert_allclose(found, 2 * short, rtol=1e-5, atol=0.05 if isinstance(solver, UniPC) else 1e-5)
+        np.testing.assert_allclose(found, 2 * short, rtol=1e-5, atol=1e-5)
 
 
 def test_stages_are_asked_at_the_times_that_were_told():
@@ -142,7 +141,6 @@ def test_wrappers_hold_each_other():
         (lambda: run(with_noise(DDPM(), np.zeros((4, 2, 1)))), r"noise has shape \(4, 2, 1\) for a batch of \(3, 1\)"),
         (lambda: Ancestral(DDPM()), "Ancestral cannot hold DDPM, which draws noise"),
         (lambda: Ancestral(eta=1.5), "eta 1.5 is not in"),
-        (lambda: DPMSolverPP(2, final_orders=[1]), r"final_orders \[1\] of DPMSolverPP is not a tuple"),
         (lambda: UniPC(2, final_orders=(0,)), "UniPC has no order 0"),
         (lambda: DPMSolver(variant="mid"), "variant 'mid'"),
         (lambda: PNDM(raw="x0"), "raw 'x0'"),
@@ -159,7 +157,7 @@ def test_bad_ones_are_named(make, message):
     ids=["pp", "unipc", "deis", "dpm"],
 )
 def test_last_steps_of_lower_order(make):
-    """As the solver of that order, from the same state: the whole grid lowered is the lower solver, and (3, 3) changes nothing."""
+    """The whole grid lowered is the lower solver, and (3, 3) changes nothing."""
     ts = np.array([0.95, 0.7, 0.45, 0.2, 0.05])
     np.testing.assert_array_equal(run(make(3, final_orders=(3, 3)), ts), run(make(3), ts))
     np.testing.assert_allclose(run(make(3, final_orders=(1,) * 4), ts), run(make(1), ts), rtol=1e-5, atol=1e-6)
@@ -167,18 +165,10 @@ def test_last_steps_of_lower_order(make):
     lowered = run(make(3, final_orders=(1, 2)), ts)
     assert np.abs(lowered - run(make(3), ts)).max() > 1e-4
     schedule = VPLinear()
+    solver, keys = make(3, final_orders=(1,)), jax.random.split(KEY, 3)
+    state, (t, t_next) = solver.init(X1), jnp.float32([0.5, 0.4])
     with pytest.raises(UserError, match="ends by final_orders: give num_steps, or use `sample`"):
-        solver = make(3, final_orders=(1,))
-        keys = jax.random.split(KEY, 3)
-        solver.step(
-            lambda x, t: two_blobs(schedule)(x, t),
-            schedule,
-            X1,
-            jnp.float32(0.5),
-            jnp.float32(0.4),
-            keys,
-            solver.init(X1),
-        )
+        solver.step(lambda x, t: two_blobs(schedule)(x, t), schedule, X1, t, t_next, keys, state)
 
 
 def test_ancestral_euler_is_euler_ancestral():

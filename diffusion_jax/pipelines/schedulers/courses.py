@@ -71,7 +71,7 @@ def time_of_level(asked: Asked, levels: np.ndarray) -> np.ndarray:
     """The times of noise levels sigma / alpha, 0 that of level 0. Raises UserError for one outside the table."""
     levels = np.asarray(levels, np.float64)
     low, high = float(asked.table[0]), float(asked.table[-1])
-    for level in levels[levels > 0]:
+    for level in (levels[levels > 0].min(), levels.max()):
         if not low * (1 - 1e-5) <= level <= high * (1 + 1e-5):
             name, near = ("sigma_min", low) if level < low else ("sigma_max", high)
             raise UserError(

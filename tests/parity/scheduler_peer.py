@@ -1,0 +1,40 @@
+"""diffusers' schedulers, run as its pipelines run them, on the cases of tests/pipelines/scheduler_cases.py."""
+
+import sys
+from pathlib import Path
+from unittest import mock
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "pipelines"))
+
+from scheduler_cases import DRAWN, PICTURE, START, network
+
+
+def theirs(config, num_steps, strength=1.0, eta=0.0):
+    """(x0, timesteps)."""
+    import diffusers
+    import torch
+
+    config = dict(config)
+    kind = getattr(diffusers, config.pop("_class_name"))
+    scheduler = kind.from_config(config)
+    scheduler.set_timesteps(num_steps)
+    skipped = num_steps - min(int(num_steps * strength), num_steps)
+    timesteps = scheduler.timesteps[skipped * scheduler.order :]
+    x = torch.tensor(START)
+    if strength < 1:
+        if hasattr(scheduler, "set_begin_index"):
+            scheduler.set_begin_index(skipped * scheduler.order)
+        x = scheduler.add_noise(torch.tensor(PICTURE), x, timesteps[:1])
+    else:
+        x = x * scheduler.init_noise_sigma
+    more = {"eta": eta} if kind is diffusers.DDIMScheduler else {}
+    learned = config.get("variance_type") in ("learned", "learned_range")
+    drawn = iter(DRAWN)
+    with mock.patch(f"{kind.__module__}.randn_tensor", create=True) as draw:
+        draw.side_effect = lambda *_, **__: torch.tensor(next(drawn))
+        for t in timesteps:
+            output = network(scheduler.scale_model_input(x, t), t.to(torch.float32), torch.sin)
+            if learned:
+                output = torch.cat([output, 0.1 * output], dim=1)
+            x = scheduler.step(output, t, x, **more).prev_sample
+    return x.numpy(), timesteps.numpy()
