@@ -28,7 +28,10 @@ def main() -> None:
             if part == "picture" and name.startswith("lms"):
                 continue
             x0, timesteps = theirs(config, 12, strength)
-            found[f"{name}/{part}"], found[f"{name}/{part}/timesteps"] = x0[0], timesteps.astype(np.float32)
+            found[f"{name}/{part}"], found[f"{name}/{part}/timesteps"] = (
+                x0[0].astype(np.float32),
+                timesteps.astype(np.float32),
+            )
     np.savez_compressed(FOLDER / "goldens" / "schedulers.npz", **found)
     print(f"diffusers {diffusers.__version__}: {', '.join(CASES)}")
 

@@ -10,7 +10,7 @@ from scheduler_cases import DRAWN, PICTURE, START, network
 
 
 def theirs(config, num_steps, strength=1.0, eta=0.0):
-    """(x0, timesteps)."""
+    """(x0, timesteps), from noise in float64: diffusers' x / alpha may begin at 4096 times it, and would lose three digits."""
     import diffusers
     import torch
 
@@ -20,18 +20,18 @@ def theirs(config, num_steps, strength=1.0, eta=0.0):
     scheduler.set_timesteps(num_steps)
     skipped = num_steps - min(int(num_steps * strength), num_steps)
     timesteps = scheduler.timesteps[skipped * scheduler.order :]
-    x = torch.tensor(START)
+    x = torch.tensor(START, dtype=torch.float64)
     if strength < 1:
         if hasattr(scheduler, "set_begin_index"):
             scheduler.set_begin_index(skipped * scheduler.order)
-        x = scheduler.add_noise(torch.tensor(PICTURE), x, timesteps[:1])
+        x = scheduler.add_noise(torch.tensor(PICTURE, dtype=torch.float64), x, timesteps[:1])
     else:
         x = x * scheduler.init_noise_sigma
     more = {"eta": eta} if kind is diffusers.DDIMScheduler else {}
     learned = config.get("variance_type") in ("learned", "learned_range")
     drawn = iter(DRAWN)
     with mock.patch(f"{kind.__module__}.randn_tensor", create=True) as draw:
-        draw.side_effect = lambda *_, **__: torch.tensor(next(drawn))
+        draw.side_effect = lambda *_, **__: torch.tensor(next(drawn), dtype=torch.float64)
         for t in timesteps:
             output = network(scheduler.scale_model_input(x, t), t.to(torch.float32), torch.sin)
             if learned:
