@@ -25,8 +25,8 @@ def adapted(pipeline: TextToImage, path: str | Path, scale: float) -> TextToImag
     # The refiner's one encoder is XL's second.
     names = ("text_encoder", "text_encoder_2") if pipeline.kind == "sdxl" else ("text_encoder",)
     encoders = dict(zip(names[-len(pipeline.encoders) :], pipeline.encoders, strict=True))
-    configs = {name: encoder.config for name, encoder in encoders.items()}
-    loras = load_lora(path_of("path", path), unet=pipeline.unet_config, **configs)
+    first, second = (encoders[name].config if name in encoders else None for name in ("text_encoder", "text_encoder_2"))
+    loras = load_lora(path_of("path", path), unet=pipeline.unet_config, text_encoder=first, text_encoder_2=second)
     params = merge_lora(pipeline.params, loras["unet"], scale) if "unet" in loras else pipeline.params
     made = tuple(_encoder(encoder, loras.get(name), scale) for name, encoder in encoders.items())
     return dataclasses.replace(pipeline, params=params, encoders=made)

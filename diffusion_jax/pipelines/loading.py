@@ -39,9 +39,10 @@ def load_pipeline(
     """The Stable Diffusion in a folder of diffusers or in one .safetensors file, ready to `generate`.
 
     Parameters are float32, on the device. `tokenizer`, `model` and `prediction` say what a single file does not, see
-    `single_file.load_single_file`; a folder says it itself. `dtype` is what networks compute in: "auto" is bfloat16 on accelerators that have it, else float32; `remat` is the U-Net's.
-    Everything is looked at before any weights are read. Raises UserError for a folder that lacks a part, a class or a field
-    that is not here, and for weights that do not fit.
+    `single_file.load_single_file`; a folder says it itself. `dtype` is what networks compute in: "auto" is bfloat16 on
+    accelerators that have it, else float32; `remat` is the U-Net's. Everything that tells what lies in a folder is looked at
+    before any weights are read. Raises UserError for a folder that lacks a part, a class or a field that is not here, and for
+    weights that do not fit.
     """
     folder = path_of("path", path)
     own = {"tokenizer": tokenizer, "model": model, "prediction": prediction}

@@ -210,7 +210,7 @@ def _configs(tensors: Tensors, description: Description, where: str) -> tuple[di
     return complete_unet({**description.unet, "in_channels": channels}), vae
 
 
-def _prefixed(tensors: Tensors, description: Description) -> Tensors:
+def _prefixed(tensors: dict[str, np.ndarray], description: Description) -> dict[str, np.ndarray]:
     """Text encoders that a newer library wrote without "text_model." by their old names."""
     for tower in description.towers:
         if tower.layout == "hf" and f"{tower.prefix}embeddings.token_embedding.weight" in tensors:
