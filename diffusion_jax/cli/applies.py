@@ -19,7 +19,7 @@ PICTURE_MEASURES = ("zero_shot", "retrieval", "linear_probe", "clip_score")
 CAPTIONED = ("retrieval", "clip_score")
 
 GOES_WITH: dict[str, dict[str, tuple[str, ...]]] = {
-    "sample": {"size": ("pretrained",), "strength": ("pretrained",), "tile": ("pretrained",)},
+    "sample": dict.fromkeys(("size", "strength", "tile", "tokenizer", "prediction", "lora"), ("pretrained",)),
     "evaluate": {
         "classes": ("zero_shot",),
         "templates": ("zero_shot",),
@@ -56,6 +56,7 @@ ASKED = ("prompt", "label", "image", "mask")
 PATHS = (
     "run",
     "pretrained",
+    "lora",
     "data",
     "path",
     "out",

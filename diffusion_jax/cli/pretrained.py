@@ -52,8 +52,10 @@ class Published:
 
     @functools.cached_property
     def fingerprint(self) -> str:
-        """A digest of the U-Net's weights."""
-        return runs.fingerprint(self.pipeline.params)
+        """A digest of the weights of the U-Net and of the text encoders."""
+        return runs.fingerprint(
+            {"unet": self.pipeline.params, **{str(i): one.params for i, one in enumerate(self.pipeline.encoders)}}
+        )
 
     def notices(self, requests: Sequence[Any]) -> list[str]:
         """A line for each prompt of which a part is not read."""
@@ -101,8 +103,15 @@ class Published:
 
 
 def published(arguments: argparse.Namespace) -> Published:
-    """The pipeline of `--pretrained`. UserError as `load_pipeline`, and for a `--size` that is none."""
-    pipeline = load_pipeline(arguments.pretrained)
+    """The pipeline of `--pretrained`, with every `--lora` merged. UserError as `load_pipeline`, and for a `--size` that is
+    none."""
+    loras = [_lora(given) for given in arguments.lora]
+    try:
+        pipeline = load_pipeline(arguments.pretrained, tokenizer=arguments.tokenizer, prediction=arguments.prediction)
+    except UserError as error:
+        raise UserError(_by_option(str(error))) from error
+    for path, scale in loras:
+        pipeline = pipeline.with_lora(path, scale)
     asks = ("prompt", *(name for name in ("image", "mask") if getattr(arguments, name)))
     size = _size(arguments.size)
     if size is None and arguments.image:
@@ -111,6 +120,25 @@ def published(arguments: argparse.Namespace) -> Published:
         factor = pipeline.vae.factor
         size = tuple(max(factor, edge // factor * factor) for edge in size_of(arguments.image[0]))  # type: ignore[assignment]
     return Published(pipeline, asks, size, arguments.strength, arguments.tile)
+
+
+def _by_option(message: str) -> str:
+    """What says "give tokenizer" in the words of the command line."""
+    return message.replace(": give tokenizer,", ": give --tokenizer,").replace(
+        ": give prediction,", ": give --prediction,"
+    )
+
+
+def _lora(given: str) -> tuple[str, float]:
+    """(path, scale) of "style.safetensors" or "style.safetensors=0.7". UserError for what stands after = and is no number."""
+    path, sign, scale = given.rpartition("=")
+    if not sign or Path(given).exists():
+        return given, 1.0
+    try:
+        found = float(scale)
+    except ValueError as error:
+        raise UserError(f"--lora {given!r}: {scale!r} is not a number; a scale stands after =, such as 0.7") from error
+    return path, found
 
 
 def _size(given: str | None) -> tuple[int, int] | None:

@@ -91,7 +91,7 @@ def sample(arguments: argparse.Namespace, rest: list[str]) -> int:
         requests = None if asked is None else [asked.at(i) for i in range(count)]
         images = run.generate(requests, count=count, batch_size=arguments.batch_size, **settings)
     place = (arguments.run or arguments.pretrained).encode(errors="backslashreplace").decode()
-    note = {name: "; ".join(given) for name in ASKED if (given := getattr(arguments, name))}
+    note = {name: "; ".join(given) for name in (*ASKED, "lora") if (given := getattr(arguments, name))}
     note |= {"run": place, "weights": arguments.weights} if arguments.pretrained is None else {"pretrained": place}
     note |= {key: str(value) for key, value in settings.items() if value not in (None, {})}
     gap = 0 if arguments.pretrained is not None and len(images) == 1 else None

@@ -136,10 +136,10 @@ def _vision(vision: Mapping[str, Any], embed: int) -> list[Entry]:
     ]
 
 
-def _text(text: Mapping[str, Any], embed: int, prefix: str) -> list[Entry]:
+def _text(text: Mapping[str, Any], embed: int | None, prefix: str) -> list[Entry]:
     width = text["width"]
     biased = text.get("proj_bias")
-    if not text.get("projected", True):
+    if embed is None or not text.get("projected", True):
         projection = []
     elif text["pool"] == "last" if biased is None else biased:
         projection = linear("text/proj", f"{prefix}text_projection", width, embed)

@@ -17,7 +17,21 @@ import numpy as np
 
 from diffusion_jax.typing import Params, UserError
 
-__all__ = ["Entry", "Rule", "conv", "flatten", "fused", "linear", "patches", "plain", "read", "same", "split", "write"]
+__all__ = [
+    "Entry",
+    "Rule",
+    "conv",
+    "flatten",
+    "fused",
+    "linear",
+    "moved",
+    "patches",
+    "plain",
+    "read",
+    "same",
+    "split",
+    "write",
+]
 
 Arrays = list[np.ndarray]
 MOST = 12  # names of a kind in an error
@@ -120,6 +134,18 @@ def split(ours: Sequence[tuple[str, int]], weight: str, bias: str, width: int) -
             ((total * width,),),
             Rule(lambda arrays: np.split(arrays[0], cuts), lambda arrays: [np.concatenate(arrays)]),
         ),
+    ]
+
+
+def moved(entries: Sequence[Entry], ours: str = "", theirs: str = "") -> list[Entry]:
+    """The entries with `ours` before every path here and `theirs` before every name there: a part of something larger."""
+    return [
+        dataclasses.replace(
+            entry,
+            ours=tuple(f"{ours}{path}" for path in entry.ours),
+            theirs=tuple(f"{theirs}{name}" for name in entry.theirs),
+        )
+        for entry in entries
     ]
 
 

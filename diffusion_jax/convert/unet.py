@@ -24,7 +24,7 @@ from diffusion_jax.convert.unet_guided import guided_entries
 from diffusion_jax.convert.unet_keys import entries, renamed
 from diffusion_jax.typing import Params, UserError, one_of
 
-__all__ = ["LAYOUTS", "load_unet", "save_unet"]
+__all__ = ["LATENT", "LAYOUTS", "ends", "load_unet", "save_unet"]
 
 LAYOUTS = ("diffusers", "guided", "latent")
 STEM = "diffusion_pytorch_model"
@@ -61,16 +61,16 @@ def load_unet(
     made = complete(from_diffusers(read_json(told), f"{file.parent}/config.json") if config is None else config)
     if any(name.startswith(LATENT) for name in tensors):
         part = {name: value for name, value in tensors.items() if name.startswith(LATENT)}
-        rules = guided_entries(made, order="parts", projections=_ends(part), prefix=LATENT)
+        rules = guided_entries(made, order="parts", projections=ends(part), prefix=LATENT)
         return made, read(rules, part, where, lambda name: False)
     if any(name.startswith("input_blocks.") for name in tensors):
-        rules = guided_entries(made, order=order, projections=_ends(tensors))
+        rules = guided_entries(made, order=order, projections=ends(tensors))
         return made, read(rules, tensors, where, lambda name: False)
     tensors = renamed(tensors)
-    return made, read(entries(made, projections=_ends(tensors)), _squeezed(tensors), where, lambda name: False)
+    return made, read(entries(made, projections=ends(tensors)), _squeezed(tensors), where, lambda name: False)
 
 
-def _ends(tensors: Mapping[str, np.ndarray]) -> str:
+def ends(tensors: Mapping[str, np.ndarray]) -> str:
     """How the ends of spatial transformers lie in a file: as 1x1 convolutions or as linear maps."""
     return "conv" if any(n.endswith("proj_in.weight") and v.ndim == 4 for n, v in tensors.items()) else "linear"
 
@@ -99,18 +99,18 @@ def save_unet(
     that the layout cannot hold, and for parameters that do not fit the config.
     """
     one_of("layout", layout, LAYOUTS)
-    path, made, ends = Path(path), complete(config), "linear" if linear else "conv"
+    path, made, lying = Path(path), complete(config), "linear" if linear else "conv"
     if layout != "diffusers":
         prefix = LATENT if layout == "latent" else ""
         order = "parts" if layout == "latent" else order
-        rules = guided_entries(made, order=order, projections=ends, prefix=prefix)
+        rules = guided_entries(made, order=order, projections=lying, prefix=prefix)
         with staged(path, folder=False) as file:
             write_tensors(file, in_reach(write(rules, params, "the layout"), dtype))
         return path
     told = to_diffusers(made, complete, sample_size=sample_size)
     if told["_class_name"] == "UNet2DConditionModel":
         told["use_linear_projection"] = linear
-    tensors = in_reach(write(entries(made, projections=ends), params, "diffusers' layout"), dtype)
+    tensors = in_reach(write(entries(made, projections=lying), params, "diffusers' layout"), dtype)
     with staged(path, folder=True) as folder:
         write_tensors(folder / WEIGHTS[0], tensors)
         write_json(folder / "config.json", told)

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from diffusion_jax.convert.entries import Entry, Rule, linear, plain
+from diffusion_jax.convert.entries import Entry, Rule, linear, moved, plain
 from diffusion_jax.convert.unet_keys import Names, _norm
 from diffusion_jax.typing import UserError, one_of
 
@@ -32,11 +32,7 @@ def guided_entries(
     one_of("order", order, ORDERS)
     found = _Guided(config, projections)
     found.order = order
-    return [_prefixed(entry, prefix) for entry in found.all()]
-
-
-def _prefixed(entry: Entry, prefix: str) -> Entry:
-    return Entry(entry.ours, tuple(f"{prefix}{name}" for name in entry.theirs), entry.shapes, entry.rule, entry.layer)
+    return moved(found.all(), theirs=prefix)
 
 
 class _Guided(Names):

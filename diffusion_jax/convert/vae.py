@@ -9,14 +9,13 @@ written, they are what was read, bit for bit.
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from diffusion_jax.convert.entries import read, write
+from diffusion_jax.convert.entries import moved, read, write
 from diffusion_jax.convert.files import find, in_reach, read_json, read_tensors, staged, write_json, write_tensors
 from diffusion_jax.convert.unet import WEIGHTS
 from diffusion_jax.convert.unet_keys import renamed
@@ -24,7 +23,7 @@ from diffusion_jax.convert.vae_config import from_diffusers, to_diffusers
 from diffusion_jax.convert.vae_keys import LAYOUTS, vae_entries
 from diffusion_jax.typing import Params, UserError, one_of
 
-__all__ = ["FIRST_STAGE", "LAYOUTS", "load_vae", "save_vae"]
+__all__ = ["FIRST_STAGE", "LAYOUTS", "convolved", "load_vae", "save_vae"]
 
 FIRST_STAGE = "first_stage_model."
 Complete = Callable[[Mapping[str, Any]], dict[str, Any]]
@@ -58,11 +57,11 @@ def load_vae(
         }
     latent = any(name.startswith(("encoder.down.", "decoder.up.")) for name in tensors)
     tensors = tensors if latent else renamed(tensors)
-    rules = vae_entries(made, layout="latent" if latent else "diffusers", convolved=_convolved(tensors))
+    rules = vae_entries(made, layout="latent" if latent else "diffusers", convolved=convolved(tensors))
     return made, read(rules, tensors, repr(str(file)), lambda name: name.startswith("loss."))
 
 
-def _convolved(tensors: Mapping[str, np.ndarray]) -> bool:
+def convolved(tensors: Mapping[str, np.ndarray]) -> bool:
     """Whether attention's maps lie in a file as 1x1 convolutions."""
     return any(name.endswith((".to_q.weight", ".q.weight")) and value.ndim == 4 for name, value in tensors.items())
 
@@ -86,10 +85,7 @@ def save_vae(
     one_of("layout", layout, LAYOUTS)
     path, made = Path(path), complete(config)
     if layout == "latent":
-        rules = [
-            dataclasses.replace(entry, theirs=tuple(f"{prefix}{name}" for name in entry.theirs))
-            for entry in vae_entries(made, layout=layout, convolved=True)
-        ]
+        rules = moved(vae_entries(made, layout=layout, convolved=True), theirs=prefix)
         with staged(path, folder=False) as file:
             write_tensors(file, in_reach(write(rules, params, "latent diffusion's layout"), dtype))
         return path

@@ -1,13 +1,15 @@
-"""`load_pipeline`: a folder of diffusers as a pipeline that draws, all of it or one clear line."""
+"""`load_pipeline`: a folder of diffusers, or one file, as a pipeline that draws, all of it or one clear line."""
 
 from __future__ import annotations
 
 import dataclasses
 from pathlib import Path
 
-from diffusion_jax.convert.files import read_json
+from diffusion_jax.convert.files import SAFETENSORS, TORCH, read_json
+from diffusion_jax.pipelines.descriptions import Description
 from diffusion_jax.pipelines.folder import INDEX, Index, read_index
 from diffusion_jax.pipelines.scheduler import Scheduler, read_scheduler
+from diffusion_jax.pipelines.single_file import load_single_file
 from diffusion_jax.pipelines.text_encoder import TextEncoder, load_text_encoder
 from diffusion_jax.pipelines.text_to_image import TextToImage
 from diffusion_jax.systems.diffusion.pretrained import Pretrained, load_network
@@ -17,6 +19,7 @@ from diffusion_jax.typing import UserError, path_of
 __all__ = ["is_pipeline", "load_pipeline"]
 
 CONFIG = "scheduler_config.json"
+ENDINGS = (*SAFETENSORS, *TORCH)
 
 
 def is_pipeline(path: str | Path) -> bool:
@@ -24,14 +27,32 @@ def is_pipeline(path: str | Path) -> bool:
     return (Path(path) / INDEX).is_file()
 
 
-def load_pipeline(path: str | Path, *, dtype: str = "auto", remat: str | None = None) -> TextToImage:
-    """The Stable Diffusion in a folder of diffusers, ready to `generate`; float32 parameters on the device.
+def load_pipeline(
+    path: str | Path,
+    *,
+    tokenizer: str | Path | None = None,
+    model: str | Description | None = None,
+    prediction: str | None = None,
+    dtype: str = "auto",
+    remat: str | None = None,
+) -> TextToImage:
+    """The Stable Diffusion in a folder of diffusers or in one .safetensors file, ready to `generate`.
 
-    `dtype` is what networks compute in: "auto" is bfloat16 on accelerators that have it, else float32; `remat` is the U-Net's.
-    Everything is looked at before any weights are read. Raises UserError for a folder that lacks a part, a class or a field
-    that is not here, and for weights that do not fit.
+    Parameters are float32, on the device. `tokenizer`, `model` and `prediction` say what a single file does not, see
+    `single_file.load_single_file`; a folder says it itself. `dtype` is what networks compute in: "auto" is bfloat16 on
+    accelerators that have it, else float32; `remat` is the U-Net's. Everything that tells what lies in a folder is looked at
+    before any weights are read. Raises UserError for a folder that lacks a part, a class or a field that is not here, and for
+    weights that do not fit.
     """
     folder = path_of("path", path)
+    own = {"tokenizer": tokenizer, "model": model, "prediction": prediction}
+    if folder.is_file() or (folder.suffix in ENDINGS and not folder.is_dir()):
+        return load_single_file(folder, **own, dtype=dtype, remat=remat)  # type: ignore[arg-type]
+    for name, value in own.items():
+        if value is not None:
+            raise UserError(
+                f"{name} {value!r} is for a single file, and {str(folder)!r} is none: a folder says it itself"
+            )
     index = read_index(folder)
     scheduler = _scheduler_of(index)
     encoders = tuple(load_text_encoder(encoder, tokenizer, dtype) for encoder, tokenizer in index.encoders)
@@ -42,6 +63,7 @@ def load_pipeline(path: str | Path, *, dtype: str = "auto", remat: str | None = 
     return TextToImage(
         folder, index.kind, unet.network, unet.params, unet.config, vae, encoders, scheduler,
         int(size if isinstance(size, int) else max(size)), zeros=index.zeros, aesthetics=index.aesthetics,
+        linear=bool(unet.told.get("use_linear_projection", False)),
     )  # fmt: skip
 
 

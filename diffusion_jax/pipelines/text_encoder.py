@@ -67,30 +67,24 @@ class TextEncoder:
         if not 0 <= skip < self.layers:
             near = min(max(skip, 0), self.layers - 1)
             raise UserError(f"skipping {skip} of the text encoder's {self.layers} blocks: 0 to {near} can be")
-        states, embedding = self._encoded(self.params, jnp.asarray(self.tokens(texts)), skip, normed)
-        return states, embedding
-
-    @functools.cached_property
-    def _encoded(self) -> Any:
-        whole, states, last = self.network.apply, self.network.method("states"), self.network.method("normed")
-
-        @functools.partial(jax.jit, static_argnums=(2, 3))
-        def encoded(params: Params, tokens: Array, skip: int, normed: bool) -> tuple[Array, Array]:
-            out = whole(params, tokens)
-            if skip == 0 and normed:
-                found = out.tokens
-            elif skip == 1 and not normed:
-                found = out.penultimate
-            else:
-                found = states(params, tokens)[-1 - skip]
-                found = last(params, found) if normed else found
-            return found.astype(jnp.float32), out.embedding
-
-        return encoded
+        return _encoded(self.network, self.params, jnp.asarray(self.tokens(texts)), skip, normed)
 
     def explain(self, texts: Sequence[str]) -> list[str]:
         """A line for each text that is cut, or that holds the end token; an empty one is nothing to remark on here."""
         return self.tokenizer.explain([text for text in texts if text.strip()])
+
+
+@functools.partial(jax.jit, static_argnums=(0, 3, 4))
+def _encoded(network: Network, params: Params, tokens: Array, skip: int, normed: bool) -> tuple[Array, Array]:
+    out = network.apply(params, tokens)
+    if skip == 0 and normed:
+        found = out.tokens
+    elif skip == 1 and not normed:
+        found = out.penultimate
+    else:
+        found = network.method("states")(params, tokens)[-1 - skip]
+        found = network.method("normed")(params, found) if normed else found
+    return found.astype(jnp.float32), out.embedding
 
 
 def load_tokenizer(folder: Path, context_length: int) -> tuple[BpeTokenizer, int]:

@@ -22,9 +22,11 @@ import numpy as np
 from jax.typing import ArrayLike
 
 from diffusion_jax.nets import Network
+from diffusion_jax.pipelines.adapting import adapted
 from diffusion_jax.pipelines.drawing import Begun, drawn, plan_of
 from diffusion_jax.pipelines.pictures import check_size, masks_of, pictures_of, size_of
 from diffusion_jax.pipelines.prompts import Sizes, listed, nothing, told
+from diffusion_jax.pipelines.saving import save_pipeline
 from diffusion_jax.pipelines.scheduler import Scheduler
 from diffusion_jax.pipelines.text_encoder import TextEncoder
 from diffusion_jax.systems.diffusion.loss import example_keys
@@ -58,22 +60,41 @@ class TextToImage:
     zeros: bool = False
     """Whether nothing told is all zeros where no negative prompt is given, as of XL."""
     aesthetics: bool = False
+    """Whether nothing told has the lower of two scores of beauty, as of XL's refiner."""
+    linear: bool = True
+    """Whether the ends of the U-Net's transformers are linear maps in files, else 1x1 convolutions."""
 
     @property
     def joins(self) -> int:
         """Channels beside the latent's that the U-Net sees: 5 of one that fills in, a mask and the masked latent."""
         return int(self.unet_config["in_channels"]) - self.vae.channels
 
-    @functools.cached_property
+    @property
     def apply(self) -> Callable[..., Array]:
-        """The U-Net as a function (params, xt, time, cond): what it joins to xt stands in the condition as "joined"."""
+        """The U-Net as a function (params, xt, time, cond): what it joins to xt stands in the condition as "joined".
 
-        def apply(params: Params, xt: Array, time: Array, cond: dict[str, Array], **how: Any) -> Array:
-            rest = {name: value for name, value in cond.items() if name != "joined"}
-            x = jnp.concatenate([xt, cond["joined"].astype(xt.dtype)], axis=-1) if "joined" in cond else xt
-            return jnp.asarray(self.network.apply(params, x, time, rest, **how))
+        The same function for all pipelines of one network, so that other weights do not compile it anew.
+        """
+        return _joining(self.network)
 
-        return apply
+    def with_lora(self, path: str | Path, scale: float = 1.0) -> TextToImage:
+        """This pipeline with a LoRA merged into its U-Net and text encoders: W + scale (alpha / r) A B for each that it adapts.
+
+        `path` is a file or folder as of `convert.load_lora`: PEFT's, diffusers' and kohya's. Several are merged one after the
+        other, each with its own scale: `pipeline.with_lora("a.safetensors", 0.7).with_lora("b.safetensors", -0.3)`; their order
+        matters to rounding alone. Nothing is compiled anew. Raises UserError for a scale that is not finite, and for adapters
+        that are of another kind or of another model.
+        """
+        return adapted(self, path, scale)
+
+    def save(self, folder: str | Path, dtype: str = "float32") -> Path:
+        """Writes the whole pipeline as a new folder that diffusers and `load_pipeline` read, all of it or nothing.
+
+        Weights are as they are here, a merged LoRA in them, in `dtype` "float32" or "float16". Returns the folder. Raises
+        UserError for a folder that holds something, for a part that diffusers has not, and for weights that `dtype` does not
+        reach.
+        """
+        return save_pipeline(self, folder, dtype)
 
     def notices(self, prompts: str | Sequence[str]) -> list[str]:
         """A line for each prompt of which a part is not read, by the encoder with the least room."""
@@ -224,6 +245,16 @@ class TextToImage:
             jnp.asarray(pictures * (1.0 - hidden)), jax.vmap(jax.random.fold_in, (0, None))(keys, MASKED)
         )
         return Begun(latents, None, jnp.concatenate([small, seen], axis=-1))
+
+
+@functools.lru_cache(maxsize=32)
+def _joining(network: Network) -> Callable[..., Array]:
+    def apply(params: Params, xt: Array, time: Array, cond: dict[str, Array], **how: Any) -> Array:
+        rest = {name: value for name, value in cond.items() if name != "joined"}
+        x = jnp.concatenate([xt, cond["joined"].astype(xt.dtype)], axis=-1) if "joined" in cond else xt
+        return jnp.asarray(network.apply(params, x, time, rest, **how))
+
+    return apply
 
 
 ENCODED, MASKED = 11, 12  # what an example's key is folded with for the noise of the encoder

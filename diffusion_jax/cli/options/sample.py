@@ -24,15 +24,35 @@ def add(commands: Any) -> None:
         "          diffusion-jax sample --run runs/digits --prompts prompts.txt --num-images 5000 --out samples\n"
         "          diffusion-jax sample --run runs/shoes --label sneaker --label 7 --num-images 16 --out shoes.png\n"
         "          diffusion-jax sample --run runs/shoes --label sneaker --num-images 500 --format png --out sneakers\n"
-        "          diffusion-jax sample --pretrained stable-diffusion-v1-5 --prompt 'a lighthouse' --num-images 2 --out l.png",
+        "          diffusion-jax sample --pretrained stable-diffusion-v1-5 --prompt 'a lighthouse' --num-images 2 --out l.png\n"
+        "          diffusion-jax sample --pretrained model.safetensors --tokenizer vocabulary --lora style.safetensors=0.7 "
+        "--prompt 'a pier' --out p.png",
     )
     source = sample.add_mutually_exclusive_group(required=True)
     source.add_argument("--run", metavar="DIR", help="the run's folder, such as runs/digits")
     source.add_argument(
         "--pretrained",
-        metavar="DIR",
-        help="a folder of Stable Diffusion 1, 2 or XL as diffusers keeps it, in place of a run; asked by --prompt, and from a "
-        "picture by --image, or by --image and --mask where only what is white there is drawn anew",
+        metavar="PATH",
+        help="a folder of Stable Diffusion 1, 2 or XL as diffusers keeps it, or one .safetensors file in its authors' layout, "
+        "in place of a run; asked by --prompt, and from a picture by --image, or by --image and --mask where only what is "
+        "white there is drawn anew",
+    )
+    sample.add_argument(
+        "--tokenizer",
+        metavar="PATH",
+        help="with --pretrained and one file, which holds no words: a folder or file with CLIP's vocabulary",
+    )
+    sample.add_argument(
+        "--prediction",
+        choices=("eps", "v"),
+        help="with --pretrained and one file of Stable Diffusion 2, which does not say it: what the network predicts",
+    )
+    sample.add_argument(
+        "--lora",
+        metavar="FILE[=SCALE]",
+        action="append",
+        default=[],
+        help="with --pretrained: a LoRA to merge into it, such as style.safetensors=0.7; repeat it for several",
     )
     which = sample.add_mutually_exclusive_group()
     which.add_argument(

@@ -33,7 +33,7 @@ from diffusion_jax.nets.vae.coders import check_sizes, factor_of
 from diffusion_jax.systems.system import Published
 from diffusion_jax.typing import Params, UserError, path_of
 
-__all__ = ["AUTOENCODERS", "Autoencoder", "latent_scale", "load_vae_network", "publishes"]
+__all__ = ["AUTOENCODERS", "Autoencoder", "autoencoder", "latent_scale", "load_vae_network", "publishes"]
 
 Scale: TypeAlias = float | np.ndarray
 
@@ -179,12 +179,25 @@ def load_vae_network(
     if name is not None and name not in CLASSES:
         raise UserError(f"{str(path)!r} holds a {name}, which is not read here; read are {', '.join(CLASSES)}")
     config, params = load_vae(path, complete_vae, config=None if model is None else vae_model(model))
+    return autoencoder(path, config, params, told, dtype=dtype, remat=remat)
+
+
+def autoencoder(
+    path: Path,
+    config: Mapping[str, Any],
+    params: Params,
+    told: Mapping[str, Any] | None = None,
+    *,
+    dtype: str = "auto",
+    remat: str | None = None,
+) -> Autoencoder:
+    """The autoencoder of what `convert.vae.load_vae` gives, its parameters on the device."""
     make, keywords = vae_keywords(config)
     how = {"dtype": compute_dtype(dtype), "remat": remat}
     network = Network(lambda rngs: make(rngs, **keywords, **how))
     kind = next(name for name, kind in CLASSES.items() if kind == config["kind"])
     scale, shift = latent_scale(config)
-    return Autoencoder(path, kind, network, jax.tree.map(jnp.asarray, params), config, told, scale, shift)
+    return Autoencoder(path, kind, network, jax.tree.map(jnp.asarray, params), config, told or {}, scale, shift)
 
 
 AUTOENCODERS = Published(load_vae_network, publishes)

@@ -1,0 +1,38 @@
+"""A LoRA merged into a pipeline: the U-Net and the text encoders that its file adapts, all else shared."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from diffusion_jax.convert import load_lora
+from diffusion_jax.pipelines.text_encoder import TextEncoder
+from diffusion_jax.train.lora import merge_lora
+from diffusion_jax.typing import Params, UserError, path_of
+
+if TYPE_CHECKING:
+    from diffusion_jax.pipelines.text_to_image import TextToImage
+
+__all__ = ["adapted"]
+
+
+def adapted(pipeline: TextToImage, path: str | Path, scale: float) -> TextToImage:
+    """`TextToImage.with_lora`."""
+    if isinstance(scale, bool) or not isinstance(scale, int | float) or not math.isfinite(scale):
+        raise UserError(f"the scale {scale!r} of a LoRA is not a finite number; usual: 1.0")
+    # The refiner's one encoder is XL's second.
+    names = ("text_encoder", "text_encoder_2") if pipeline.kind == "sdxl" else ("text_encoder",)
+    encoders = dict(zip(names[-len(pipeline.encoders) :], pipeline.encoders, strict=True))
+    first, second = (encoders[name].config if name in encoders else None for name in ("text_encoder", "text_encoder_2"))
+    loras = load_lora(path_of("path", path), unet=pipeline.unet_config, text_encoder=first, text_encoder_2=second)
+    params = merge_lora(pipeline.params, loras["unet"], scale) if "unet" in loras else pipeline.params
+    made = tuple(_encoder(encoder, loras.get(name), scale) for name, encoder in encoders.items())
+    return dataclasses.replace(pipeline, params=params, encoders=made)
+
+
+def _encoder(encoder: TextEncoder, lora: Params | None, scale: float) -> TextEncoder:
+    if lora is None:
+        return encoder
+    return dataclasses.replace(encoder, params=merge_lora({"text": encoder.params}, lora, scale)["text"])

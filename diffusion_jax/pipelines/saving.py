@@ -1,0 +1,102 @@
+"""A pipeline as a folder of diffusers: model_index.json and the parts that it names, all of it or nothing."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import jax
+import numpy as np
+
+from diffusion_jax.convert import save_clip
+from diffusion_jax.convert.files import staged, write_json
+from diffusion_jax.convert.unet import save_unet
+from diffusion_jax.convert.vae import save_vae
+from diffusion_jax.nets import complete_unet, complete_vae
+from diffusion_jax.pipelines.folder import INDEX, TEXT, TEXT_2
+from diffusion_jax.pipelines.scheduler import Scheduler
+from diffusion_jax.pipelines.text_encoder import HF_SYMBOLS, TextEncoder
+from diffusion_jax.typing import Params, UserError, one_of, path_of
+
+if TYPE_CHECKING:
+    from diffusion_jax.pipelines.text_to_image import TextToImage
+
+__all__ = ["save_pipeline"]
+
+DTYPES = ("float32", "float16")
+
+
+def save_pipeline(pipeline: TextToImage, folder: str | Path, dtype: str) -> Path:
+    """`TextToImage.save`."""
+    one_of("dtype", dtype, DTYPES)
+    folder = path_of("folder", folder)
+    if folder.exists() and not (folder.is_dir() and not any(folder.iterdir())):
+        what = "holds something" if folder.is_dir() else "is a file"
+        raise UserError(f"{str(folder)!r} {what}: a pipeline is saved as a new folder")
+    index = _index(pipeline)
+    with staged(folder, folder=True) as place:
+        save_unet(
+            place / "unet", pipeline.unet_config, _held(pipeline.params), complete_unet,
+            dtype=dtype, linear=pipeline.linear, sample_size=pipeline.size,
+        )  # fmt: skip
+        save_vae(place / "vae", pipeline.vae.config, _held(pipeline.vae.params), complete_vae, dtype=dtype)
+        for (text, tokens), encoder in zip(_pairs(pipeline), pipeline.encoders, strict=True):
+            save_clip(place / text, encoder.config, {"text": _held(encoder.params)}, "hf", dtype=dtype)
+            _save_tokenizer(place / tokens, encoder)
+        (place / "scheduler").mkdir()
+        write_json(place / "scheduler" / "scheduler_config.json", _fields(pipeline.scheduler))
+        write_json(place / INDEX, index)
+    return folder
+
+
+def _held(params: Params) -> Params:
+    """On the host."""
+    return jax.tree.map(np.asarray, params)
+
+
+def _pairs(pipeline: TextToImage) -> list[tuple[str, str]]:
+    """(folder of a text encoder, of its tokenizer) for each: the refiner's one is XL's second."""
+    pairs = [TEXT, TEXT_2] if pipeline.kind == "sdxl" else [TEXT]
+    return pairs[-len(pipeline.encoders) :]
+
+
+def _index(pipeline: TextToImage) -> dict[str, Any]:
+    """model_index.json: the class whose pipeline draws as this one does, and the class of each part."""
+    xl, fills = pipeline.kind == "sdxl", pipeline.joins > 0
+    consistent = pipeline.scheduler.name == "LCMScheduler" and pipeline.unet_config["hearing"].get("guidance")
+    does = "Inpaint" if fills else "Img2Img" if xl and len(pipeline.encoders) < 2 else ""
+    name = f"StableDiffusion{'XL' if xl else ''}{does}Pipeline"
+    if consistent and not xl and not fills:
+        name = "LatentConsistencyModelPipeline"
+    told: dict[str, Any] = {"_class_name": name, "unet": ["diffusers", "UNet2DConditionModel"]}
+    told |= {"vae": ["diffusers", "AutoencoderKL"], "scheduler": ["diffusers", pipeline.scheduler.name]}
+    if xl:
+        told |= {part: [None, None] for part in (*TEXT, *TEXT_2)}
+        told |= {"force_zeros_for_empty_prompt": pipeline.zeros}
+        told |= {"requires_aesthetics_score": pipeline.aesthetics} if does else {}
+    else:
+        told |= {"safety_checker": [None, None], "feature_extractor": [None, None], "requires_safety_checker": False}
+    for (text, tokens), encoder in zip(_pairs(pipeline), pipeline.encoders, strict=True):
+        projected = "WithProjection" if encoder.config["embed"] is not None else ""
+        told |= {text: ["transformers", f"CLIPTextModel{projected}"], tokens: ["transformers", "CLIPTokenizer"]}
+    return told
+
+
+def _save_tokenizer(folder: Path, encoder: TextEncoder) -> None:
+    """The vocabulary, and the token that fills a row."""
+    words = encoder.tokenizer
+    words.save(folder)
+    pad = words.symbols[encoder.pad]
+    symbols = {ours: theirs for theirs, ours in HF_SYMBOLS.items()}
+    start, end = (symbols[words.symbols[token]] for token in (words.start, words.end))
+    told = {
+        "tokenizer_class": "CLIPTokenizer", "model_max_length": words.context_length, "do_lower_case": True,
+        "bos_token": start, "eos_token": end, "unk_token": end, "pad_token": symbols.get(pad, pad),
+    }  # fmt: skip
+    write_json(folder / "tokenizer_config.json", told)
+
+
+def _fields(scheduler: Scheduler) -> dict[str, Any]:
+    """scheduler_config.json: each field that the class reads, as it is read here."""
+    told = {name: list(value) if isinstance(value, tuple) else value for name, value in scheduler.fields.items()}
+    return {"_class_name": scheduler.name, **{name: value for name, value in told.items() if value is not None}}
