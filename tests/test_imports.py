@@ -108,7 +108,10 @@ def test_a_system_keeps_its_task_to_itself(system):
     if system.startswith("__"):
         return
     folder = PACKAGE / "systems" / system
-    assert {"loss.py", "task.py", "run.py", "system.py"} <= {path.name for path in folder.glob("*.py")}
+    found = {"loss.py", "task.py", "run.py", "system.py"} & {path.name for path in folder.glob("*.py")}
+    if system not in SYSTEMS and not found:  # published weights alone, which nothing here trains
+        return
+    assert len(found) == 4
     assert layers(folder / "loss.py") & ALLOWED.keys() <= MATHEMATICS | {"typing"}
     for _, path in modules():
         if path.parent != folder:

@@ -153,29 +153,30 @@ def test_of_a_whole_checkpoint_the_first_stage_is_read(tmp_path):
 
 
 def test_a_folder_is_loaded_as_an_autoencoder(tmp_path):
-    x = jnp.asarray(picture(2, 8, 16, 3))
-    for name, config in CONFIGS.items():
+    x = jnp.asarray(picture(2, 8, 8, 3))
+    for name in ("attending", "vq"):
+        config = CONFIGS[name]
         vae = load_pretrained(save_vae(tmp_path / name, config, filled(config), complete_vae))
         net, params = network(config), filled(config)
         assert vae.kind == ("VQModel" if name == "vq" else "AutoencoderKL") and vae.told["layers_per_block"] == 1
         assert vae.factor == 2 ** (len(config["channels"]) - 1)
-        shape = vae.latent_shape(8, 16)
+        shape = vae.latent_shape(8, 8)
         encoded = net.method("encode")(params, x)
         z = encoded if name == "vq" else encoded.mean
         scale = np.asarray(config.get("scale", 1.0) / np.asarray(config.get("std", 1.0)), np.float32)
-        shift = np.asarray(config.get("mean", config.get("shift", 0.0)), np.float32)
+        shift = np.asarray(config.get("mean", 0.0), np.float32)
         latents = vae.encode(x)
         assert latents.shape == (2, *shape) and latents.dtype == jnp.float32
         np.testing.assert_allclose(latents, (np.asarray(z) - shift) * scale, atol=1e-5)
         images = vae.decode(latents)
         assert images.shape == x.shape and images.dtype == jnp.float32
         np.testing.assert_allclose(images, net.method("decode")(params, z), atol=2e-5)
-        np.testing.assert_allclose(vae.decode(latents, slices=True), images, atol=1e-5)
-        np.testing.assert_allclose(vae.decode(latents, tile=16), images, atol=1e-6)
+        np.testing.assert_allclose(vae.decode(latents, tile=16, slices=True), images, atol=1e-5)
 
 
 def test_a_sample_belongs_to_its_key_and_params_may_be_an_argument(tmp_path):
     vae = load_pretrained(save_vae(tmp_path / "vae", KL, filled(KL), complete_vae))
+    assert (vae.scale, vae.shift) == (0.18215, 0.0)
     x, key = picture(3, 8, 8, 3), jax.random.key(1)
     drawn, mean = vae.encode(x, key), vae.encode(x)
     assert np.abs(drawn - mean).max() > 1e-3
@@ -245,7 +246,7 @@ def test_files_that_are_not_read(folder, tmp_path):
     with pytest.raises(UserError, match=r"missing.*misshapen"):
         load_pretrained(tmp_path / "a.safetensors", model="kl-f8")
     with pytest.raises(
-        UserError, match="holds weights of an autoencoder: load_pretrained got an unexpected keyword .*'order'"
+        UserError, match=r"holds weights of an autoencoder: load_pretrained got an unexpected keyword .*'order'"
     ):
         load_pretrained(folder, order="parts")
 
@@ -259,7 +260,7 @@ def test_what_no_layout_holds_is_refused(tmp_path):
             save_vae(tmp_path / "vae", config, filled(config), complete_vae)
     with pytest.raises(UserError, match="a key of an autoencoder 'kl', 'codes' is not known"):
         save_vae(tmp_path / "vae", KL | {"codes": 5}, filled(KL), complete_vae)
-    with pytest.raises(UserError, match="prefix 'a.' is for the layout 'latent'"):
+    with pytest.raises(UserError, match=r"prefix 'a\.' is for the layout 'latent'"):
         save_vae(tmp_path / "vae", KL, filled(KL), complete_vae, prefix="a.")
     large = jax.tree.map(lambda leaf: leaf * 1e6, filled(KL))
     with pytest.raises(UserError, match="is infinite in dtype 'float16'; nearest: 'bfloat16'"):

@@ -37,6 +37,6 @@ TILED = "kl"
 """The case of which encoding and decoding by tiles is recorded as well."""
 
 
-def pictures(size=16, batch=2):
-    """[batch, size, size + 8, 3] in [-1, 1]."""
-    return np.random.default_rng(1).uniform(-1, 1, (batch, size, size + 8, 3)).astype(np.float32)
+def pictures():
+    """[2, 12, 24, 3] in [-1, 1]: of tiles of 16 one row of two."""
+    return np.random.default_rng(1).uniform(-1, 1, (2, 12, 24, 3)).astype(np.float32)
