@@ -10,10 +10,18 @@ Variants   `plain` has no adversary; `vq` has a codebook of 64 rows in place of 
 from ml_collections import ConfigDict
 
 VARIANTS = {
-    "plain": {"adversary": None},
+    "plain": {"adversary": {"name": "none"}},
     "vq": {
-        "model.name": "vq",
-        "model.codes": 64,
+        "model": {
+            "name": "vq",
+            "codes": 64,
+            "channels": (32, 32),
+            "layers": 1,
+            "latent_channels": 2,
+            "groups": 8,
+            "middle_attention": False,
+            "dtype": "auto",
+        },
         "loss": {"codebook": 1.0, "beta": 0.25, "perceptual": "laplacian", "perceptual_weight": 1.0},
     },
 }
@@ -41,7 +49,7 @@ def get_config() -> ConfigDict:
         }
     )
     config.loss = ConfigDict({"kl": 1e-5, "perceptual": "laplacian", "perceptual_weight": 1.0})
-    config.adversary = ConfigDict({"start": 750, "weight": 0.5, "width": 16, "layers": 1, "rate": 1.0})
+    config.adversary = ConfigDict({"name": "patch", "start": 750, "weight": 0.5, "width": 16, "layers": 1, "rate": 1.0})
 
     config.optimizer = ConfigDict(
         {

@@ -14,10 +14,18 @@ NAMES = (
     "t-shirt", "trouser", "pullover", "dress", "coat", "sandal", "shirt", "sneaker", "bag", "ankle boot",
 )  # fmt: skip
 VARIANTS = {
-    "plain": {"adversary": None},
+    "plain": {"adversary": {"name": "none"}},
     "vq": {
-        "model.name": "vq",
-        "model.codes": 512,
+        "model": {
+            "name": "vq",
+            "codes": 512,
+            "channels": (32, 64, 64),
+            "layers": 1,
+            "latent_channels": 4,
+            "groups": 8,
+            "middle_attention": False,
+            "dtype": "auto",
+        },
         "loss": {"codebook": 1.0, "beta": 0.25, "perceptual": "laplacian", "perceptual_weight": 1.0},
     },
     "small": {
@@ -66,7 +74,9 @@ def get_config() -> ConfigDict:
         }
     )
     config.loss = ConfigDict({"kl": 1e-6, "perceptual": "laplacian", "perceptual_weight": 1.0})
-    config.adversary = ConfigDict({"start": 2000, "weight": 0.5, "width": 32, "layers": 2, "rate": 1.0})
+    config.adversary = ConfigDict(
+        {"name": "patch", "start": 2000, "weight": 0.5, "width": 32, "layers": 2, "rate": 1.0}
+    )
 
     config.optimizer = ConfigDict(
         {

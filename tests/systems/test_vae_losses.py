@@ -1,4 +1,4 @@
-"""What trains an autoencoder, by closed forms: KL, hinge, the adaptive weight, gradients that part, the step from which it counts."""
+"""What trains an autoencoder, by closed forms: KL, hinge, adaptive weight, gradients that part, the step at which it starts."""
 
 import jax
 import jax.numpy as jnp
@@ -204,5 +204,5 @@ def test_the_pyramid_sees_every_scale_once():
     waves = jnp.broadcast_to(jnp.asarray([1.0, -1.0] * 128)[None, None, :, None], (1, 8, 256, 1))
     np.testing.assert_allclose(laplacian(None, waves, 0 * waves), 1.0, rtol=0.01)
     assert perceptual_named("none") is None
-    with pytest.raises(UserError, match="loss.perceptual 'lpisp' is none of none, laplacian"):
+    with pytest.raises(UserError, match=r"loss\.perceptual 'lpisp' is none of none, laplacian"):
         perceptual_named("lpisp")

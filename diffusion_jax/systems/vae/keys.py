@@ -9,9 +9,10 @@ from diffusion_jax.build.keys import Group, chosen, named_group, spec_at
 from diffusion_jax.build.sources import AUGMENTATION, GENERATIVE, READING, SOURCES, check_pictures, gives_pictures
 from diffusion_jax.nets.vae.coders import check_sizes, factor_of
 from diffusion_jax.systems.vae.network import (
-    ADVERSARY,
+    ADVERSARIES,
     AUTOENCODERS,
     GIVEN,
+    adversary,
     latent_options,
     loss_options,
     vae_config,
@@ -34,7 +35,7 @@ def groups(config: ConfigDict) -> dict[str, Group]:
         "preprocess": Group("preprocess", None, GENERATIVE),
         "model": model,
         "loss": Group(f"loss of {name!r}" if name else "loss", name, parameters(loss_options) | latent_options(name)),
-        "adversary": Group("adversary", None, ADVERSARY),
+        "adversary": named_group("adversary", ADVERSARIES, config, first="none"),
     }
 
 
@@ -55,10 +56,11 @@ def check(config: ConfigDict) -> None:
     if size is not None:
         check_sizes(size, size, factor)
     vae_config(config.model, (factor, factor, 1))
-    if config.get("adversary") is not None and config.adversary.get("start", ADVERSARY["start"]) >= config.steps:
+    patch = adversary(config.get("adversary"))
+    if patch is not None and patch.start >= config.steps:
         raise UserError(
-            f"config key 'adversary.start' is {config.adversary.get('start', ADVERSARY['start'])}, which is not below key "
-            f"'steps', {config.steps}: it would never count; nearest: {config.steps - 1}, or no adversary"
+            f"config key 'adversary.start' is {patch.start}, which is not below key 'steps', {config.steps}: it would never "
+            f"count; nearest: {config.steps - 1}, or adversary.name=none"
         )
 
 

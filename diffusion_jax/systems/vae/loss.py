@@ -90,9 +90,9 @@ def autoencoder_loss(
     """The loss of a batch {"image": [batch, height, width, channels] in [-1, 1]}, for `train.loop.fit`.
 
     `apply(params, x, key=, train=)` -> (x', Posterior or Quantized). `distance` is P, whose arrays are
-    `ctx.frozen["perceptual"]`; with an `adversary` the discriminator's parameters are `params["discriminator"]`. Without `train`
-    the latents are the posterior's means and there is no adversary: held-out pictures are measured by rec and the latents'
-    terms.
+    `ctx.frozen["perceptual"]`; with an `adversary` the discriminator's parameters are `params["discriminator"]`. Without
+    `train` the latents are the posterior's means and there is no adversary: held-out pictures are measured by rec and the
+    latents' terms.
 
     Metrics: "reconstruction" (mean |x - x'|), "psnr" in dB, "perceptual", "kl" in nats an example or "codebook", and
     "adversary" (G), "discriminator" (L_D), "adaptive_weight". Raises UserError for a network that gives something else, and one

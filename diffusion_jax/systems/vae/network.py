@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
+import dataclasses
 from typing import Any
 
-from diffusion_jax.build.constructors import Spec, accepts, parameters
+from diffusion_jax.build.constructors import Spec, accepts, construct, parameters
 from diffusion_jax.build.networks import compute_dtype
 from diffusion_jax.nets import Network, complete_vae, vae_keywords
 from diffusion_jax.nets.patch_discriminator import PatchDiscriminator, most_layers
 from diffusion_jax.nets.vae.autoencoder_kl import AutoencoderKL
 from diffusion_jax.nets.vae.coders import check_sizes, factor_of
 from diffusion_jax.nets.vae.vq import VQ
-from diffusion_jax.systems.vae.loss import Adversary, Latent
+from diffusion_jax.systems.vae.loss import Latent
 from diffusion_jax.typing import UserError, one_of
 
 __all__ = [
-    "ADVERSARY", "AUTOENCODERS", "GIVEN", "adversary_of", "discriminator", "latent_of", "latent_options", "loss_options",
+    "ADVERSARIES", "AUTOENCODERS", "GIVEN", "Patch", "adversary", "discriminator", "latent_of", "latent_options", "loss_options",
     "vae_config", "vae_network",
 ]  # fmt: skip
 
@@ -23,8 +24,32 @@ AUTOENCODERS: dict[str, Any] = {"kl": AutoencoderKL, "vq": VQ}
 GIVEN = ("in_channels", "out_channels")
 """Keywords of networks that the data decide."""
 COMPUTED = ("norm", "dtype", "remat")
-ADVERSARY: dict[str, Any] = {"start": 50_001, "weight": 0.5, "width": 64, "layers": 3, "rate": 1.0}
-"""The group `adversary`; `rate` is how many times the learning rate the discriminator's is."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Patch:
+    """The group `adversary` named `patch`: when and how much it counts (`loss.Adversary`), and `nets.PatchDiscriminator`'s sizes.
+
+    `rate` is how many times the learning rate the discriminator's is.
+    """
+
+    start: int = 50_001
+    weight: float = 0.5
+    width: int = 64
+    layers: int = 3
+    rate: float = 1.0
+
+
+def no_adversary() -> None:
+    """The group `adversary` named `none`, as where there is no such group."""
+
+
+ADVERSARIES: dict[str, Any] = {"none": no_adversary, "patch": Patch}
+
+
+def adversary(spec: Spec | None) -> Patch | None:
+    """What the group `adversary` says."""
+    return construct("adversary", ADVERSARIES, spec or {"name": "none"})
 
 
 def vae_config(spec: Spec, image: tuple[int, ...]) -> dict[str, Any]:
@@ -66,22 +91,12 @@ def latent_of(spec: Spec | None) -> Latent:
     return Latent(**{key: value for key, value in (spec or {}).items() if key in parameters(Latent)})
 
 
-def discriminator(spec: Spec, image: tuple[int, ...], dtype: str = "auto") -> Network:
-    """The discriminator of the group `adversary`. UserError for more layers than the pictures are halved."""
-    options = {**ADVERSARY, **spec}
-    if options["layers"] > (most := most_layers(min(image[:2]))):
+def discriminator(patch: Patch, image: tuple[int, ...], dtype: str = "auto") -> Network:
+    """The discriminator of pictures of this shape. UserError for more layers than they are halved."""
+    if patch.layers > (most := most_layers(min(image[:2]))):
         raise UserError(
-            f"config key 'adversary.layers' is {options['layers']}: pictures of {image[0]} x {image[1]} are too small for so "
-            f"many; nearest: {most}"
+            f"config key 'adversary.layers' is {patch.layers}: pictures of {image[0]} x {image[1]} are too small for so many; "
+            f"nearest: {most}"
         )
-    keywords = {key: options[key] for key in ("width", "layers")} | {
-        "channels": image[2],
-        "dtype": compute_dtype(dtype),
-    }
+    keywords = {"channels": image[2], "width": patch.width, "layers": patch.layers, "dtype": compute_dtype(dtype)}
     return Network(lambda rngs: PatchDiscriminator(rngs, **keywords))
-
-
-def adversary_of(spec: Spec, network: Network) -> Adversary:
-    """The adversary of the group, whose discriminator is `network`."""
-    options = {**ADVERSARY, **spec}
-    return Adversary(network.apply, start=options["start"], weight=float(options["weight"]))

@@ -5,7 +5,7 @@ from __future__ import annotations
 from diffusion_jax.build.key_ranges import SIZE
 from diffusion_jax.build.ranges import Range, choice, either, flag, number, numbers, optional, text, whole
 from diffusion_jax.nets.unet.blocks import ACTIVATIONS
-from diffusion_jax.systems.vae.network import AUTOENCODERS
+from diffusion_jax.systems.vae.network import ADVERSARIES, AUTOENCODERS
 
 __all__ = ["RANGES"]
 
@@ -38,6 +38,7 @@ RANGES: dict[str, Range] = {
     "loss.codebook": number(0.0, 1e6, usual=1.0),
     "loss.beta": number(0.0, 1e6, usual=0.25),
     "loss.legacy": flag(),
+    "adversary.name": choice("adversary", ADVERSARIES),
     "adversary.start": whole(0),
     "adversary.weight": number(0.0, 1e6, usual=0.5),
     "adversary.width": SIZE,

@@ -18,8 +18,8 @@ from diffusion_jax.data.reading import first_readable, held_out_items
 from diffusion_jax.report.pictures import save_grid
 from diffusion_jax.systems.diffusion.data import examples, rows_read, training_batches
 from diffusion_jax.systems.system import Task
-from diffusion_jax.systems.vae.loss import DISCRIMINATOR, autoencoder_loss
-from diffusion_jax.systems.vae.network import ADVERSARY, adversary_of, discriminator, latent_of, vae_network
+from diffusion_jax.systems.vae.loss import DISCRIMINATOR, Adversary, autoencoder_loss
+from diffusion_jax.systems.vae.network import adversary, discriminator, latent_of, vae_network
 from diffusion_jax.systems.vae.perceptual import perceptual_named
 from diffusion_jax.systems.vae.run import VaeRun
 from diffusion_jax.train.state import TrainState
@@ -33,7 +33,7 @@ HELD_OUT, SHOWN = 512, 8
 
 
 def vae_task(config: ConfigDict, folder: Path, key: jax.Array) -> Task:
-    """The autoencoder's loss, with the discriminator's where the config has an `adversary`, on pictures or arrays."""
+    """The autoencoder's loss, with the discriminator's where the config has one, on pictures or arrays."""
     reading = build.reading(config.data) if build.gives_pictures(config.data) else None
     careful = {} if reading is None else {key: reading[key] for key in ("on_error", "error_share")}
     train = examples(config, "train")
@@ -51,12 +51,12 @@ def vae_task(config: ConfigDict, folder: Path, key: jax.Array) -> Task:
         "distance": None if perceptual is None else perceptual.distance,
         "perceptual_weight": float(said.get("perceptual_weight", 1.0)),
     }
-    beside, apart, adversary = {}, {}, config.get("adversary")
-    if adversary is not None:
-        judge = discriminator(adversary, image, config.model.get("dtype", "auto"))
+    beside, apart, patch = {}, {}, adversary(config.get("adversary"))
+    if patch is not None:
+        judge = discriminator(patch, image, config.model.get("dtype", "auto"))
         beside[DISCRIMINATOR] = judge.init(jax.random.fold_in(key, 1))
-        apart[f"^{DISCRIMINATOR}/"] = float(adversary.get("rate", ADVERSARY["rate"]))
-        terms["adversary"] = adversary_of(adversary, judge)
+        apart[f"^{DISCRIMINATOR}/"] = patch.rate
+        terms["adversary"] = Adversary(judge.apply, patch.start, patch.weight)
 
     held = held_out
     if len(held_out) > HELD_OUT or reading is not None:
