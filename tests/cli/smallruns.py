@@ -47,7 +47,13 @@ SMALL_FOLDER = SMALL | {
     "model.text.context_length": 12,
     "data.validation": 0.2,
 }
-SMALL_VAE = SMALL | {"model.channels": (8, 8), "model.groups": 4, "adversary.width": 4, "adversary.start": 3}
+SMALL_VAE = SMALL | {
+    "model.channels": (8, 8),
+    "model.groups": 4,
+    "adversary.width": 4,
+    "adversary.start": 3,
+    "optimizer.schedule": "constant",
+}
 SMALL_DIFFUSION = SMALL | {"model.width": 16, "model.layers": 1, "sampler.num_steps": 4}
 
 

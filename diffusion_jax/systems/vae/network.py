@@ -16,8 +16,8 @@ from diffusion_jax.systems.vae.loss import Latent
 from diffusion_jax.typing import UserError, one_of
 
 __all__ = [
-    "ADVERSARIES", "AUTOENCODERS", "GIVEN", "Patch", "adversary", "discriminator", "latent_of", "latent_options", "loss_options",
-    "vae_config", "vae_network",
+    "ADVERSARIES", "AUTOENCODERS", "GIVEN", "Patch", "adversary", "discriminator", "latent_of", "latent_options",
+    "loss_options", "vae_config", "vae_network",
 ]  # fmt: skip
 
 AUTOENCODERS: dict[str, Any] = {"kl": AutoencoderKL, "vq": VQ}
@@ -28,7 +28,7 @@ COMPUTED = ("norm", "dtype", "remat")
 
 @dataclasses.dataclass(frozen=True)
 class Patch:
-    """The group `adversary` named `patch`: when and how much it counts (`loss.Adversary`), and `nets.PatchDiscriminator`'s sizes.
+    """The group `adversary` named `patch`: when and how much it counts (`loss.Adversary`), and the discriminator's sizes.
 
     `rate` is how many times the learning rate the discriminator's is.
     """
