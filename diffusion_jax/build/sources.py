@@ -8,6 +8,7 @@ from typing import Any
 
 from diffusion_jax.build.constructors import Spec, accepts, construct, parameters, wanted
 from diffusion_jax.build.own import is_own, pick
+from diffusion_jax.build.ranges import short
 from diffusion_jax.data.pictures.cropping import CROPS, Crop
 from diffusion_jax.data.pictures.preprocess import HALF, Preprocess
 from diffusion_jax.data.pictures.survey import channels_of, size_of, survey
@@ -32,6 +33,7 @@ __all__ = [
     "augmentation",
     "beside_source",
     "captioned",
+    "check_pictures",
     "cropping",
     "gives_pictures",
     "image_sizes",
@@ -248,3 +250,18 @@ def pictures(
         known["size"] = known["size"] or size_of(found, "preprocess.size")
     made = Preprocess(mean=HALF, std=HALF, **{**options, **known})
     return dataclasses.replace(made, resize="squash") if crop == "none" and made.resize == "shortest" else made
+
+
+def check_pictures(config: Spec) -> None:
+    """UserError for a `preprocess` of data that are no pictures, and for one that cannot be."""
+    said = config.get("preprocess")
+    if not gives_pictures(config["data"]):
+        if said is not None:
+            raise UserError(
+                f"config key 'preprocess' is {short(dict(said))}: the data {config['data']['name']!r} are arrays, taken as "
+                "they are"
+            )
+        return
+    known = {key: value for key, value in (("size", 8), ("channels", 3)) if (said or {}).get(key) is None}
+    how = reading(config["data"])
+    cropping(pictures({**dict(said or {}), **known}, crop=how["crop"]), how, distort=False)

@@ -76,7 +76,8 @@ def _compare_data(arguments: argparse.Namespace) -> None:
 
 def _measured_by(arguments: argparse.Namespace) -> System:
     """The system that an option is of, or else that of the run."""
-    for system in map(system_named, SYSTEMS):
+    own = [system_at(arguments.run)[0]] if holds_run(arguments.run) else []
+    for system in (*own, *map(system_named, SYSTEMS)):
         if any(getattr(arguments, option) not in (None, False) for option in system.options):
             return system
     return system_at(arguments.run)[0]

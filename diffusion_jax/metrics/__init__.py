@@ -6,6 +6,7 @@ from diffusion_jax.metrics.kernel_distance import KernelDistance, kernel_distanc
 from diffusion_jax.metrics.precision_recall import PrecisionRecall, precision_recall
 from diffusion_jax.metrics.psnr import psnr
 from diffusion_jax.metrics.retrieval import recall
+from diffusion_jax.metrics.ssim import ssim
 from diffusion_jax.metrics.two_sample import EnergyTest, energy_distance, energy_test
 from diffusion_jax.metrics.zero_shot import class_embeddings, classify, topk_accuracy
 
@@ -26,5 +27,6 @@ __all__ = [
     "precision_recall",
     "psnr",
     "recall",
+    "ssim",
     "topk_accuracy",
 ]

@@ -54,6 +54,9 @@ class Task:
     initial: Params | None = None  # weights to begin with, in place of fresh ones
     counts: str = ""  # how many examples are trained on and how many held out, to be said
     beside: Params = dataclasses.field(default_factory=dict)  # what trains beside the network
+    apart: Mapping[str, float] = dataclasses.field(
+        default_factory=dict
+    )  # what the optimizer steps by itself (`optim.parted`)
     notes: Mapping[str, Mapping[str, Any]] = dataclasses.field(default_factory=dict)
     copies: Mapping[str, Path] = dataclasses.field(default_factory=dict)
     agrees: Callable[[Path, bool], None] = lambda folder, anew: None

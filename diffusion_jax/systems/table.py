@@ -35,6 +35,7 @@ __all__ = [
 SYSTEMS: dict[str, str] = {
     "diffusion": "diffusion_jax.systems.diffusion.system:DIFFUSION",
     "clip": "diffusion_jax.systems.clip.system:CLIP",
+    "vae": "diffusion_jax.systems.vae.system:VAE",
 }
 """Each by its name, imported when it is asked for. A folder that holds runs of several stands for the first of them."""
 

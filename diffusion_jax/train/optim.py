@@ -28,7 +28,17 @@ import optax.contrib
 from diffusion_jax.parallel.rules import path_of
 from diffusion_jax.typing import Array, Params, PyTree, UserError, one_of
 
-__all__ = ["HIDDEN", "NO_DECAY", "adamw", "clamp_params", "decay_mask", "learning_rate_at", "muon", "projected"]
+__all__ = [
+    "HIDDEN",
+    "NO_DECAY",
+    "adamw",
+    "clamp_params",
+    "decay_mask",
+    "learning_rate_at",
+    "muon",
+    "parted",
+    "projected",
+]
 
 NO_DECAY = (
     r"(^|/)(bias|[^/]*_bias)$",
@@ -136,6 +146,32 @@ def projected(project: Callable[[Params], Params]) -> optax.GradientTransformati
         return jax.tree.map(lambda after, before: after - before, moved, params), state
 
     return optax.GradientTransformation(lambda params: optax.EmptyState(), update)
+
+
+def parted(tx: optax.GradientTransformation, rates: Mapping[str, float]) -> optax.GradientTransformation:
+    """`tx` once for the parameters of each pattern of `rates`, and once for all others.
+
+    Each part has its own moments and its own norm that `clip_norm` bounds, and a part's updates are multiplied by its rate: of
+    two networks that play against each other neither's gradient makes the other's step smaller. `tx` as it is without a
+    pattern. Raises `UserError` at init for a pattern found in no path.
+    """
+    if not rates:
+        return tx
+    patterns = {pattern: _compile(pattern, "apart") for pattern in rates}
+
+    def labels(params: Params) -> PyTree:
+        paths = [path_of(key_path) for key_path, _ in jax.tree_util.tree_leaves_with_path(params)]
+        for pattern, compiled in patterns.items():
+            if not any(compiled.search(path) for path in paths):
+                one_of("apart", pattern, paths)
+
+        def of(key_path: Any, _: Array) -> str:
+            return next((name for name, found in patterns.items() if found.search(path_of(key_path))), "")
+
+        return jax.tree_util.tree_map_with_path(of, params)
+
+    parts = {pattern: optax.chain(tx, optax.scale(rate)) for pattern, rate in rates.items()}
+    return optax.partition({"": tx, **parts}, labels)
 
 
 def _bounded(u: Array, p: Array, lo: float, hi: float) -> Array:

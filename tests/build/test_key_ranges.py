@@ -19,6 +19,7 @@ from diffusion_jax.nets.clip import TOWERS
 from diffusion_jax.systems.diffusion.conditions import CONDITIONS
 from diffusion_jax.systems.diffusion.spaces import SPACES
 from diffusion_jax.systems.table import groups, keys, ranges_of
+from diffusion_jax.systems.vae.network import ADVERSARIES, AUTOENCODERS
 from diffusion_jax.training import validate
 from diffusion_jax.typing import UserError
 
@@ -56,6 +57,7 @@ CHOICES = {
         "loss.times": list(TIMES),
         "sampler.guidance": list(GUIDANCE),
     },
+    "vae": {"data.name": list(SOURCES), "model.name": list(AUTOENCODERS), "adversary.name": list(ADVERSARIES)},
 }
 """The keys whose value brings other keys."""
 

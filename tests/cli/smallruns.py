@@ -18,6 +18,7 @@ ROOT = Path(__file__).parent.parent.parent
 CLIP = str(ROOT / "configs" / "digits_clip.py")
 FOLDER = str(ROOT / "configs" / "clip_folder.py")
 DIFFUSION = str(ROOT / "configs" / "digits_diffusion.py")
+VAE = str(ROOT / "configs" / "digits_vae.py")
 
 SMALL = {
     "batch_size": 16,
@@ -46,6 +47,13 @@ SMALL_FOLDER = SMALL | {
     "model.text.context_length": 12,
     "data.validation": 0.2,
 }
+SMALL_VAE = SMALL | {
+    "model.channels": (8, 8),
+    "model.groups": 4,
+    "adversary.width": 4,
+    "adversary.start": 3,
+    "optimizer.schedule": "constant",
+}
 SMALL_DIFFUSION = SMALL | {"model.width": 16, "model.layers": 1, "sampler.num_steps": 4}
 
 
@@ -64,6 +72,11 @@ def diffusion_arguments(folder: Path, **options: object) -> list[str]:
     """`train` of the small diffusion run in folder / "diffusion", on folder / "clip"."""
     chosen = SMALL_DIFFUSION | {"workdir": folder / "diffusion", "condition.encoder": folder / "clip"} | options
     return ["train", "--no-progress", "--config", DIFFUSION, *flags(chosen)]
+
+
+def vae_arguments(workdir: Path, config: str = VAE, **options: object) -> list[str]:
+    """`train` of a small autoencoder run, with a discriminator from its third step on."""
+    return ["train", "--no-progress", "--config", config, *flags(SMALL_VAE | {"workdir": workdir} | options)]
 
 
 def label_arguments(workdir: Path, **options: object) -> list[str]:
@@ -107,6 +120,12 @@ def mean_config(file: Path) -> Path:
 def make_label_run(folder: Path) -> Path:
     """Trains one in `folder` / "diffusion"."""
     assert main(label_arguments(folder / "diffusion")) == 0
+    return folder
+
+
+def make_vae(folder: Path) -> Path:
+    """Trains an autoencoder in `folder` / "vae"."""
+    assert main(vae_arguments(folder / "vae")) == 0
     return folder
 
 

@@ -48,7 +48,7 @@ def groups(config: ConfigDict) -> dict[str, Group]:
         )
         found["zero_shot"] = Group("zero_shot", None, {"path": "", "classes": None, "templates": "photo"})
     model = spec_at(config, "model")
-    preset = model.get("preset") if model.get("preset") in CLIP_MODELS else None
+    preset = chosen(model.get("preset"), CLIP_MODELS)
     # What a preset says is what a key is that the config leaves out.
     base: Mapping[str, Any] = CLIP_MODELS[preset] if preset else {"vision": {}, "text": {}}
     options = {"name": REQUIRED, **parameters(clip_options)}

@@ -24,7 +24,7 @@ from diffusion_jax.systems.clip.pretrained import load_pretrained
 from diffusion_jax.systems.clip.run import ClipRun, load_clip
 from diffusion_jax.typing import Array, Params, UserError
 
-__all__ = ["Encoder", "embedder", "encoder_of", "load_encoder", "read_note"]
+__all__ = ["Encoder", "as_seen", "embedder", "encoder_of", "load_encoder", "read_note"]
 
 WEIGHTS = ("*.safetensors", "*.bin", "*.pt", "*.npz", "open_clip_config.json")
 """By which files a folder is one of published weights."""
@@ -148,12 +148,16 @@ def _embedder(network: Network, preprocess: Preprocess | None) -> Callable[[Para
 
     @jax.jit
     def embed(params: Params, images: Array) -> Array:
-        x = images
-        if preprocess is not None:
-            edge = preprocess.edge
-            if x.shape[1:3] != (edge, edge):
-                x = jax.image.resize(x, (x.shape[0], edge, edge, x.shape[3]), "cubic", antialias=True)
-            x = jnp.asarray(preprocess.from_unit_range(jnp.clip(x, -1.0, 1.0)))
-        return unit(encode(params, x).embedding)
+        return unit(encode(params, as_seen(preprocess, images)).embedding)
 
     return embed
+
+
+def as_seen(preprocess: Preprocess | None, images: Array) -> Array:
+    """Images [n, h, w, c] in [-1, 1] as a tower takes them, of its size; as they are for a CLIP of arrays."""
+    if preprocess is None:
+        return images
+    edge = preprocess.edge
+    if images.shape[1:3] != (edge, edge):
+        images = jax.image.resize(images, (len(images), edge, edge, images.shape[3]), "cubic", antialias=True)
+    return jnp.asarray(preprocess.from_unit_range(jnp.clip(images, -1.0, 1.0)))

@@ -14,7 +14,6 @@ from diffusion_jax.build.keys import REQUIRED, Group, chosen, group_of, named_gr
 from diffusion_jax.build.networks import NETWORKS, given_to
 from diffusion_jax.build.noising import SCHEDULES, TIMES, WEIGHTS, loss, loss_options, schedule
 from diffusion_jax.build.own import pick
-from diffusion_jax.build.ranges import short
 from diffusion_jax.build.samplers import grid, solver
 from diffusion_jax.build.sources import (
     ALTERED,
@@ -24,9 +23,8 @@ from diffusion_jax.build.sources import (
     SOURCES,
     altered,
     augmentation,
-    cropping,
+    check_pictures,
     gives_pictures,
-    pictures,
     reading,
 )
 from diffusion_jax.systems.diffusion.conditions import CONDITIONS
@@ -112,7 +110,7 @@ def _model(config: ConfigDict) -> Group:
 def check(config: ConfigDict) -> None:
     """UserError for values that are right alone and wrong together, as the constructors find them."""
     model, sampler = config.model, config.sampler
-    _pictures(config)
+    check_pictures(config)
     _cached(config)
     ratio, width = model.get("mlp_ratio"), model.get("width", 1)
     if ratio is not None and round(width * ratio) < 1:
@@ -136,20 +134,6 @@ def check(config: ConfigDict) -> None:
     # A rule whose scale or option is out of its range says so when it is made, which would be after the first steps.
     null = {"pooled": np.zeros((1, 1), np.float32)}
     guidances.guided(guidance, _no_network, null, sampler.guidance_scale, schedule=made, prediction=kind)
-
-
-def _pictures(config: ConfigDict) -> None:
-    """UserError for a preparation of what are no pictures, and for one that cannot be."""
-    said = config.get("preprocess")
-    if not gives_pictures(config.data):
-        if said is not None:
-            raise UserError(
-                f"config key 'preprocess' is {short(dict(said))}: the data {config.data.name!r} are arrays, taken as they are"
-            )
-        return
-    known = {key: value for key, value in (("size", 8), ("channels", 3)) if (said or {}).get(key) is None}
-    how = reading(config.data)
-    cropping(pictures({**dict(said or {}), **known}, crop=how["crop"]), how, distort=False)
 
 
 def _cached(config: ConfigDict) -> None:

@@ -1,0 +1,99 @@
+"""Fashion-MNIST: a small autoencoder for latent diffusion, 28 x 28 x 1 to 7 x 7 x 4, on a CPU.
+
+Command    diffusion-jax train --config configs/fashion_vae.py --config.data.path=FOLDER
+           diffusion-jax evaluate --run runs/fashion/vae
+Needs      FOLDER with train-images-idx3-ubyte.gz and the three other files, as configs/fashion_mnist.py says
+Hardware   NOT RUN
+Scores     NOT RUN
+Variants   `plain` has no adversary; `vq` has a codebook of 512 rows in place of normal latents; `small` is for trying out
+"""
+
+from ml_collections import ConfigDict
+
+NAMES = (
+    "t-shirt", "trouser", "pullover", "dress", "coat", "sandal", "shirt", "sneaker", "bag", "ankle boot",
+)  # fmt: skip
+VARIANTS = {
+    "plain": {"adversary": {"name": "none"}},
+    "vq": {
+        "model": {
+            "name": "vq",
+            "codes": 512,
+            "channels": (32, 64, 64),
+            "layers": 1,
+            "latent_channels": 4,
+            "groups": 8,
+            "middle_attention": False,
+            "dtype": "auto",
+        },
+        "loss": {"codebook": 1.0, "beta": 0.25, "perceptual": "laplacian", "perceptual_weight": 1.0},
+    },
+    "small": {
+        "steps": 200,
+        "batch_size": 16,
+        "model.channels": (8, 16, 16),
+        "optimizer.warmup_steps": 20,
+        "adversary.start": 100,
+        "eval_every": 100,
+        "checkpoint_every": 100,
+    },
+}
+
+
+def get_config() -> ConfigDict:
+    config = ConfigDict()
+    config.system = "vae"
+    config.workdir = "runs/fashion/vae"
+    config.seed = 0
+    config.steps = 4000
+    config.batch_size = 32
+
+    config.data = ConfigDict(
+        {
+            "name": "arrays",
+            "path": "fashion-mnist",
+            "class_names": NAMES,
+            "templates": None,
+            "validation": 0.02,
+            "crop": "center",
+            "flip": False,
+            "workers": 0,
+        }
+    )
+    config.preprocess = ConfigDict({"size": 28, "channels": 1})
+
+    config.model = ConfigDict(
+        {
+            "name": "kl",
+            "channels": (32, 64, 64),
+            "layers": 1,
+            "latent_channels": 4,
+            "groups": 8,
+            "middle_attention": False,
+            "dtype": "auto",
+        }
+    )
+    config.loss = ConfigDict({"kl": 1e-6, "perceptual": "laplacian", "perceptual_weight": 1.0})
+    config.adversary = ConfigDict(
+        {"name": "patch", "start": 2000, "weight": 0.5, "width": 32, "layers": 2, "rate": 1.0}
+    )
+
+    config.optimizer = ConfigDict(
+        {
+            "name": "adamw",
+            "learning_rate": 5e-4,
+            "warmup_steps": 100,
+            "schedule": "cosine",
+            "b1": 0.5,
+            "b2": 0.9,
+            "eps": 1e-8,
+            "weight_decay": 0.0,
+            "clip_norm": 1.0,
+        }
+    )
+    config.ema = ConfigDict({"decay": 0.998})
+
+    config.log_every = 50
+    config.eval_every = 1000
+    config.checkpoint_every = 1000
+    return config
