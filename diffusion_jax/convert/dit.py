@@ -243,9 +243,10 @@ def save_dit(
         _check(config, "Meta's DiT", META)
         tensors = in_reach(write(entries(config, layout), params, "Meta's layout"), dtype)
         shape = ((config["image_size"] // config["patch"]) ** 2, config["width"])
-        if np.shape(positions) != shape:
-            raise UserError(f"the layout 'meta' holds positions {list(shape)}, and was given {list(np.shape(positions))}")
-        tensors |= in_reach({"pos_embed": np.asarray(positions)[None]}, dtype)
+        if positions is None or positions.shape != shape:
+            given = "none" if positions is None else list(positions.shape)
+            raise UserError(f"the layout 'meta' holds positions {list(shape)}, and was given {given}")
+        tensors |= in_reach({"pos_embed": positions[None]}, dtype)
         with staged(path, folder=False) as file:
             write_tensors(file, tensors)
         return path

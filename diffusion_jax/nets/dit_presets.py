@@ -24,7 +24,10 @@ def _dit(size: str, patch: int, edge: int) -> dict[str, Any]:
 
 
 DIT_MODELS: dict[str, dict[str, Any]] = {
-    f"dit-{size}-{patch}-{edge}": _dit(size, patch, edge) for edge in (256, 512) for size in _SIZES for patch in (2, 4, 8)
+    f"dit-{size}-{patch}-{edge}": _dit(size, patch, edge)
+    for edge in (256, 512)
+    for size in _SIZES
+    for patch in (2, 4, 8)
 }
 """Weights were published of "dit-xl-2-256" and "dit-xl-2-512"; the others are of the paper."""
 

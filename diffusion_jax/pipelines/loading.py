@@ -1,4 +1,4 @@
-"""`load_pipeline`: a folder of diffusers as a pipeline that draws, all of it or one clear line."""
+"""`load_pipeline`: a folder of diffusers, or a file of a DiT, as a pipeline that draws, all of it or one clear line."""
 
 from __future__ import annotations
 
@@ -6,13 +6,15 @@ import dataclasses
 from pathlib import Path
 
 from diffusion_jax.convert.files import read_json
+from diffusion_jax.nets import DIT_MODELS
+from diffusion_jax.pipelines.class_to_image import ClassToImage, class_to_image
 from diffusion_jax.pipelines.folder import INDEX, Index, read_index
 from diffusion_jax.pipelines.scheduler import Scheduler, read_scheduler
 from diffusion_jax.pipelines.text_encoder import TextEncoder, load_text_encoder
 from diffusion_jax.pipelines.text_to_image import TextToImage
 from diffusion_jax.systems.diffusion.pretrained import Pretrained, load_network
 from diffusion_jax.systems.vae.pretrained import Autoencoder, load_vae_network
-from diffusion_jax.typing import UserError, path_of
+from diffusion_jax.typing import UserError, one_of, path_of
 
 __all__ = ["is_pipeline", "load_pipeline"]
 
@@ -24,16 +26,49 @@ def is_pipeline(path: str | Path) -> bool:
     return (Path(path) / INDEX).is_file()
 
 
-def load_pipeline(path: str | Path, *, dtype: str = "auto", remat: str | None = None) -> TextToImage:
-    """The Stable Diffusion in a folder of diffusers, ready to `generate`; float32 parameters on the device.
+def load_pipeline(
+    path: str | Path,
+    *,
+    model: str | None = None,
+    vae: str | Path | None = None,
+    dtype: str = "auto",
+    remat: str | None = None,
+) -> TextToImage | ClassToImage:
+    """The Stable Diffusion or DiT in a folder of diffusers, ready to `generate`; float32 parameters on the device.
 
-    `dtype` is what networks compute in: "auto" is bfloat16 on accelerators that have it, else float32; `remat` is the U-Net's.
-    Everything is looked at before any weights are read. Raises UserError for a folder that lacks a part, a class or a field
-    that is not here, and for weights that do not fit.
+    `model`, a name of `nets.DIT_MODELS`, says that `path` is a DiT's file in Meta's layout, and `vae` is then the folder of the
+    autoencoder of its latents. `dtype` is what networks compute in: "auto" is bfloat16 on accelerators that have it, else
+    float32; `remat` is the U-Net's or DiT's. Everything is looked at before any weights are read. Raises UserError for a folder
+    that lacks a part, a class or a field that is not here, and for weights that do not fit.
     """
     folder = path_of("path", path)
+    if model is not None or vae is not None:
+        if model is None or vae is None:
+            raise UserError(
+                "model and vae are given together, for a DiT's file and the folder of its autoencoder: load_pipeline("
+                "'DiT-XL-2-256x256.pt', model='dit-xl-2-256', vae='sd-vae-ft-mse')"
+            )
+        one_of("model", model, DIT_MODELS)
+        autoencoder = load_vae_network(vae, dtype=dtype)
+        return class_to_image(load_network(folder, model=model, dtype=dtype, remat=remat), autoencoder)
     index = read_index(folder)
     scheduler = _scheduler_of(index)
+    return (_class_to_image if index.kind == "dit" else _text_to_image)(index, scheduler, dtype, remat)
+
+
+def _class_to_image(index: Index, scheduler: Scheduler, dtype: str, remat: str | None) -> ClassToImage:
+    found = load_network(index.path / "transformer", dtype=dtype, remat=remat)
+    return dataclasses.replace(
+        class_to_image(
+            found, load_vae_network(index.path / "vae", dtype=dtype), scheduler, names=index.labels, guided_channels=None,
+            where=repr(str(index.path)),
+        ),
+        path=index.path,
+    )  # fmt: skip
+
+
+def _text_to_image(index: Index, scheduler: Scheduler, dtype: str, remat: str | None) -> TextToImage:
+    folder = index.path
     encoders = tuple(load_text_encoder(encoder, tokenizer, dtype) for encoder, tokenizer in index.encoders)
     unet = load_network(folder / "unet", dtype=dtype, remat=remat)
     vae = load_vae_network(folder / "vae", dtype=dtype)

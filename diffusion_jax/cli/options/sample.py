@@ -32,7 +32,8 @@ def add(commands: Any) -> None:
         "--pretrained",
         metavar="DIR",
         help="a folder of Stable Diffusion 1, 2 or XL as diffusers keeps it, in place of a run; asked by --prompt, and from a "
-        "picture by --image, or by --image and --mask where only what is white there is drawn anew",
+        "picture by --image, or by --image and --mask where only what is white there is drawn anew; or of "
+        "DiT, asked by --label",
     )
     which = sample.add_mutually_exclusive_group()
     which.add_argument(
