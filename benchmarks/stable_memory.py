@@ -108,7 +108,10 @@ def tuning(model: str, remat: str | None, rank: int | None) -> tuple[Callable[..
     state = jax.eval_shape(lambda params: init_state(params, tx, ema), trained)
     batch = {"image": jax.ShapeDtypeStruct((1, edge, edge, 4), jnp.float32), "cond": condition(model, 1)}
     step = make_train_step(loss, tx, ema)
-    return lambda state, batch: step(state, batch, jax.random.key(0)), (dataclasses.replace(state, frozen=frozen), batch)
+    return lambda state, batch: step(state, batch, jax.random.key(0)), (
+        dataclasses.replace(state, frozen=frozen),
+        batch,
+    )
 
 
 CASES: dict[str, Callable[[], tuple[Callable[..., Any], tuple[Any, ...]]]] = {

@@ -37,7 +37,7 @@ GOES_WITH: dict[str, dict[str, tuple[str, ...]]] = {
 APART: dict[str, dict[str, tuple[str, ...]]] = {
     "sample": {
         "weights": ("pretrained",),
-        "label": ("pretrained", "prompts"),
+        "label": ("prompts",),
         "scale": ("prompts", "format"),
         "image": ("prompts",),
         "mask": ("prompts",),

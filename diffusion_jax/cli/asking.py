@@ -134,7 +134,8 @@ def _classes(run: Any) -> tuple[str, ...]:
 def _one(run: Any, name: str, value: Any, where: str) -> Any:
     """What is asked under a name. UserError for a class that there is not, and for a picture that is not there."""
     if name == "label" and (classes := _classes(run)):
-        return classes[label_of(classes, value)]
+        row = label_of(classes, value)
+        return classes[row] if classes.count(classes[row]) == 1 else row  # a name that several have says nothing
     if name in PICTURES and value is not None:
         path = Path(str(value))
         if status(path) is None:

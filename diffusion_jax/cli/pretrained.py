@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from diffusion_jax import runs
-from diffusion_jax.pipelines import TextToImage, load_pipeline
+from diffusion_jax.pipelines import ClassToImage, TextToImage, load_pipeline
 from diffusion_jax.pipelines.drawing import plan_of
 from diffusion_jax.typing import Params, UserError, whole_number
 
@@ -21,9 +21,10 @@ __all__ = ["Published", "published"]
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Published:
-    """A pipeline as a `systems.system.Drawing`: what is asked of it is a prompt, and a picture and a mask where given."""
+    """A pipeline as a `systems.system.Drawing`: what is asked of it is a label, or a prompt, and a picture and a mask where
+    given."""
 
-    pipeline: TextToImage
+    pipeline: TextToImage | ClassToImage
     asks: tuple[str, ...]
     size: tuple[int, int] | None = None
     strength: float | None = None
@@ -42,7 +43,7 @@ class Published:
 
     @property
     def params(self) -> Params:
-        """The U-Net's weights."""
+        """The network's weights."""
         return self.pipeline.params
 
     @property
@@ -52,13 +53,21 @@ class Published:
 
     @functools.cached_property
     def fingerprint(self) -> str:
-        """A digest of the weights of the U-Net and of the text encoders."""
+        """A digest of the weights of the network and of the text encoders."""
+        encoders = getattr(self.pipeline, "encoders", ())
         return runs.fingerprint(
-            {"unet": self.pipeline.params, **{str(i): one.params for i, one in enumerate(self.pipeline.encoders)}}
+            {"network": self.pipeline.params, **{str(i): one.params for i, one in enumerate(encoders)}}
         )
+
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        """The classes of a pipeline that is asked for one."""
+        return self.pipeline.class_names if isinstance(self.pipeline, ClassToImage) else ()
 
     def notices(self, requests: Sequence[Any]) -> list[str]:
         """A line for each prompt of which a part is not read."""
+        if isinstance(self.pipeline, ClassToImage):
+            return []
         texts = [request if isinstance(request, str) else request.get("prompt") for request in requests]
         return self.pipeline.notices([text for text in texts if text is not None] or [""])
 
@@ -81,25 +90,22 @@ class Published:
             self.pipeline.scheduler, found.get("num_steps", 50), solver=found.get("solver"), grid=found.get("grid"),
             eta=found.get("eta"), strength=self.strength or 1.0,
         )  # fmt: skip
-        return found | {"size": self.size, "strength": self.strength, "tile": self.tile}
+        own = {} if isinstance(self.pipeline, ClassToImage) else {"size": self.size, "strength": self.strength}
+        return found | own | {"tile": self.tile}
 
     def generate(
         self, requests: Any, *, count: int | None = None, seed: int, start: int = 0, batch_size: int, **settings: Any
     ) -> np.ndarray:
         """A picture a request, float32 [n, height, width, 3] in [-1, 1]."""
-        asked = [requests] if isinstance(requests, str | Mapping) else list(requests)
+        asked: list[Any] = [requests] if isinstance(requests, str | int | Mapping) else list(requests)
         if count is not None and len(asked) == 1:
             asked *= whole_number("count", count, 1)
+        how = {"seed": seed, "start": start, "batch_size": batch_size, **settings}
+        if isinstance(self.pipeline, ClassToImage):
+            return self.pipeline.generate(asked, **how)
         rows = [{"prompt": one} if isinstance(one, str) else one for one in asked]
         pictures: dict[str, Any] = {name: [row[name] for row in rows] for name in self.asks if name != "prompt"}
-        return self.pipeline.generate(
-            [row.get("prompt") or "" for row in rows],
-            seed=seed,
-            start=start,
-            batch_size=batch_size,
-            **pictures,
-            **settings,
-        )
+        return self.pipeline.generate([row.get("prompt") or "" for row in rows], **pictures, **how)
 
 
 def published(arguments: argparse.Namespace) -> Published:
@@ -110,6 +116,14 @@ def published(arguments: argparse.Namespace) -> Published:
         pipeline = load_pipeline(arguments.pretrained, tokenizer=arguments.tokenizer, prediction=arguments.prediction)
     except UserError as error:
         raise UserError(_by_option(str(error))) from error
+    if isinstance(pipeline, ClassToImage):
+        edge = pipeline.size * pipeline.vae.factor
+        if arguments.size is not None and _size(arguments.size) != (edge, edge):
+            raise UserError(f"--size {arguments.size}: this DiT draws {edge} x {edge} alone; nearest: {edge}")
+        for option in ("strength", "lora"):
+            if getattr(arguments, option):
+                raise UserError(f"--{option} is Stable Diffusion's: {arguments.pretrained!r} holds a DiT")
+        return Published(pipeline, ("label",), tile=arguments.tile)
     for path, scale in loras:
         pipeline = pipeline.with_lora(path, scale)
     asks = ("prompt", *(name for name in ("image", "mask") if getattr(arguments, name)))

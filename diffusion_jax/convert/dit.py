@@ -1,13 +1,19 @@
-"""DiT's weights in diffusers' folders (DiTTransformer2DModel), as keyword arguments of `nets.DiT` and parameters, and back.
+"""DiT's weights in two layouts, as keyword arguments of `nets.DiT` and parameters, and back.
 
-Each block there has an embedding of time and class of its own, of which published weights hold copies of one; the last layer
-takes the first block's. Here there is one: a file whose copies differ is refused.
+    config, params = load_dit("DiT-XL-2-256/transformer")                                        # a folder of diffusers
+    config, params = load_dit("DiT-XL-2-256x256.pt", config=nets.dit_model("dit-xl-2-256"))      # Meta's file
+
+"diffusers" is a folder of a DiTTransformer2DModel. Each block there has an embedding of time and class of its own, of which
+published weights hold copies of one; the last layer takes the first block's. Here there is one: a file whose copies differ is
+refused. "meta" is the file of the paper's authors, which holds no sizes (arXiv 2212.09748 and its public code), and the state
+dict of a run of theirs. The two compute the features of the time and the norm before the MLP a little differently: frequencies
+10000^(-i / 128) and eps 1e-6 there, 10000^(-i / 127) and 1e-5 in diffusers, so that a DiT of one is none of the other.
 """
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -17,13 +23,25 @@ from diffusion_jax.convert.entries import Entry, Rule, fused, linear, patches, p
 from diffusion_jax.convert.fields import UNUSED, Table, number, only, reads, whole
 from diffusion_jax.convert.fields import read as read_fields
 from diffusion_jax.convert.files import find, in_reach, read_json, read_tensors, staged, write_json, write_tensors
-from diffusion_jax.typing import Params, UserError
+from diffusion_jax.typing import Params, UserError, one_of
 
-__all__ = ["from_diffusers", "load_dit", "save_dit", "to_diffusers"]
+__all__ = ["LAYOUTS", "from_diffusers", "load_dit", "save_dit", "to_diffusers"]
+
+LAYOUTS = ("diffusers", "meta")
 
 STEM = "diffusion_pytorch_model"
 WEIGHTS = (f"{STEM}.safetensors", f"{STEM}.safetensors.index.json", f"{STEM}.fp16.safetensors", f"{STEM}.bin")
 _DIT = "DiTTransformer2DModel computes it so alone"
+HERE = "blocks/layers"
+POSITIONS = ("pos_embed.pos_embed", "pos_embed")
+"""Sines and cosines, which some files keep."""
+ALONE = {
+    "time_scale": 1.0, "pooled": None, "context": None, "embedding": None, "image": None, "level": False, "augment": None,
+}  # fmt: skip
+"""What a DiT of a class has in either layout."""
+META = {"time_shift": 0.0, "eps": 1e-6}
+DEFAULTS = {"time_shift": 0.0, "eps": 1e-6}
+"""Of `nets.DiT`, where a config is silent."""
 FIELDS: Table = {
     "_class_name": UNUSED,
     "num_attention_heads": reads(whole, 16),
@@ -74,15 +92,7 @@ def from_diffusers(told: Mapping[str, Any], where: str) -> dict[str, Any]:
 
 def to_diffusers(config: Mapping[str, Any]) -> dict[str, Any]:
     """The JSON of a DiTTransformer2DModel. UserError for a DiT that is none: told a text, or another MLP."""
-    wrong = {
-        "mlp_ratio": 4.0, "time_scale": 1.0, "time_shift": 1.0, "pooled": None, "context": None, "embedding": None,
-        "image": None, "level": False, "augment": None,
-    }  # fmt: skip
-    for name, needed in wrong.items():
-        if config.get(name, needed) != needed:
-            raise UserError(f"DiTTransformer2DModel has no {name} {config[name]!r}, only {needed!r}")
-    if config.get("classes") is None:
-        raise UserError("DiTTransformer2DModel is told a class, and this DiT has no classes")
+    _check(config, "DiTTransformer2DModel", {"mlp_ratio": 4.0, "time_shift": 1.0})
     return {
         "_class_name": "DiTTransformer2DModel",
         "num_attention_heads": config["heads"],
@@ -101,6 +111,15 @@ def to_diffusers(config: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
+def _check(config: Mapping[str, Any], where: str, also: Mapping[str, Any]) -> None:
+    """UserError for a DiT that is told more than a class, or that computes otherwise than a layout's own."""
+    for name, needed in {**ALONE, **also}.items():
+        if config.get(name, DEFAULTS.get(name, needed)) != needed:
+            raise UserError(f"{where} has no {name} {config.get(name, DEFAULTS.get(name))!r}, only {needed!r}")
+    if config.get("classes") is None:
+        raise UserError(f"{where} is told a class, and this DiT has no classes")
+
+
 def _once(ours: str, theirs: list[str], shape: tuple[int, ...], *, transposed: bool) -> Entry:
     """One array here of which there are copies there."""
 
@@ -114,12 +133,30 @@ def _once(ours: str, theirs: list[str], shape: tuple[int, ...], *, transposed: b
     return Entry((ours,), tuple(theirs), (shape,) * len(theirs), rule)
 
 
-def entries(config: Mapping[str, Any]) -> list[Entry]:
-    """All entries of a DiT."""
-    width, layers, patch = config["width"], config["layers"], config["patch"]
-    blocks = [f"transformer_blocks.{i}" for i in range(layers)]
+def entries(config: Mapping[str, Any], layout: str = "diffusers") -> list[Entry]:
+    """All entries of a DiT in a layout."""
+    found, rules = [], _of_meta if layout == "meta" else _of_diffusers
+    outside, block_of = rules(config)
+    found += outside
+    for i in range(config["layers"]):
+        found += [dataclasses.replace(entry, layer=i) for entry in block_of(i)]
+    return found
+
+
+def _sizes(config: Mapping[str, Any]) -> tuple[int, int, int]:
+    """(width, features of the MLP, features that the last map gives a token)."""
+    width, drawn = config["width"], config.get("out_channels") or config["channels"]
+    return width, round(width * config.get("mlp_ratio", 4.0)), config["patch"] ** 2 * drawn
+
+
+Rules = tuple[list[Entry], Callable[[int], list[Entry]]]
+
+
+def _of_diffusers(config: Mapping[str, Any]) -> Rules:
+    width, inner, out = _sizes(config)
+    blocks = [f"transformer_blocks.{i}" for i in range(config["layers"])]
     found = [
-        patches("patchify/proj", "pos_embed.proj.weight", config["channels"], width, patch),
+        patches("patchify/proj", "pos_embed.proj.weight", config["channels"], width, config["patch"]),
         plain("patchify/proj/bias", "pos_embed.proj.bias", (width,)),
     ]
     for ours, theirs, size in (("time_in", "linear_1", 256), ("time_out", "linear_2", width)):
@@ -128,44 +165,92 @@ def entries(config: Mapping[str, Any]) -> list[Entry]:
         found.append(_once(f"{ours}/bias", [f"{n}.bias" for n in names], (width,), transposed=False))
     tables = [f"{block}.norm1.emb.class_embedder.embedding_table.weight" for block in blocks]
     found.append(_once("label", tables, (config["classes"], width), transposed=False))
-    here = "blocks/layers"
-    for i, block in enumerate(blocks):
-        of_block = [
-            *linear(f"{here}/modulation", f"{block}.norm1.linear", width, 6 * width),
-            *fused(f"{here}/attn/in_proj", [f"{block}.attn1.to_{part}" for part in "qkv"], width),
-            *linear(f"{here}/attn/out_proj", f"{block}.attn1.to_out.0", width, width),
-            *linear(f"{here}/mlp/c_fc", f"{block}.ff.net.0.proj", width, 4 * width),
-            *linear(f"{here}/mlp/c_proj", f"{block}.ff.net.2", 4 * width, width),
+    found += [*linear("modulation", "proj_out_1", width, 2 * width), *linear("final", "proj_out_2", width, out)]
+
+    def block(i: int) -> list[Entry]:
+        return [
+            *linear(f"{HERE}/modulation", f"{blocks[i]}.norm1.linear", width, 6 * width),
+            *fused(f"{HERE}/attn/in_proj", [f"{blocks[i]}.attn1.to_{part}" for part in "qkv"], width),
+            *linear(f"{HERE}/attn/out_proj", f"{blocks[i]}.attn1.to_out.0", width, width),
+            *linear(f"{HERE}/mlp/c_fc", f"{blocks[i]}.ff.net.0.proj", width, inner),
+            *linear(f"{HERE}/mlp/c_proj", f"{blocks[i]}.ff.net.2", inner, width),
         ]
-        found += [dataclasses.replace(entry, layer=i) for entry in of_block]
-    out = patch * patch * (config.get("out_channels") or config["channels"])
-    return [
-        *found,
-        *linear("modulation", "proj_out_1", width, 2 * width),
-        *linear("final", "proj_out_2", width, out),
+
+    return found, block
+
+
+def _of_meta(config: Mapping[str, Any]) -> Rules:
+    width, inner, out = _sizes(config)
+    found = [
+        patches("patchify/proj", "x_embedder.proj.weight", config["channels"], width, config["patch"]),
+        plain("patchify/proj/bias", "x_embedder.proj.bias", (width,)),
+        *linear("time_in", "t_embedder.mlp.0", 256, width),
+        *linear("time_out", "t_embedder.mlp.2", width, width),
+        plain("label", "y_embedder.embedding_table.weight", (config["classes"], width)),
+        *linear("modulation", "final_layer.adaLN_modulation.1", width, 2 * width),
+        *linear("final", "final_layer.linear", width, out),
     ]
 
+    def block(i: int) -> list[Entry]:
+        return [
+            *linear(f"{HERE}/modulation", f"blocks.{i}.adaLN_modulation.1", width, 6 * width),
+            *linear(f"{HERE}/attn/in_proj", f"blocks.{i}.attn.qkv", width, 3 * width),
+            *linear(f"{HERE}/attn/out_proj", f"blocks.{i}.attn.proj", width, width),
+            *linear(f"{HERE}/mlp/c_fc", f"blocks.{i}.mlp.fc1", width, inner),
+            *linear(f"{HERE}/mlp/c_proj", f"blocks.{i}.mlp.fc2", inner, width),
+        ]
 
-def load_dit(path: str | Path) -> tuple[dict[str, Any], Params]:
-    """(config, params) of the DiT in a folder; params are float32 NumPy arrays.
+    return found, block
 
-    Raises UserError: no or damaged weights, a field that is not here, all missing, extra and misshapen names at once.
+
+def load_dit(path: str | Path, *, config: Mapping[str, Any] | None = None) -> tuple[dict[str, Any], Params]:
+    """(config, params) of the DiT in a folder or a file; params are float32 NumPy arrays.
+
+    `config`, keywords of `nets.DiT`, is for weights in the layout "meta", beside which no config.json lies. Raises UserError:
+    no or damaged weights, a field that is not here, all missing, extra and misshapen names at once.
     """
     path = Path(path)
     file = find(path, WEIGHTS)
+    if config is not None:
+        return dict(config), read(entries(config, "meta"), read_tensors(file), repr(str(file)), POSITIONS.__contains__)
     told = file.parent / "config.json"
     if not told.is_file():
-        raise UserError(f"config.json is missing beside the weights {str(file)!r}: it tells the sizes of the model")
-    config = from_diffusers(read_json(told), str(told))
-    # Positions are sines and cosines, which some files keep.
-    return config, read(
-        entries(config), read_tensors(file), repr(str(file)), lambda name: name == "pos_embed.pos_embed"
-    )
+        raise UserError(
+            f"config.json is missing beside the weights {str(file)!r}: it tells the sizes of the model; Meta's file is read by "
+            "its name, as in model='dit-xl-2-256'"
+        )
+    made = from_diffusers(read_json(told), str(told))
+    return made, read(entries(made), read_tensors(file), repr(str(file)), POSITIONS.__contains__)
 
 
-def save_dit(path: str | Path, config: Mapping[str, Any], params: Params, *, dtype: str = "float32") -> Path:
-    """Writes a folder for diffusers, all of it or nothing. UserError for a DiT that it cannot hold."""
-    told, path = to_diffusers(config), Path(path)
+def save_dit(
+    path: str | Path,
+    config: Mapping[str, Any],
+    params: Params,
+    *,
+    layout: str = "diffusers",
+    dtype: str = "float32",
+    positions: np.ndarray | None = None,
+) -> Path:
+    """Writes a folder for diffusers, or a file in the layout "meta", all of it or nothing; returns where.
+
+    `positions` [tokens, width] (`nets.layers.sincos_positions`) stand in a file of the layout "meta", whose code reads them.
+    UserError for a DiT that the layout cannot hold, and for weights that are not finite in the dtype.
+    """
+    one_of("layout", layout, LAYOUTS)
+    path = Path(path)
+    if layout == "meta":
+        _check(config, "Meta's DiT", META)
+        tensors = in_reach(write(entries(config, layout), params, "Meta's layout"), dtype)
+        shape = ((config["image_size"] // config["patch"]) ** 2, config["width"])
+        if positions is None or positions.shape != shape:
+            given = "none" if positions is None else list(positions.shape)
+            raise UserError(f"the layout 'meta' holds positions {list(shape)}, and was given {given}")
+        tensors |= in_reach({"pos_embed": positions[None]}, dtype)
+        with staged(path, folder=False) as file:
+            write_tensors(file, tensors)
+        return path
+    told = to_diffusers(config)
     tensors = in_reach(write(entries(config), params, "diffusers' layout"), dtype)
     with staged(path, folder=True) as folder:
         write_tensors(folder / WEIGHTS[0], tensors)

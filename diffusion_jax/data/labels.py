@@ -47,21 +47,28 @@ def label_names(data: Source) -> tuple[str, ...]:
 def label_of(class_names: Sequence[str], asked: Any) -> int:
     """The number of a class: of its name, of any case, or of its number, also as text; a name that is a number is the name.
 
-    UserError, which names the nearest class, for one that there is not.
+    A class may have several names with commas between, as ImageNet's have ("tench, Tinca tinca"): each is its name. UserError,
+    which names the nearest class, for one that there is not, and for a name that several classes have.
     """
     names = list(class_names)
     if isinstance(asked, bool) or not isinstance(asked, int | np.integer | str):
         raise UserError(f"label {asked!r} is no number and no name of a class")
     if isinstance(asked, str):
         word = asked.strip()
-        if word in names:
-            return names.index(word)
-        folded = [name.casefold() for name in names]
-        if folded.count(word.casefold()) == 1:
-            return folded.index(word.casefold())
+        single = [(part.strip(), row) for row, name in enumerate(names) for part in name.split(",")]
+        for fold in (str, str.casefold):
+            for known in ([(name, row) for row, name in enumerate(names)], single):
+                rows = sorted({row for name, row in known if fold(name) == fold(word)})
+                if len(rows) > 1:
+                    raise UserError(
+                        f"label {word!r} is the name of the classes {', '.join(map(str, rows))}: give the number of one"
+                    )
+                if rows:
+                    return rows[0]
         if not word.lstrip("+-").isdecimal():
+            folded = {name.casefold(): name for name, _ in reversed(single)}
             near = difflib.get_close_matches(word.casefold()[:300], folded, n=1, cutoff=0.5)
-            hint = f"; did you mean {names[folded.index(near[0])]!r}?" if near else ""
+            hint = f"; did you mean {folded[near[0]]!r}?" if near else ""
             more = ", ..." if len(names) > MOST_TOLD else ""
             raise UserError(
                 f"label {word!r} is none of the classes{hint} (known: {', '.join(names[:MOST_TOLD])}{more})"

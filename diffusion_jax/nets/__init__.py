@@ -2,6 +2,7 @@
 
 from diffusion_jax.nets.clip import CLIP, CLIPOutput
 from diffusion_jax.nets.dit import DiT
+from diffusion_jax.nets.dit_presets import DIT_MODELS, dit_model
 from diffusion_jax.nets.functional import Network, Stack, functional
 from diffusion_jax.nets.mlp import MLP
 from diffusion_jax.nets.presets import CLIP_MODELS, clip_model, complete
@@ -36,6 +37,7 @@ from diffusion_jax.nets.vit import TowerOutput, VisionTransformer
 __all__ = [
     "CLIP",
     "CLIP_MODELS",
+    "DIT_MODELS",
     "GLIDE",
     "MLP",
     "UNET_MODELS",
@@ -60,6 +62,7 @@ __all__ = [
     "complete",
     "complete_unet",
     "complete_vae",
+    "dit_model",
     "functional",
     "sliced",
     "tiled",

@@ -1,8 +1,18 @@
 """Published systems joined for sampling: `load_pipeline("stable-diffusion-v1-5").generate("a lighthouse")`."""
 
+from diffusion_jax.pipelines.class_to_image import ClassToImage, class_to_image
 from diffusion_jax.pipelines.loading import load_pipeline
 from diffusion_jax.pipelines.prompts import Sizes
 from diffusion_jax.pipelines.scheduler import Plan, Scheduler, read_scheduler
 from diffusion_jax.pipelines.text_to_image import TextToImage
 
-__all__ = ["Plan", "Scheduler", "Sizes", "TextToImage", "load_pipeline", "read_scheduler"]
+__all__ = [
+    "ClassToImage",
+    "Plan",
+    "Scheduler",
+    "Sizes",
+    "TextToImage",
+    "class_to_image",
+    "load_pipeline",
+    "read_scheduler",
+]

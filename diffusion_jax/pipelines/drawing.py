@@ -1,4 +1,4 @@
-"""From noise, or from a picture's latent, to the latents of prompts: a plan, guidance, and the one driver, in batches."""
+"""From noise, or a picture's latent, to latents of prompts or classes: a plan, guidance and the one driver, in batches."""
 
 from __future__ import annotations
 
@@ -23,9 +23,10 @@ from diffusion_jax.sampling.editing.img2img import tail
 from diffusion_jax.sampling.editing.inpainting import Inpaint
 from diffusion_jax.sampling.given import with_noise
 from diffusion_jax.sampling.grids import exactly
-from diffusion_jax.typing import Array, DenoiseFn, Params, PyTree, Schedule, Solver, UserError
+from diffusion_jax.systems.vae.pretrained import Autoencoder
+from diffusion_jax.typing import Array, DenoiseFn, Params, PyTree, Schedule, Solver, UserError, whole_number
 
-__all__ = ["Begun", "OwnPlan", "drawn", "plan_of"]
+__all__ = ["Begun", "OwnPlan", "decoded", "drawn", "plan_of"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -119,12 +120,14 @@ def drawn(
     begun: Begun | None = None,
     strength: float = 1.0,
     batch_size: int = 4,
+    learned_variance: bool = False,
     shown: bool = True,
 ) -> Array:
     """Latents [n, *shape] of n conditions, each of its own key [n]; over all local devices, `batch_size` at a time.
 
-    `noise` [n, *shape] of unit variance takes the place of the keys' own, [1 + steps, n, *shape] also in each step. Raises
-    UserError for noise of another shape.
+    `noise` [n, *shape] of unit variance takes the place of the keys' own, [1 + steps, n, *shape] also in each step. With
+    `learned_variance` the network gives twice the channels, for steps that ask for a variance. Raises UserError for noise of
+    another shape.
     """
     count = len(keys)
     drawn_noise = None
@@ -135,7 +138,7 @@ def drawn(
                 f"noise has {len(drawn_noise)} arrays after the first for {len(plan.ts) - 1} steps: one each"
             )
     if noise is not None and np.shape(noise) != (count, *shape):
-        raise UserError(f"noise has shape {np.shape(noise)}; {count} prompts of this size need {(count, *shape)}")
+        raise UserError(f"noise has shape {np.shape(noise)}; {count} pictures of this size need {(count, *shape)}")
     if guidances.spec_of(guidance)["name"] == "cfg_plus_plus" and not optional.from_pair(plan.solver):
         raise UserError(
             f"guidance 'cfg_plus_plus' needs a solver of first order, which {plan.solver!r} is not; nearest: ddim"
@@ -147,7 +150,8 @@ def drawn(
     x1 = unit * plan.noise_scale if alone or begun is None else plan.noised(begun.latents, unit)
     mesh = make_mesh(devices=jax.local_devices())
     size = -(-min(batch_size, count) // batch_devices(mesh)) * batch_devices(mesh)
-    model = jax.device_put(denoiser(apply, params, plan.schedule, plan.prediction, plan.time), replicated(mesh))
+    network = denoiser(apply, params, plan.schedule, plan.prediction, plan.time, learned_variance=learned_variance)
+    model = jax.device_put(network, replicated(mesh))
     arrays = {"x1": x1, "keys": keys, "cond": cond, "away": away, "unit": unit}
     if begun is not None and begun.mask is not None:
         arrays |= {"known": begun.latents, "kept": begun.mask == 0}
@@ -168,3 +172,11 @@ def drawn(
             )
             found.append(np.asarray(x0)[: count - first])
     return jnp.asarray(np.concatenate(found))
+
+
+def decoded(vae: Autoencoder, latents: ArrayLike, tile: int | None = None) -> np.ndarray:
+    """Pictures float32 [n, height, width, 3] in [-1, 1] of latents of unit scale, one after the other; `tile` in pixels."""
+    z = jnp.asarray(latents)
+    tile = None if tile is None else max(1, whole_number("tile", tile, vae.factor) // vae.factor)
+    found = [np.asarray(vae.decode(z[i : i + 1], tile=tile)) for i in range(len(z))]
+    return np.clip(np.concatenate(found), -1.0, 1.0)

@@ -14,7 +14,6 @@ __all__ = ["PIPELINES", "Index", "read_index"]
 INDEX = "model_index.json"
 TEXT = ("text_encoder", "tokenizer")
 TEXT_2 = ("text_encoder_2", "tokenizer_2")
-PARTS = ("unet", "vae", "scheduler", *TEXT, *TEXT_2)
 
 PIPELINES: dict[str, str] = {
     "StableDiffusionPipeline": "sd",
@@ -25,24 +24,33 @@ PIPELINES: dict[str, str] = {
     "StableDiffusionXLInpaintPipeline": "sdxl",
     "LatentConsistencyModelPipeline": "sd",
     "LatentConsistencyModelImg2ImgPipeline": "sd",
+    "DiTPipeline": "dit",
 }
 """Classes of pipelines that are read, and which system each is."""
 
+NEEDED = {"sd": ("unet", "vae", "scheduler"), "dit": ("transformer", "vae", "scheduler")}
+NEEDED["sdxl"] = NEEDED["sd"]
+PARTS = {"sd": (*NEEDED["sd"], *TEXT, *TEXT_2), "dit": NEEDED["dit"]}
+PARTS["sdxl"] = PARTS["sd"]
+"""The parts of each system that are read, and of those the ones without which it is not whole."""
+
 CLASSES: dict[str, tuple[str, ...]] = {
     "unet": ("UNet2DConditionModel",),
+    "transformer": ("DiTTransformer2DModel", "Transformer2DModel"),
     "vae": ("AutoencoderKL",),
     "text_encoder": ("CLIPTextModel", "CLIPTextModelWithProjection"),
     "text_encoder_2": ("CLIPTextModelWithProjection",),
     "tokenizer": ("CLIPTokenizer", "CLIPTokenizerFast"),
     "tokenizer_2": ("CLIPTokenizer", "CLIPTokenizerFast"),
 }
-FIELDS = ("force_zeros_for_empty_prompt", "requires_aesthetics_score", "requires_safety_checker")
+FIELDS = ("force_zeros_for_empty_prompt", "requires_aesthetics_score", "requires_safety_checker", "id2label")
 UNREAD = ("safety_checker", "feature_extractor", "image_encoder", "add_watermarker", "watermark")
 """What has no part in a latent: a judge of pictures, marks in them, and encoders that only adapters use."""
 
 
 class Index:
-    """What model_index.json says: `kind` "sd" or "sdxl", the `parts` there are, the class of the `scheduler`, and flags."""
+    """What model_index.json says: `kind` "sd", "sdxl" or "dit", the `parts` there are, the class of the `scheduler`, flags, and
+    `labels`, the names of classes by their numbers."""
 
     def __init__(self, folder: Path, told: Mapping[str, Any]) -> None:
         where = f"{str(folder / INDEX)!r}"
@@ -56,10 +64,10 @@ class Index:
         for key, value in told.items():
             if key.startswith("_") or key in FIELDS or key in UNREAD:
                 continue
-            if key not in PARTS:
+            if key not in PARTS[self.kind]:
                 if value in (None, [None, None]):
                     continue
-                raise UserError(f"{where}: the part {key!r} is not read here; read are {', '.join(PARTS)}")
+                raise UserError(f"{where}: the part {key!r} is not read here; read are {', '.join(PARTS[self.kind])}")
             if not isinstance(value, list | tuple) or len(value) != 2:
                 raise UserError(f"{where}: {key} is {value!r}, not [library, class]")
             if value[1] is not None:
@@ -68,6 +76,7 @@ class Index:
                 self.scheduler = str(value[1]) if key == "scheduler" else self.scheduler
         self.zeros = bool(told.get("force_zeros_for_empty_prompt", self.kind == "sdxl"))
         self.aesthetics = bool(told.get("requires_aesthetics_score", False))
+        self.labels = told.get("id2label") or {}
         self._check_whole(where)
 
     def _check(self, part: str, name: str, where: str) -> None:
@@ -83,12 +92,12 @@ class Index:
             )
 
     def _check_whole(self, where: str) -> None:
-        needed = {"unet", "vae", "scheduler"} - set(self.parts)
+        needed = set(NEEDED[self.kind]) - set(self.parts)
         texts = [pair for pair in (TEXT, TEXT_2) if set(pair) <= set(self.parts)]
-        if not texts:
+        if not texts and self.kind != "dit":
             needed |= set(TEXT_2 if "text_encoder_2" in self.parts else TEXT) - set(self.parts)
         if needed:
-            raise UserError(f"{where} names no {', '.join(sorted(needed))}: a text-to-image pipeline needs it")
+            raise UserError(f"{where} names no {', '.join(sorted(needed))}: a {self.name} needs it")
 
     @property
     def encoders(self) -> list[tuple[Path, Path]]:

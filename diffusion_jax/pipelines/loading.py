@@ -6,6 +6,8 @@ import dataclasses
 from pathlib import Path
 
 from diffusion_jax.convert.files import SAFETENSORS, TORCH, read_json
+from diffusion_jax.nets import DIT_MODELS
+from diffusion_jax.pipelines.class_to_image import ClassToImage, class_to_image
 from diffusion_jax.pipelines.descriptions import Description
 from diffusion_jax.pipelines.folder import INDEX, Index, read_index
 from diffusion_jax.pipelines.scheduler import Scheduler, read_scheduler
@@ -14,7 +16,7 @@ from diffusion_jax.pipelines.text_encoder import TextEncoder, load_text_encoder
 from diffusion_jax.pipelines.text_to_image import TextToImage
 from diffusion_jax.systems.diffusion.pretrained import Pretrained, load_network
 from diffusion_jax.systems.vae.pretrained import Autoencoder, load_vae_network
-from diffusion_jax.typing import UserError, path_of
+from diffusion_jax.typing import UserError, one_of, path_of
 
 __all__ = ["is_pipeline", "load_pipeline"]
 
@@ -33,28 +35,56 @@ def load_pipeline(
     tokenizer: str | Path | None = None,
     model: str | Description | None = None,
     prediction: str | None = None,
+    vae: str | Path | None = None,
     dtype: str = "auto",
     remat: str | None = None,
-) -> TextToImage:
-    """The Stable Diffusion in a folder of diffusers or in one .safetensors file, ready to `generate`.
+) -> TextToImage | ClassToImage:
+    """The Stable Diffusion or DiT in a folder of diffusers, or in one file in its authors' layout, ready to `generate`.
 
-    Parameters are float32, on the device. `tokenizer`, `model` and `prediction` say what a single file does not, see
-    `single_file.load_single_file`; a folder says it itself. `dtype` is what networks compute in: "auto" is bfloat16 on
-    accelerators that have it, else float32; `remat` is the U-Net's. Everything that tells what lies in a folder is looked at
+    Parameters are float32, on the device. `tokenizer`, `model` and `prediction` say what a single file of Stable Diffusion does
+    not, see `single_file.load_single_file`; of a DiT's file `model` is a name of `nets.DIT_MODELS` and `vae` the folder of the
+    autoencoder of its latents. A folder says it itself. `dtype` is what networks compute in: "auto" is bfloat16 on accelerators
+    that have it, else float32; `remat` is the U-Net's or DiT's. Everything that tells what lies in a folder is looked at
     before any weights are read. Raises UserError for a folder that lacks a part, a class or a field that is not here, and for
     weights that do not fit.
     """
     folder = path_of("path", path)
+    if vae is not None or (isinstance(model, str) and model in DIT_MODELS):
+        if vae is None or model is None:
+            raise UserError(
+                "model and vae are given together, for a DiT's file and the folder of its autoencoder: load_pipeline("
+                "'DiT-XL-2-256x256.pt', model='dit-xl-2-256', vae='sd-vae-ft-mse')"
+            )
+        name = one_of("model", model, DIT_MODELS)
+        return class_to_image(
+            load_network(folder, model=name, dtype=dtype, remat=remat), load_vae_network(vae, dtype=dtype)
+        )
     own = {"tokenizer": tokenizer, "model": model, "prediction": prediction}
     if folder.is_file() or (folder.suffix in ENDINGS and not folder.is_dir()):
         return load_single_file(folder, **own, dtype=dtype, remat=remat)  # type: ignore[arg-type]
-    for name, value in own.items():
+    for what, value in own.items():
         if value is not None:
             raise UserError(
-                f"{name} {value!r} is for a single file, and {str(folder)!r} is none: a folder says it itself"
+                f"{what} {value!r} is for a single file, and {str(folder)!r} is none: a folder says it itself"
             )
     index = read_index(folder)
     scheduler = _scheduler_of(index)
+    return (_class_to_image if index.kind == "dit" else _text_to_image)(index, scheduler, dtype, remat)
+
+
+def _class_to_image(index: Index, scheduler: Scheduler, dtype: str, remat: str | None) -> ClassToImage:
+    found = load_network(index.path / "transformer", dtype=dtype, remat=remat)
+    return dataclasses.replace(
+        class_to_image(
+            found, load_vae_network(index.path / "vae", dtype=dtype), scheduler, names=index.labels, guided_channels=None,
+            where=repr(str(index.path)),
+        ),
+        path=index.path,
+    )  # fmt: skip
+
+
+def _text_to_image(index: Index, scheduler: Scheduler, dtype: str, remat: str | None) -> TextToImage:
+    folder = index.path
     encoders = tuple(load_text_encoder(encoder, tokenizer, dtype) for encoder, tokenizer in index.encoders)
     unet = load_network(folder / "unet", dtype=dtype, remat=remat)
     vae = load_vae_network(folder / "vae", dtype=dtype)

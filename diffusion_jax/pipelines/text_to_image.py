@@ -23,7 +23,7 @@ from jax.typing import ArrayLike
 
 from diffusion_jax.nets import Network
 from diffusion_jax.pipelines.adapting import adapted
-from diffusion_jax.pipelines.drawing import Begun, drawn, plan_of
+from diffusion_jax.pipelines.drawing import Begun, decoded, drawn, plan_of
 from diffusion_jax.pipelines.pictures import check_size, masks_of, pictures_of, size_of
 from diffusion_jax.pipelines.prompts import Sizes, listed, nothing, told
 from diffusion_jax.pipelines.saving import save_pipeline
@@ -217,10 +217,7 @@ class TextToImage:
 
     def decode(self, latents: ArrayLike, *, tile: int | None = None) -> np.ndarray:
         """Pictures float32 [n, height, width, 3] in [-1, 1] of latents in the folder's scaling, one after the other."""
-        z = jnp.asarray(latents)
-        tile = None if tile is None else max(1, whole_number("tile", tile, self.vae.factor) // self.vae.factor)
-        found = [np.asarray(self.vae.decode(z[i : i + 1], tile=tile)) for i in range(len(z))]
-        return np.clip(np.concatenate(found), -1.0, 1.0)
+        return decoded(self.vae, latents, tile)
 
     def _pixels(self, size: Any, image: Any) -> tuple[int, int]:
         factor = self.vae.factor

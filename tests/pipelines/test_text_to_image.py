@@ -78,7 +78,7 @@ def test_where_the_mask_is_black_the_picture_stays(pipeline):
         ({"size": (16, 17)}, "size 16 x 17 is not divided by 2; nearest: 16 x 16"),
         (
             {"noise": np.zeros((1, 8, 8, 4))},
-            r"noise has shape \(1, 8, 8, 4\); 2 prompts of this size need \(2, 8, 8, 4\)",
+            r"noise has shape \(1, 8, 8, 4\); 2 pictures of this size need \(2, 8, 8, 4\)",
         ),
         ({"mask": np.ones((16, 16))}, "a mask hides a part of a picture: give `image`"),
         ({"strength": 0.5}, "strength 0.5 says how far a picture is noised: give `image`"),
@@ -179,7 +179,7 @@ def test_from_the_command_line(folders, tmp_path, capsys):
         (["--weights", "params", "--prompt", "a"], "--weights does not go with --pretrained"),
         (["--prompt", "a", "--size", "15"], "size 15 x 15 is not divided by 2; nearest: 16 x 16"),
         (["--prompt", "a", "--strength", "0.5"], "give `image`"),
-        (["--label", "3"], "--label does not go with --pretrained"),
+        (["--label", "3"], "takes no --label: it asks for --prompt"),
         ([], "give --prompt"),
     ):
         assert main(["sample", *how, "--overwrite", *wrong]) != 0

@@ -31,8 +31,8 @@ def add(commands: Any) -> None:
     convert.add_argument(
         "--format",
         metavar="NAME",
-        help="of a CLIP (default: hf) or of a U-Net or DiT (default: diffusers): hf, open_clip, openai, diffusers, guided "
-        "or latent",
+        help="of a CLIP (default: hf) or of a U-Net or DiT (default: diffusers): hf, open_clip, openai, diffusers, guided, "
+        "latent or meta",
     )
     convert.add_argument("--dtype", default="float32", metavar="NAME", help="float32, float16 or bfloat16")
     convert.add_argument("--image-size", type=int, metavar="N", help="interpolate the positions to this resolution")
@@ -44,6 +44,6 @@ def add(commands: Any) -> None:
         "--out",
         required=True,
         metavar="PATH",
-        help="a new folder; with openai, guided or latent a .pt or .safetensors file",
+        help="a new folder; with openai, guided, latent or meta a .pt or .safetensors file",
     )
     convert.add_argument("--overwrite", action="store_true", help="replace what is at --out")

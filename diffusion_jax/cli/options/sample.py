@@ -35,7 +35,7 @@ def add(commands: Any) -> None:
         metavar="PATH",
         help="a folder of Stable Diffusion 1, 2 or XL as diffusers keeps it, or one .safetensors file in its authors' layout, "
         "in place of a run; asked by --prompt, and from a picture by --image, or by --image and --mask where only what is "
-        "white there is drawn anew",
+        "white there is drawn anew; or a folder of DiT, asked by --label",
     )
     sample.add_argument(
         "--tokenizer",

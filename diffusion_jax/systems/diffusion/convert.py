@@ -12,11 +12,13 @@ import jax
 import numpy as np
 
 from diffusion_jax.build.networks import network_keywords
+from diffusion_jax.convert.dit import LAYOUTS as DIT_LAYOUTS
 from diffusion_jax.convert.dit import save_dit
 from diffusion_jax.convert.files import DTYPES, SAFETENSORS, TORCH
 from diffusion_jax.convert.unet import LAYOUTS, save_unet
 from diffusion_jax.files import check_file, check_folder
 from diffusion_jax.nets import ConfigUNet, DiT, complete_unet, unet_keywords
+from diffusion_jax.nets.layers import sincos_positions
 from diffusion_jax.runs import holds_run
 from diffusion_jax.systems.diffusion.pretrained import load_network, order_of
 from diffusion_jax.systems.diffusion.run import DiffusionRun, load_diffusion
@@ -30,7 +32,7 @@ STEPS = "t1000"  # what diffusers' networks see of the time, but for the first s
 def convert(arguments: argparse.Namespace, say: Callable[[str], None]) -> int:
     """Read the network at `path` and write it to `--out`."""
     source, out, layout = Path(arguments.path), Path(arguments.out), arguments.format or "diffusers"
-    one_of("--format", layout, LAYOUTS)
+    one_of("--format", layout, {*LAYOUTS, *DIT_LAYOUTS})
     one_of("--dtype", arguments.dtype, DTYPES)
     for option in ("image_size", "context_length"):
         if getattr(arguments, option) is not None:
@@ -59,9 +61,13 @@ def convert(arguments: argparse.Namespace, say: Callable[[str], None]) -> int:
         kind, size = found.kind, found.told.get("sample_size")
         order = order_of(arguments.model)
     if kind == "DiT":
-        if layout != "diffusers":
+        if layout not in DIT_LAYOUTS:
             raise UserError(f"format {layout!r} holds no DiT; nearest: 'diffusers'")
-        save_dit(out, config, params, dtype=arguments.dtype)
+        side = config["image_size"] // config.get("patch", 2)
+        positions = sincos_positions(side, side, config["width"])
+        save_dit(out, config, params, layout=layout, dtype=arguments.dtype, positions=positions)
+    elif layout not in LAYOUTS:
+        raise UserError(f"format {layout!r} holds DiTs alone; nearest: 'diffusers'")
     else:
         save_unet(
             out, config, params, complete_unet,

@@ -18,7 +18,7 @@ from diffusion_jax.build.networks import compute_dtype
 from diffusion_jax.convert.dit import load_dit
 from diffusion_jax.convert.files import read_config
 from diffusion_jax.convert.unet import load_unet
-from diffusion_jax.nets import UNET_MODELS, DiT, Network, UNet, complete_unet, unet_model
+from diffusion_jax.nets import DIT_MODELS, UNET_MODELS, DiT, Network, UNet, complete_unet, dit_model, unet_model
 from diffusion_jax.typing import Params, UserError, path_of
 
 __all__ = ["Pretrained", "load_network", "order_of", "publishes"]
@@ -42,7 +42,7 @@ class Pretrained:
 
 def publishes(path: Path, model: str | None = None) -> bool:
     """Whether weights at a path are said to be a diffusion network's, by the name of a model or by what lies beside them."""
-    return model in UNET_MODELS if model is not None else "_class_name" in read_config(path)
+    return model in (*UNET_MODELS, *DIT_MODELS) if model is not None else "_class_name" in read_config(path)
 
 
 def order_of(model: str | None) -> str:
@@ -62,7 +62,8 @@ def load_network(
     """The U-Net or DiT in a folder or file, float32 parameters on the device.
 
     `model` is a name of `nets.UNET_MODELS` for weights that do not say what they are (guided-diffusion's, whose q, k and v are
-    in an `order` "heads" or "parts", by default that of its publication, and whole checkpoints of latent diffusion). `dtype`,
+    in an `order` "heads" or "parts", by default that of its publication, and whole checkpoints of latent diffusion), or one of
+    `nets.DIT_MODELS` for a DiT's file in Meta's layout. `dtype`,
     `scan` and `remat` say how it computes. Raises UserError for a model that is not here, by the class or the field that is
     not, and for weights that do not fit.
     """
@@ -71,7 +72,10 @@ def load_network(
     order = order_of(model) if order is None else order
     how = {"dtype": compute_dtype(dtype), "scan": scan, "remat": remat}
     name, kind = told.get("_class_name"), "UNet"
-    if model is not None:
+    if model in DIT_MODELS:
+        kind, (config, params) = "DiT", load_dit(path, config=dit_model(model))
+        network = Network(lambda rngs: DiT(rngs, **config, **how))
+    elif model is not None:
         sizes = unet_model(model)
         if "width" in sizes or "unet" in sizes:
             raise UserError(f"model {model!r} has no published weights in a layout that is read here")

@@ -129,6 +129,7 @@ RANGES: dict[str, Range] = {
     "sampler.guidance_scale": number(0.0, 1e6, usual=3.0),
     "sampler.guidance": optional(named("guidance", GUIDANCE), "classifier_free"),
     "sampler.guidance.name": named("guidance", GUIDANCE),
+    "sampler.guidance.channels": optional(whole(1), "all"),
     "sampler.guidance.eta": number(),
     "sampler.guidance.momentum": number(-1.0, 1.0),
     "sampler.guidance.norm_threshold": either(
