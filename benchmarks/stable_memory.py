@@ -50,6 +50,7 @@ GIB = 2**30
 
 
 def condition(model: str, batch: int) -> dict[str, Any]:
+    """What the U-Net is told, as shapes."""
     found = {"tokens": jax.ShapeDtypeStruct((batch, 77, MODELS[model][1]), jnp.float32)}
     if model == "sdxl":
         found |= {"pooled": jax.ShapeDtypeStruct((batch, 1280), jnp.float32)}
@@ -58,10 +59,12 @@ def condition(model: str, batch: int) -> dict[str, Any]:
 
 
 def unet(model: str, remat: str | None = None) -> Network:
+    """The U-Net of its published sizes, which computes in bfloat16."""
     return Network(lambda rngs: UNet(rngs, **unet_model(model), dtype=jnp.bfloat16, remat=remat))
 
 
 def weights(network: Network, dtype: Any) -> Any:
+    """Its parameters as shapes."""
     shapes = jax.eval_shape(network.init, jax.eval_shape(jax.random.key, 0))
     return jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, dtype), shapes)
 
@@ -131,6 +134,7 @@ CASES: dict[str, Callable[[], tuple[Callable[..., Any], tuple[Any, ...]]]] = {
 
 
 def planned(make: Callable[[], Any], device: Any) -> dict[str, Any]:
+    """XLA's plan of memory for one chip, in bytes, and the seconds that it took to compile."""
     run, given = make()
     donated = isinstance(given[0], TrainState)  # as the loop does
     there = SingleDeviceSharding(device)
@@ -150,6 +154,7 @@ def planned(make: Callable[[], Any], device: Any) -> dict[str, Any]:
 
 
 def main() -> None:
+    """Compiles every case, and writes the file after each."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, default=OUT)
     parser.add_argument("--only", default="", help="the cases whose names hold this")

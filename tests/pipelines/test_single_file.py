@@ -300,7 +300,7 @@ def test_a_lora_changes_the_picture_and_its_scale_how_much(pipelines, lora, draw
         pipeline.with_lora(lora, float("nan"))
     with pytest.raises(UserError, match="does not exist"):
         pipeline.with_lora(lora.with_name("other.safetensors"))
-    with pytest.raises(UserError, match="does not fit: .* misshapen"):
+    with pytest.raises(UserError, match=r"does not fit: .* misshapen"):
         pipelines["xl"].with_lora(lora)
 
 
