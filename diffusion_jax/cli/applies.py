@@ -52,6 +52,7 @@ PATHS = (
     "path",
     "out",
     "config",
+    "autoencoder",
     "file",
     "prompts",
     "image",
