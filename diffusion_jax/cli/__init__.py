@@ -1,4 +1,4 @@
-"""`diffusion-jax train | sample | evaluate | convert | vocabulary | report | config`: each reads arguments round a call.
+"""`diffusion-jax train | sample | evaluate | encode | convert | vocabulary | report | config`: arguments read round a call.
 
 Exit codes: 0 done, 1 a defect of ours (with a traceback), 2 something the user can mend (one line), 130 interrupted.
 """
@@ -20,7 +20,7 @@ from diffusion_jax.typing import UserError, one_of
 
 __all__ = ["COMMANDS", "guarded", "main", "parser"]
 
-OVERRIDDEN = ("train", "config")
+OVERRIDDEN = ("train", "config", "encode")
 """The commands that take --config.KEY=VALUE."""
 
 

@@ -61,6 +61,7 @@ PATHS = (
     "path",
     "out",
     "config",
+    "autoencoder",
     "file",
     "prompts",
     "image",

@@ -23,7 +23,7 @@ from diffusion_jax.systems.table import SYSTEMS, config_at, keys, load_run, syst
 from diffusion_jax.training import INPUTS, train_run
 from diffusion_jax.typing import UserError, one_of
 
-__all__ = ["convert", "evaluate", "report", "train"]
+__all__ = ["convert", "encode", "evaluate", "report", "train"]
 
 
 def _silent(text: str) -> None:
@@ -42,6 +42,19 @@ def train(arguments: argparse.Namespace, rest: list[str]) -> int:
         raise UserError(f"{error}{not_found(config, keys, arguments.config, str(error))}") from error
     tell(f"run in {folder}")
     return 0
+
+
+def encode(arguments: argparse.Namespace, rest: list[str]) -> int:
+    """Write the latents of a config's training pictures."""
+    config = load_config(arguments.config, parse_overrides(rest), keys)
+    system = system_of(config)
+    if system.encode is None:
+        raise UserError(f"--config {arguments.config!r} is of system {config.system!r}, whose pictures are not encoded")
+    configure(say)
+    try:
+        return system.encode(arguments, config, say)
+    except UserError as error:
+        raise UserError(f"{error}{not_found(config, keys, arguments.config, str(error))}") from error
 
 
 def evaluate(arguments: argparse.Namespace, rest: list[str]) -> int:

@@ -119,8 +119,9 @@ class System:
     `changes` which may change when a run is gone on with (`systems.resume`), `check` what is wrong with values that are right
     alone. `upgrade(config, version)` makes the config of an older run one of today.
 
-    `options` are the options of `diffusion-jax evaluate` that are this system's, whatever the run is of. `evaluate`, `report`
-    and `convert` are those commands, None where there is none. `metrics` are measures by name, as `systems.measuring` says.
+    `options` are the options of `diffusion-jax evaluate` that are this system's, whatever the run is of. `encode`, which is
+    handed the config, `evaluate`, `report` and `convert` are those commands, None where there is none.
+    `metrics` are measures by name, as `systems.measuring` says.
     `formats` are what `convert` writes, the first by default.
     `lighter(config)` says what makes a training step smaller. `published(path, **options)` reads published weights, of which
     `publishes(path, model)` says that they are this system's, of the name `model` or None.
@@ -136,6 +137,7 @@ class System:
     check: Callable[[ConfigDict], None] = _fine
     upgrade: Callable[[ConfigDict, int], ConfigDict] = _as_it_is
     options: tuple[str, ...] = ()
+    encode: Callable[[argparse.Namespace, ConfigDict, Say], int] | None = None
     evaluate: Callable[[argparse.Namespace, Say], int] | None = None
     report: Callable[[argparse.Namespace, Say], int] | None = None
     convert: Callable[[argparse.Namespace, Say], int] | None = None

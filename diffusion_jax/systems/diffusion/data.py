@@ -16,6 +16,7 @@ from diffusion_jax.data.pictures.augmentation import random_shift
 from diffusion_jax.data.pipeline import batches, rows_of
 from diffusion_jax.data.reading import picture_batches
 from diffusion_jax.systems.diffusion.conditions.condition import Pick
+from diffusion_jax.systems.diffusion.latent_cache import LatentTable
 from diffusion_jax.systems.system import process_slice
 from diffusion_jax.typing import Source, UserError
 
@@ -57,7 +58,7 @@ def _leads(path: str) -> bool:
 
 
 def training_batches(
-    config: ConfigDict, train: Source, image: Sequence[int], pick: Pick, x0: np.ndarray | None = None
+    config: ConfigDict, train: Source, image: Sequence[int], pick: Pick, x0: np.ndarray | LatentTable | None = None
 ) -> Callable[[int], dict[str, Any]]:
     """A function from the step to this process's rows, {"image", "cond"}: what `pick` says of the examples that were read.
 
@@ -70,7 +71,8 @@ def training_batches(
         def read(batch: dict[str, np.ndarray], rng: np.random.Generator) -> dict[str, Any]:
             rows = stands[batch["index"]]
             cond = pick(rows, rng)
-            return {"x0": x0[rows]} if cond is None else {"x0": x0[rows], "cond": cond}
+            found = x0.rows(rows, rng) if isinstance(x0, LatentTable) else x0[rows]
+            return {"x0": found} if cond is None else {"x0": found, "cond": cond}
 
         return batches(_Numbers(len(x0)), config.batch_size, config.seed, read, **process_slice())
     if not build.gives_pictures(config.data):
@@ -125,9 +127,10 @@ def _reader(config: ConfigDict, train: Source, image: Sequence[int]) -> Callable
     )
 
 
-def _stands(x0: np.ndarray) -> np.ndarray:
+def _stands(x0: np.ndarray | LatentTable) -> np.ndarray:
     """Which example stands in the place of each: itself, or the next one that is not NaN. UserError where all are."""
-    read = np.flatnonzero(~np.isnan(x0.reshape(len(x0), -1)[:, 0]))
+    lost = x0.missing if isinstance(x0, LatentTable) else np.isnan(x0.reshape(len(x0), -1)[:, 0])
+    read = np.flatnonzero(~lost)
     if not len(read):
         raise UserError("no example can be read: x0 is NaN of each")
     return read[np.searchsorted(read, np.arange(len(x0))) % len(read)]

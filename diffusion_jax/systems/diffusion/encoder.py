@@ -1,14 +1,12 @@
 """The frozen CLIP that a condition or a space is made with: a run trained here, or a folder or file of published weights.
 
-A run that is conditioned keeps a note of where the encoder lies, relative to it, and a fingerprint of its weights. The
-encoder may move with the run, and is refused where it is not there any more, or holds other weights.
+A run that is conditioned keeps a note of it (`noted`).
 """
 
 from __future__ import annotations
 
 import dataclasses
 import functools
-import os
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -22,9 +20,10 @@ from diffusion_jax.nets import Network
 from diffusion_jax.systems.clip.loss import unit
 from diffusion_jax.systems.clip.pretrained import load_pretrained
 from diffusion_jax.systems.clip.run import ClipRun, load_clip
+from diffusion_jax.systems.diffusion.noted import Noted, place_noted
 from diffusion_jax.typing import Array, Params, UserError
 
-__all__ = ["Encoder", "as_seen", "embedder", "encoder_of", "load_encoder", "read_note"]
+__all__ = ["Encoder", "as_seen", "embedder", "encoder_of", "load_encoder"]
 
 WEIGHTS = ("*.safetensors", "*.bin", "*.pt", "*.npz", "open_clip_config.json")
 """By which files a folder is one of published weights."""
@@ -76,58 +75,40 @@ class Encoder:
     what: str
 
     @functools.cached_property
+    def noted(self) -> Noted:
+        """What a run notes of it."""
+        return Noted(self.clip.path, self.clip.params, self.file, self.what)
+
+    @property
     def fingerprint(self) -> str:
         """A digest of its weights."""
-        return runs.fingerprint(self.clip.params)
+        return self.noted.fingerprint
 
     def notes(self, folder: Path) -> Mapping[str, Mapping[str, Any]]:
         """Where it lies from the run's folder, and its fingerprint."""
-        return {self.file: {"run": os.path.relpath(self.clip.path, folder), "fingerprint": self.fingerprint}}
+        return self.noted.notes(folder)
 
     def agrees(self, folder: Path, anew: bool) -> None:
         """UserError for a folder that holds the encoder, and for a run there of other weights."""
-        if self.clip.path.resolve().is_relative_to(folder.resolve()):
-            raise UserError(f"{folder} holds the {self.what} {self.clip.path}: choose another --config.workdir")
-        if anew or not (folder / self.file).is_file():
-            return
-        if read_note(folder, self.file, self.what)["fingerprint"] != self.fingerprint:
-            raise UserError(
-                f"{folder} was trained on another {self.what} than {self.clip.path} holds now: choose another "
-                "--config.workdir, or --overwrite to begin anew"
-            )
+        self.noted.agrees(folder, anew)
 
 
 def encoder_of(path: str, run: Path | None, file: str, what: str, *, texts: bool = True) -> Encoder:
     """The encoder that a config names, or that the run in `run` notes in `file`. UserError where it is gone, or another."""
     if run is None:
         return Encoder(load_encoder(path, texts=texts), file, what)
-    note = read_note(run, file, what)
-    place = Path(os.path.normpath(run / note["run"]))
+    place, fingerprint, gone = place_noted(run, file, what)
     trained = runs.is_run(place) or (place.is_dir() and any(runs.is_run(inner) for inner in place.glob("*")))
     if not (trained or _published(place)):
-        raise UserError(
-            f"there is no {what} in {os.path.abspath(place)!r}, where {file} of the diffusion run "
-            f"{str(run)!r} says that it lies{runs.nearest(place)}"
-        )
+        raise gone
     found = Encoder(load_encoder(place, texts=texts), file, what)
-    if found.fingerprint != note["fingerprint"]:
+    if found.fingerprint != fingerprint:
         if _published(place):
             raise UserError(
                 f"the {what} in {place} has other weights than those that {run} was trained on: put them back, or train the "
                 "diffusion run anew"
             )
         raise UserError(f"the {what} in {found.clip.path} was trained again after {run}: train the diffusion run anew")
-    return found
-
-
-def read_note(path: Path, file: str, what: str) -> dict[str, str]:
-    """{"run", "fingerprint"} of the encoder that the diffusion run in `path` was trained on."""
-    note = path / file
-    if not note.is_file():
-        raise UserError(f"{note} is missing: the run does not say which {what} it was trained on")
-    found = runs.read_json(note)
-    if not {"run", "fingerprint"} <= found.keys():
-        raise UserError(f"{note} lacks 'run' or 'fingerprint': it was not written by `diffusion-jax train`")
     return found
 
 

@@ -143,7 +143,9 @@ def _cached(config: ConfigDict) -> None:
     said: dict[str, tuple[Any, Any]] = {"augment": (altered(config.data)["augment"], 0.0)}
     if gives_pictures(config.data):
         how = reading(config.data)
-        said |= {"flip": (how["flip"], False), "crop": (how["crop"], "none" if how["crop"] == "none" else "center")}
+        said["crop"] = (how["crop"], "none" if how["crop"] == "none" else "center")
+        if config.space.get("name") != "latents":  # whose cache has pictures turned too
+            said["flip"] = (how["flip"], False)
     else:
         said["shift"] = (augmentation(config.data)["shift"], 0.0)
     for key, (value, still) in said.items():

@@ -59,6 +59,7 @@ RANGES: dict[str, Range] = {
     "condition.sample_level": number(0.0, 1.0, of="a noise level"),
     "space.name": named("space", SPACES),
     "space.encoder": text("the path of a CLIP run or of published weights, as text", path=True),
+    "space.autoencoder": text("the path of an autoencoder, a run or published weights, as text", path=True),
     "space.cache": optional(text("the path of a folder, as text"), "x0 is made in the step"),
     "prediction": choice("prediction", PREDICTIONS),
     "time": choice("time", TIME_INPUTS),

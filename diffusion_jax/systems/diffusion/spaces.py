@@ -2,9 +2,10 @@
 
 A space is a frozen dataclass with `shape`, that of one x0; `frozen`, arrays that encoding needs, handed to the step and never
 trained; `encode(frozen, batch)` -> x0 [batch, *shape] of about unit scale, inside of the compiled step, the batch's "image" in
-[-1, 1]; and `decode(frozen, x0)` -> what is shown. It may have `table(data)` -> x0 of every example of a source, made once
-(NaN of one that cannot be read), or None: then no picture is read in training. One of one's own is `space.name =
-"mine:Space"`, made of the shape of the data's images (`image`) and the group's other keys.
+[-1, 1], with a "key" where x0 may be drawn; and `decode(frozen, x0)` -> what is shown. It may have `table(data)` -> x0 of every
+example of a source, made once (NaN of one that cannot be read), or None: then no picture is read in training. What is in the
+table may be more than x0 (`latent_cache.LatentTable`): then `drawn(rows, key)` -> x0 is of the space too. One of one's own is
+`space.name = "mine:Space"`, made of the shape of the data's images (`image`) and the group's other keys.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from ml_collections import ConfigDict
 from diffusion_jax.build.constructors import Spec, complete, construct, wanted
 from diffusion_jax.build.own import pick
 from diffusion_jax.systems.diffusion.embeddings import embeddings
+from diffusion_jax.systems.diffusion.latents import latents
 from diffusion_jax.typing import Array, Batch, PyTree
 
 __all__ = ["GIVEN", "SPACES", "Pixels", "Space", "space"]
@@ -61,7 +63,7 @@ class Pixels:
         return x0
 
 
-SPACES: dict[str, Callable[..., Any]] = {"pixels": Pixels, "embeddings": embeddings}
+SPACES: dict[str, Callable[..., Any]] = {"pixels": Pixels, "embeddings": embeddings, "latents": latents}
 GIVEN = ("image", "run", "config")
 """Keywords of spaces that are not the user's to set."""
 

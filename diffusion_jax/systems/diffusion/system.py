@@ -5,6 +5,7 @@ from __future__ import annotations
 from diffusion_jax.convert.unet import LAYOUTS
 from diffusion_jax.systems.diffusion import keys
 from diffusion_jax.systems.diffusion.convert import convert
+from diffusion_jax.systems.diffusion.encode import encode
 from diffusion_jax.systems.diffusion.measures import METRICS, OPTIONS, evaluate, report
 from diffusion_jax.systems.diffusion.pretrained import load_network, publishes
 from diffusion_jax.systems.diffusion.ranges import RANGES
@@ -34,12 +35,14 @@ DIFFUSION = System(
         "condition.sample_level": (FREE, "how samples are drawn, not what is learned"),
         "space": (FIXED, "another x0"),
         "space.encoder": (FREE, "compared by its weights, wherever it lies"),
+        "space.autoencoder": (FREE, "compared by its weights, wherever it lies"),
         "model.norm": (FREE, "two ways to the same derivative"),
         "sampler": (FREE, "how samples are drawn, not what is learned"),
     },
     check=keys.check,
     upgrade=upgrade,
     options=OPTIONS,
+    encode=encode,
     evaluate=evaluate,
     report=report,
     convert=convert,

@@ -36,8 +36,8 @@ from diffusion_jax.typing import Array, Batch, Context, LossFn, Params, UserErro
 
 __all__ = ["diffusion_task"]
 
-MADE = (1000, 1001)
-"""What the key of a step is folded with for what is made and moved in it; the loss folds it with small numbers."""
+MADE = (1000, 1001, 1002)
+"""What the key of a step is folded with for what is made, moved and encoded in it; the loss folds it with small numbers."""
 HELD_OUT, ROUNDS = 512, 4
 """The most examples that the held-out loss is measured on, and how often each: several noise levels steady it."""
 
@@ -144,18 +144,20 @@ def _mean(metrics: Sequence[Mapping[str, Array]]) -> dict[str, float]:
 
 def _in_space(run: DiffusionRun, loss: LossFn, altered: Mapping[str, float] | None = None) -> LossFn:
     """The loss of x0 in the run's space, of batches of examples; in training they are `altered` and told how."""
+    drawn = getattr(run.space, "drawn", lambda x0, key: x0)
     told, (augment, flips) = run.condition, (altered or {"augment": 0.0, "augment_flips": 1.0}).values()
 
     def loss_fn(params: Params, ctx: Context, batch: Batch, key: Array) -> Any:
         cond = batch.get("cond")
+        key_made, key_moved, key_encoded = (jax.random.fold_in(key, place) for place in MADE)
         if "x0" in batch:
-            return loss(params, ctx, {"image": batch["x0"], "cond": cond}, key)
-        images, key_made, key_moved = to_unit(batch["image"]), *(jax.random.fold_in(key, place) for place in MADE)
+            return loss(params, ctx, {"image": drawn(batch["x0"], key_encoded), "cond": cond}, key)
+        images = to_unit(batch["image"])
         if augment > 0:
             images, moved = edm_augment(images, jax.random.split(key_moved, len(images)), augment, flips=flips)
             cond = {**(cond or {}), AUGMENT: moved}
         made = told.made(ctx.frozen["condition"], images, key_made)
-        x0 = jnp.asarray(run.space.encode(ctx.frozen["space"], {**batch, "image": images}))
+        x0 = jnp.asarray(run.space.encode(ctx.frozen["space"], {**batch, "image": images, "key": key_encoded}))
         return loss(params, ctx, {"image": x0, "cond": {**(cond or {}), **made} if made else cond}, key)
 
     return loss_fn

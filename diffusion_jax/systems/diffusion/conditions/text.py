@@ -24,7 +24,8 @@ from diffusion_jax.data.pipeline import caption_table
 from diffusion_jax.systems.clip.run import ClipRun
 from diffusion_jax.systems.diffusion.cached import cached
 from diffusion_jax.systems.diffusion.conditions.condition import SHOWN, Pick, Plain
-from diffusion_jax.systems.diffusion.encoder import Encoder, encoder_of, read_note
+from diffusion_jax.systems.diffusion.encoder import Encoder, encoder_of
+from diffusion_jax.systems.diffusion.noted import read_note
 from diffusion_jax.typing import PyTree, Source, UserError, texts_of
 
 __all__ = ["TEXT_ENCODER", "Text", "read_text_encoder", "text"]
