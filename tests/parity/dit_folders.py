@@ -27,7 +27,9 @@ def dit(folder: Path, *, learned: bool = True, half: bool = False) -> Path:
         block.norm1.emb.load_state_dict(first)
     folders.save(model, folder / "transformer", half)
     folders.autoencoder(folder / "vae", half=half)
-    parts = {name: ["diffusers", kind] for name, kind in (("transformer", "DiTTransformer2DModel"), ("vae", "AutoencoderKL"))}
+    parts = {
+        name: ["diffusers", kind] for name, kind in (("transformer", "DiTTransformer2DModel"), ("vae", "AutoencoderKL"))
+    }
     index = {"_class_name": "DiTPipeline", "_diffusers_version": "0.42.0", "id2label": NAMES, **parts}
     (folder / "model_index.json").write_text(json.dumps(index))
     folders.with_scheduler(folder, "DDIMScheduler", **PUBLISHED)

@@ -50,7 +50,9 @@ class MetaDiT(nn.Module):
         super().__init__()
         self.patch = patch
         self.x_embedder = nn.ModuleDict({"proj": nn.Conv2d(4, width, patch, stride=patch)})
-        self.t_embedder = nn.ModuleDict({"mlp": nn.Sequential(nn.Linear(256, width), nn.SiLU(), nn.Linear(width, width))})
+        self.t_embedder = nn.ModuleDict(
+            {"mlp": nn.Sequential(nn.Linear(256, width), nn.SiLU(), nn.Linear(width, width))}
+        )
         self.y_embedder = nn.ModuleDict({"embedding_table": nn.Embedding(classes + 1, width)})
         self.pos_embed = nn.Parameter(positions(side // patch, width), requires_grad=False)
         self.blocks = nn.ModuleList(Block(width, heads) for _ in range(layers))
@@ -61,7 +63,9 @@ class MetaDiT(nn.Module):
         n, side, p = len(x), x.shape[-1] // self.patch, self.patch
         x = self.x_embedder["proj"](x).flatten(2).transpose(1, 2) + self.pos_embed
         angles = t[:, None].float() * torch.exp(-math.log(10000.0) * torch.arange(128) / 128)[None]
-        c = self.t_embedder["mlp"](torch.cat([angles.cos(), angles.sin()], dim=1)) + self.y_embedder["embedding_table"](y)
+        c = self.t_embedder["mlp"](torch.cat([angles.cos(), angles.sin()], dim=1)) + self.y_embedder["embedding_table"](
+            y
+        )
         for block in self.blocks:
             x = block(x, c)
         shift, scale = self.final_layer["adaLN_modulation"](c).chunk(2, dim=1)
