@@ -18,7 +18,8 @@ from diffusion_jax.convert.entries import flatten
 from diffusion_jax.convert.unet import load_unet, save_unet
 from diffusion_jax.convert.unet_config import from_diffusers
 from diffusion_jax.convert.unet_config_out import to_diffusers
-from diffusion_jax.nets import DiT, Network, UNet, complete_unet
+from diffusion_jax.nets import DiT, Network, UNet, complete_unet, dit_model
+from diffusion_jax.nets.layers import sincos_positions
 from diffusion_jax.typing import UserError
 
 STABLE = {
@@ -111,6 +112,39 @@ def test_a_dit_comes_back_bit_for_bit_and_copies_that_differ_are_refused(tmp_pat
     save_file(tensors, file)
     with pytest.raises(UserError, match=r"transformer_blocks.1\S* is no copy of transformer_blocks.0"):
         load_dit(tmp_path / "dit")
+
+
+META = DIT | {"time_shift": 0.0}
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_a_dit_in_metas_layout(tmp_path, dtype):
+    params, file = filled(DiT, META), tmp_path / "DiT.safetensors"
+    given = {"layout": "meta", "positions": sincos_positions(4, 4, 16)}
+    save_dit(file, META, params, dtype=dtype, **given)
+    found, back = load_dit(file, config=META)
+    assert found == META and equal(back, params)
+    tensors = load_file(file)
+    assert tensors["pos_embed"].shape == (1, 16, 16) and tensors["blocks.1.attn.qkv.weight"].shape == (48, 16)
+    save_file({name: value for name, value in tensors.items() if name != "blocks.1.mlp.fc2.bias"}, file)
+    for wrong, said in (
+        (lambda: load_dit(file, config=META), "1 missing: blocks.1.mlp.fc2.bias"),
+        (lambda: load_dit(file), "Meta's file is read by its name, as in model='dit-xl-2-256'"),
+        (lambda: save_dit(file, DIT, params, **given), "Meta's DiT has no time_shift 1.0, only 0.0"),
+        (lambda: save_dit(file, META | {"eps": 1e-5}, params, **given), "Meta's DiT has no eps 1e-05, only 1e-06"),
+        (lambda: save_dit(file, META, params, layout="meta"), "holds positions [16, 16], and was given none"),
+        (lambda: save_dit(tmp_path / "dit", META, params), "DiTTransformer2DModel has no time_shift 0.0, only 1.0"),
+        (lambda: save_dit(file, META, params, layout="metta"), "did you mean 'meta'"),
+    ):
+        with pytest.raises(UserError, match=re.escape(said)):
+            wrong()
+
+
+def test_the_size_of_the_published_dit():
+    """Its authors count 675,129,632, with 256 positions of 1152 that do not train and are no parameters here."""
+    network = Network(lambda rngs: DiT(rngs, **dit_model("dit-xl-2-256")))
+    count = sum(leaf.size for leaf in jax.tree.leaves(jax.eval_shape(network.init, jax.random.key(0))))
+    assert count == 675_129_632 - 256 * 1152
 
 
 def test_a_folder_is_loaded_as_a_network(tmp_path):

@@ -33,6 +33,41 @@ def test_what_is_no_class(asked, said):
         label_of(NAMES, asked)
 
 
+IMAGENET = (
+    "tench, Tinca tinca",
+    "Cardigan, Welsh corgi",
+    "crane",
+    "cardigan",
+    "crane",
+    "maillot",
+    "maillot, tank suit",
+)
+
+
+@pytest.mark.parametrize(
+    ("asked", "row"),
+    [
+        ("tench", 0),
+        ("tinca TINCA", 0),
+        ("tench, Tinca tinca", 0),
+        ("cardigan", 3),
+        ("Cardigan", 1),
+        ("maillot", 5),
+        (4, 4),
+    ],
+)
+def test_a_class_of_several_names(asked, row):
+    """A whole name before a part of one, the case as it is before any other."""
+    assert label_of(IMAGENET, asked) == row
+
+
+def test_a_name_of_several_classes():
+    with pytest.raises(UserError, match="'crane' is the name of the classes 2, 4: give the number of one"):
+        label_of(IMAGENET, "crane")
+    with pytest.raises(UserError, match="did you mean 'Tinca tinca'"):
+        label_of(IMAGENET, "tinca tinka")
+
+
 class Rows:
     """Two examples, read by number."""
 

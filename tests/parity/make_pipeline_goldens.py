@@ -1,4 +1,6 @@
-"""Writes tests/pipelines/golden/: descriptions of two small folders of Stable Diffusion, and what diffusers draws with them.
+"""Writes tests/pipelines/golden/: small folders of Stable Diffusion and DiT, described, and what diffusers draws with them.
+
+Of DiT the noise is that of each step as well, [1 + steps, n, ...]: its scheduler here is DDPM.
 
 python tests/parity/make_pipeline_goldens.py        # with the extra `parity`
 """
@@ -8,7 +10,9 @@ import sys
 import tempfile
 from pathlib import Path
 
+import dit_folders
 import numpy as np
+import pytest
 import stable_folders as folders
 import torch
 from diffusers import DiffusionPipeline
@@ -53,6 +57,15 @@ def main() -> None:
                 images = pipe.vae.decode(latents / pipe.vae.config.scaling_factor).sample.clamp(-1, 1)
             found = {name: np.moveaxis(x.numpy(), 1, -1) for name, x in (("latents", latents), ("images", images))}
             np.savez_compressed(golden / f"{kind}.npz", noise=noise, **found)
+    with tempfile.TemporaryDirectory() as place, pytest.MonkeyPatch.context() as patch:
+        first = dit_folders.dit(Path(place) / "first", half=True)
+        folders.with_scheduler(first, "DDPMScheduler", **dit_folders.PUBLISHED)
+        (golden / "dit.json").write_text(json.dumps(described(first)) + "\n")
+        folder = build(golden / "dit.json", Path(place) / "dit")
+        pipe = DiffusionPipeline.from_pretrained(folder, variant="fp16", torch_dtype=torch.float32)
+        noise = np.random.default_rng(0).standard_normal((5, 2, 8, 8, 4)).astype(np.float32)
+        latents, images = dit_folders.drawn(pipe, [207, 1], noise, steps=4, scale=3.0, monkeypatch=patch)
+        np.savez_compressed(golden / "dit.npz", noise=noise, latents=latents, images=images)
 
 
 if __name__ == "__main__":

@@ -282,3 +282,20 @@ def test_the_learned_variance_stays_the_conditions(parts):
     for name, make in METHODS.items():
         if name != "autoguidance":
             np.testing.assert_array_equal(make(model, null, 2.0, schedule)(x, jnp.float32(0.5), cond).variance, cond)
+
+
+def test_the_first_channels_alone_are_guided(parts):
+    """u + w (c - u) in these, c in the others, of the exact pairs under both conditions."""
+    x, cond, null = parts
+    denoise, t = Conditional(VPLinear()), jnp.float32(0.6)
+    got = classifier_free(denoise, null, 4.0, channels=2)(x, t, cond)
+    c, u = predict_both(denoise, x, t, cond, null)
+    for name in ("x0", "eps"):
+        pair, towards, away = (np.asarray(getattr(one, name)) for one in (got, c, u))
+        np.testing.assert_allclose(pair[..., :2], (away + 4.0 * (towards - away))[..., :2], rtol=1e-5, atol=1e-5)
+        np.testing.assert_array_equal(pair[..., 2:], towards[..., 2:])
+    adds_up(got, x, t, VPLinear())
+    same(classifier_free(denoise, null, 4.0, channels=DIM)(x, t, cond), classifier_free(denoise, null, 4.0)(x, t, cond))
+    for wrong, said in ((DIM + 1, f"nearest: {DIM}"), (0, "nearest: 1")):
+        with pytest.raises(UserError, match=said):
+            classifier_free(denoise, null, 4.0, channels=wrong)(x, t, cond)
