@@ -46,10 +46,19 @@ def save(model: torch.nn.Module, folder: Path, half: bool) -> None:
         model.save_pretrained(folder)
 
 
-def text(folder: Path, size: int, *, act: str, projection: int | None, layers: int = 3, half: bool = False) -> None:
+def text(
+    folder: Path,
+    size: int,
+    *,
+    act: str,
+    projection: int | None,
+    layers: int = 3,
+    half: bool = False,
+    width: int = WIDTH,
+) -> None:
     config = CLIPTextConfig(
-        vocab_size=size, hidden_size=WIDTH, intermediate_size=2 * WIDTH, num_hidden_layers=layers, num_attention_heads=2,
-        max_position_embeddings=CONTEXT, hidden_act=act, projection_dim=projection or WIDTH, eos_token_id=size - 1,
+        vocab_size=size, hidden_size=width, intermediate_size=2 * width, num_hidden_layers=layers, num_attention_heads=2,
+        max_position_embeddings=CONTEXT, hidden_act=act, projection_dim=projection or width, eos_token_id=size - 1,
         bos_token_id=size - 2, pad_token_id=1,
     )  # fmt: skip
     model = (CLIPTextModel if projection is None else CLIPTextModelWithProjection)(config)
@@ -114,11 +123,18 @@ def with_scheduler(folder: Path, name: str, **fields) -> None:
 
 
 def stable(
-    folder: Path, kind: str = "sd1", *, seed: int = 0, channels: int = 4, image: str = "", half: bool = False
+    folder: Path,
+    kind: str = "sd1",
+    *,
+    seed: int = 0,
+    channels: int = 4,
+    image: str = "",
+    half: bool = False,
+    second: int = WIDTH,
 ) -> Path:
     """A folder of `kind` "sd1", "sd2", "xl" or "refiner"; `image` "Img2Img" or "Inpaint" names the pipeline's class.
 
-    With `half` a smaller one, of float16 weights in files of the variant fp16.
+    With `half` a smaller one, of float16 weights in files of the variant fp16. `second` is the width of XL's second encoder.
     """
     torch.manual_seed(seed)
     xl = kind in ("xl", "refiner")
@@ -131,7 +147,7 @@ def stable(
         parts |= {"text_encoder": ["transformers", "CLIPTextModel"], "tokenizer": ["transformers", "CLIPTokenizer"]}
     if xl:
         size = tokenizer(folder / "tokenizer_2", "!")
-        text(folder / "text_encoder_2", size, act="gelu", projection=pooled, half=half)
+        text(folder / "text_encoder_2", size, act="gelu", projection=pooled, half=half, width=second)
         parts |= {"text_encoder_2": ["transformers", "CLIPTextModelWithProjection"]}
         parts |= {"tokenizer_2": ["transformers", "CLIPTokenizer"]}
     if kind == "refiner":
@@ -140,7 +156,7 @@ def stable(
         folder / "unet",
         kind=kind,
         channels=channels,
-        context=2 * WIDTH if kind == "xl" else WIDTH,
+        context=WIDTH + second if kind == "xl" else WIDTH,
         pooled=pooled,
         half=half,
     )

@@ -114,7 +114,7 @@ def lora(pipelines, tmp_path_factory):
     trees = {"unet": pipeline.params, "text_encoder": {"text": pipeline.encoders[0].params}}
     loras = {
         name: jax.tree.map(
-            lambda leaf: np.full(leaf.shape, 0.05, np.float32) if leaf.ndim >= 2 else np.asarray(leaf),
+            lambda leaf: np.full(leaf.shape, 0.1, np.float32) if leaf.ndim >= 2 else np.asarray(leaf),
             init_lora(tree, jax.random.key(i), rank=2),
         )
         for i, (name, tree) in enumerate(trees.items())
