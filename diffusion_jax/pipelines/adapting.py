@@ -5,21 +5,18 @@ from __future__ import annotations
 import dataclasses
 import math
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import Any
 
 from diffusion_jax.convert import load_lora
 from diffusion_jax.pipelines.text_encoder import TextEncoder
 from diffusion_jax.train.lora import merge_lora
 from diffusion_jax.typing import Params, UserError, path_of
 
-if TYPE_CHECKING:
-    from diffusion_jax.pipelines.text_to_image import TextToImage
-
 __all__ = ["adapted"]
 
 
-def adapted(pipeline: TextToImage, path: str | Path, scale: float) -> TextToImage:
-    """`TextToImage.with_lora`."""
+def adapted(pipeline: Any, path: str | Path, scale: float) -> Any:
+    """`TextToImage.with_lora`, of a `pipeline` that is one."""
     if isinstance(scale, bool) or not isinstance(scale, int | float) or not math.isfinite(scale):
         raise UserError(f"the scale {scale!r} of a LoRA is not a finite number; usual: 1.0")
     # The refiner's one encoder is XL's second.

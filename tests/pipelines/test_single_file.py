@@ -288,7 +288,7 @@ def test_a_lora_changes_the_picture_and_its_scale_how_much(pipelines, lora, draw
     pipeline = pipelines["sd1"]
     one, none = pipeline.with_lora(lora), pipeline.with_lora(lora, 0.0)
     assert one.apply is pipeline.apply  # so that nothing is compiled anew
-    assert np.abs(one.generate("a cat", **FEW) - drawn).max() > 0.1
+    assert np.abs(one.generate("a cat", **FEW) - drawn).max() > 0.01  # of rounding 1e-6 would be left
     np.testing.assert_array_equal(none.generate("a cat", **FEW), drawn)
     # Scales of several add up, and what is taken away again is gone.
     halves = leaves(pipeline.with_lora(lora, 0.75).with_lora(lora, 0.25))
