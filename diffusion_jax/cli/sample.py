@@ -81,6 +81,8 @@ def sample(arguments: argparse.Namespace, rest: list[str]) -> int:
         grid=arguments.grid,
         solver_options=solver_options_of(arguments, default),
     ) | {"seed": arguments.seed}
+    if arguments.pretrained is not None:
+        say("compiling comes first, minutes for published weights; the bar moves once it steps")
     if folder:
         from diffusion_jax.cli.shards import write_images
 

@@ -108,6 +108,12 @@ class Index:
 
 def read_index(folder: Path) -> Index:
     """The index of a folder. UserError where there is none, for another pipeline, and for a part that is missing."""
+    if not folder.exists():
+        beside = [place.name for place in folder.parent.iterdir()] if folder.parent.is_dir() else []
+        near = nearest_path(folder.name, beside)
+        raise UserError(
+            f"{str(folder)!r} does not exist" + (f"; did you mean {str(folder.parent / near)!r}?" if near else "")
+        )
     if not (folder / INDEX).is_file():
         there = sorted(place.name for place in folder.iterdir())[:8] if folder.is_dir() else []
         raise UserError(

@@ -57,7 +57,9 @@ def pictures_of(given: Given, size: tuple[int, int]) -> np.ndarray:
         if _floats(one):
             array = np.asarray(one, np.float32)
             if array.shape != (*size, 3):
-                raise UserError(f"image has shape {array.shape}, what is drawn {(*size, 3)}: give it in that size")
+                raise UserError(
+                    f"image has shape {array.shape}, what is drawn {(*size, 3)} (height, width, 3): give floats in that size"
+                )
             if not (np.abs(array) <= 1).all():
                 worst = float(np.abs(array).max())
                 raise UserError(f"image of floats reaches {worst:.4g}: they are in [-1, 1]; levels 0 .. 255 are uint8")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import sys
+import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -61,6 +62,8 @@ def bar(what: str, steps: int, shown: bool = True) -> Iterator[None]:
     with tqdm(total=steps, desc=what, unit="step", delay=1, leave=False, file=sys.stderr) as moving:
 
         def listener() -> None:
+            if moving.n == 0:
+                moving.start_t = time.time()  # what came before was compiling
             moving.update(1)
 
         _LISTENERS.append(listener)

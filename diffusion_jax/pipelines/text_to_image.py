@@ -179,6 +179,10 @@ class TextToImage:
         """
         texts = texts_of("prompts", prompts)
         one_of("output", output, OUTPUTS)
+        if not isinstance(sizes, Sizes):
+            raise UserError(
+                f"sizes is {sizes!r:.60}, not a Sizes: write Sizes(original_size=(512, 512)), and `size` for the picture's"
+            )
         batch_size, seed = whole_number("batch_size", batch_size, 1), whole_number("seed", seed, 0, 2**32 - 1)
         num_steps = whole_number("num_steps", num_steps, 1)
         pixels = self._pixels(size, image)

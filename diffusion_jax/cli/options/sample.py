@@ -86,7 +86,12 @@ def add(commands: Any) -> None:
         "nothing told, so that of a run asked for several things it tells none of the others",
     )
     sample.add_argument("--negative-label", metavar="CLASS", help="a class to keep away from, as --negative")
-    sample.add_argument("--guidance-scale", type=float, metavar="W", help="1 is no guidance (default: the config's)")
+    sample.add_argument(
+        "--guidance-scale",
+        type=float,
+        metavar="W",
+        help="1 is no guidance (default: the config's; of --pretrained 7.5, of XL 5, of DiT 4)",
+    )
     sample.add_argument(
         "--guidance", metavar="NAME", help="classifier_free, apg, cfg_plus_plus or cfg_zero (default: the config's)"
     )
@@ -103,7 +108,7 @@ def add(commands: Any) -> None:
         metavar="NAME",
         help="adaptive_ode, consistency, ddim, ddpm, deis, dpm_solver, dpm_solver_pp, edm_stochastic, euler, "
         "euler_ancestral, euler_maruyama, exponential_euler, heun, ipndm, lms, pndm, predictor_corrector, restart, "
-        "sa_solver or unipc (default: the config's)",
+        "sa_solver or unipc (default: the config's; of --pretrained the folder's scheduler)",
     )
     sample.add_argument(
         "--solver-option",
@@ -118,7 +123,9 @@ def add(commands: Any) -> None:
         metavar="NAME",
         help="discrete, karras, logsnr, natural (the schedule's), quadratic or uniform (default: the config's)",
     )
-    sample.add_argument("--num-steps", type=int, metavar="N", help="solver steps (default: the config's)")
+    sample.add_argument(
+        "--num-steps", type=int, metavar="N", help="solver steps (default: the config's; of --pretrained 50)"
+    )
     sample.add_argument("--num-images", type=int, metavar="N", default=8, help="how many images")
     sample.add_argument("--seed", type=int, default=0, help="image i is a function of the seed and of i")
     sample.add_argument("--batch-size", type=int, metavar="N", default=256, help="images at a time")
