@@ -21,6 +21,8 @@ from diffusion_jax.typing import Params, UserError, one_of, path_of
 __all__ = ["save_pipeline"]
 
 DTYPES = ("float32", "float16")
+VERSION = "0.42.0"
+"""The diffusers in whose words it is told; its pipeline that fills in does not load without one."""
 
 
 def save_pipeline(pipeline: Any, folder: str | Path, dtype: str) -> Path:
@@ -65,7 +67,11 @@ def _index(pipeline: Any) -> dict[str, Any]:
     name = f"StableDiffusion{'XL' if xl else ''}{does}Pipeline"
     if consistent and not xl and not fills:
         name = "LatentConsistencyModelPipeline"
-    told: dict[str, Any] = {"_class_name": name, "unet": ["diffusers", "UNet2DConditionModel"]}
+    told: dict[str, Any] = {
+        "_class_name": name,
+        "_diffusers_version": VERSION,
+        "unet": ["diffusers", "UNet2DConditionModel"],
+    }
     told |= {"vae": ["diffusers", "AutoencoderKL"], "scheduler": ["diffusers", pipeline.scheduler.name]}
     if xl:
         told |= {part: [None, None] for part in (*TEXT, *TEXT_2)}
