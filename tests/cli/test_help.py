@@ -12,6 +12,7 @@ import pytest
 from diffusion_jax import __version__, build, cli
 from diffusion_jax.build import guidance as steering
 from diffusion_jax.convert import FORMATS
+from diffusion_jax.convert.dit import LAYOUTS as OF_DITS
 from diffusion_jax.convert.files import DTYPES
 from diffusion_jax.convert.unet import LAYOUTS
 from diffusion_jax.data.text.prompts import TEMPLATES
@@ -24,7 +25,7 @@ LISTS = {
     ("sample", "--guidance"): steering.GUIDANCE,
     ("evaluate", "--divergence"): DIVERGENCES,
     ("evaluate", "--templates"): TEMPLATES,
-    ("convert", "--format"): [*FORMATS, *LAYOUTS],
+    ("convert", "--format"): [*FORMATS, *LAYOUTS, *OF_DITS[1:]],
     ("convert", "--dtype"): DTYPES,
 }
 

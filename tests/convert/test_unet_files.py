@@ -13,12 +13,13 @@ from filled import fill
 from safetensors.numpy import load_file, save_file
 
 from diffusion_jax import load_pretrained
+from diffusion_jax.cli import main
 from diffusion_jax.convert.dit import load_dit, save_dit
 from diffusion_jax.convert.entries import flatten
 from diffusion_jax.convert.unet import load_unet, save_unet
 from diffusion_jax.convert.unet_config import from_diffusers
 from diffusion_jax.convert.unet_config_out import to_diffusers
-from diffusion_jax.nets import DiT, Network, UNet, complete_unet, dit_model
+from diffusion_jax.nets import DIT_MODELS, DiT, Network, UNet, complete_unet, dit_model
 from diffusion_jax.nets.layers import sincos_positions
 from diffusion_jax.typing import UserError
 
@@ -244,3 +245,21 @@ def test_weights_that_do_not_say_what_they_are(tmp_path):
         load_pretrained(tmp_path / "a.safetensors", model="adm-128")
     with pytest.raises(UserError, match="no published weights in a layout that is read here"):
         load_pretrained(tmp_path / "a.safetensors", model="edm2-s")
+
+
+def test_a_dit_through_the_command_line(tmp_path, monkeypatch, capsys):
+    monkeypatch.setitem(DIT_MODELS, "dit-small", META)
+    file, params = tmp_path / "DiT.safetensors", filled(DiT, META)
+    save_dit(file, META, params, layout="meta", positions=sincos_positions(4, 4, 16))
+    how = ["convert", str(file), "--model", "dit-small"]
+    assert main([*how, "--format", "meta", "--out", str(tmp_path / "half.safetensors"), "--dtype", "float16"]) == 0
+    assert equal(load_dit(tmp_path / "half.safetensors", config=META)[1], params)
+    save_unet(tmp_path / "unet", ADM, filled(UNet, ADM), complete_unet, sample_size=8)
+    capsys.readouterr()
+    for asked, said in (
+        ([*how, "--format", "latent", "--out", str(tmp_path / "x.pt")], "format 'latent' holds no DiT"),
+        ([*how, "--format", "diffusers", "--out", str(tmp_path / "x")], "has no time_shift 0.0, only 1.0"),
+        (["convert", str(tmp_path / "unet"), "--format", "meta", "--out", str(tmp_path / "x.pt")], "holds DiTs alone"),
+    ):
+        assert main(asked) != 0
+        assert said in capsys.readouterr().err

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from diffusion_jax.convert.unet import LAYOUTS
+from diffusion_jax.convert.dit import LAYOUTS as OF_DITS
+from diffusion_jax.convert.unet import LAYOUTS as OF_UNETS
 from diffusion_jax.systems.diffusion import keys
 from diffusion_jax.systems.diffusion.convert import convert
 from diffusion_jax.systems.diffusion.encode import encode
@@ -46,7 +47,7 @@ DIFFUSION = System(
     evaluate=evaluate,
     report=report,
     convert=convert,
-    formats=LAYOUTS,
+    formats=tuple(dict.fromkeys((*OF_UNETS, *OF_DITS))),
     metrics=METRICS,
     published=load_network,
     publishes=publishes,
