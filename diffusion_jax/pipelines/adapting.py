@@ -5,21 +5,18 @@ from __future__ import annotations
 import dataclasses
 import math
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from diffusion_jax.convert import load_lora
+from diffusion_jax.pipelines.parts import Parts
 from diffusion_jax.pipelines.text_encoder import TextEncoder
 from diffusion_jax.train.lora import merge_lora
 from diffusion_jax.typing import Params, UserError, path_of
 
-if TYPE_CHECKING:
-    from diffusion_jax.pipelines.text_to_image import TextToImage
-
 __all__ = ["adapted"]
 
 
-def adapted(pipeline: TextToImage, path: str | Path, scale: float) -> TextToImage:
-    """`TextToImage.with_lora`."""
+def adapted(pipeline: Parts, path: str | Path, scale: float) -> tuple[Params, tuple[TextEncoder, ...]]:
+    """(the U-Net's weights, the text encoders) of `TextToImage.with_lora`."""
     if isinstance(scale, bool) or not isinstance(scale, int | float) or not math.isfinite(scale):
         raise UserError(f"the scale {scale!r} of a LoRA is not a finite number; usual: 1.0")
     # The refiner's one encoder is XL's second.
@@ -28,8 +25,7 @@ def adapted(pipeline: TextToImage, path: str | Path, scale: float) -> TextToImag
     first, second = (encoders[name].config if name in encoders else None for name in ("text_encoder", "text_encoder_2"))
     loras = load_lora(path_of("path", path), unet=pipeline.unet_config, text_encoder=first, text_encoder_2=second)
     params = merge_lora(pipeline.params, loras["unet"], scale) if "unet" in loras else pipeline.params
-    made = tuple(_encoder(encoder, loras.get(name), scale) for name, encoder in encoders.items())
-    return dataclasses.replace(pipeline, params=params, encoders=made)
+    return params, tuple(_encoder(encoder, loras.get(name), scale) for name, encoder in encoders.items())
 
 
 def _encoder(encoder: TextEncoder, lora: Params | None, scale: float) -> TextEncoder:

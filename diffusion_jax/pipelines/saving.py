@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import jax
 import numpy as np
@@ -14,12 +14,10 @@ from diffusion_jax.convert.unet import save_unet
 from diffusion_jax.convert.vae import save_vae
 from diffusion_jax.nets import complete_unet, complete_vae
 from diffusion_jax.pipelines.folder import INDEX, TEXT, TEXT_2
+from diffusion_jax.pipelines.parts import Parts
 from diffusion_jax.pipelines.scheduler import Scheduler
 from diffusion_jax.pipelines.text_encoder import HF_SYMBOLS, TextEncoder
 from diffusion_jax.typing import Params, UserError, one_of, path_of
-
-if TYPE_CHECKING:
-    from diffusion_jax.pipelines.text_to_image import TextToImage
 
 __all__ = ["save_pipeline"]
 
@@ -28,7 +26,7 @@ VERSION = "0.42.0"
 """The diffusers in whose words it is told; its pipeline that fills in does not load without one."""
 
 
-def save_pipeline(pipeline: TextToImage, folder: str | Path, dtype: str) -> Path:
+def save_pipeline(pipeline: Parts, folder: str | Path, dtype: str) -> Path:
     """`TextToImage.save`."""
     one_of("dtype", dtype, DTYPES)
     folder = path_of("folder", folder)
@@ -56,13 +54,13 @@ def _held(params: Params) -> Params:
     return jax.tree.map(np.asarray, params)
 
 
-def _pairs(pipeline: TextToImage) -> list[tuple[str, str]]:
+def _pairs(pipeline: Parts) -> list[tuple[str, str]]:
     """(folder of a text encoder, of its tokenizer) for each: the refiner's one is XL's second."""
     pairs = [TEXT, TEXT_2] if pipeline.kind == "sdxl" else [TEXT]
     return pairs[-len(pipeline.encoders) :]
 
 
-def _index(pipeline: TextToImage) -> dict[str, Any]:
+def _index(pipeline: Parts) -> dict[str, Any]:
     """model_index.json: the class whose pipeline draws as this one does, and the class of each part."""
     xl, fills = pipeline.kind == "sdxl", pipeline.joins > 0
     consistent = pipeline.scheduler.name == "LCMScheduler" and pipeline.unet_config["hearing"].get("guidance")
