@@ -5,9 +5,9 @@ from __future__ import annotations
 import dataclasses
 import math
 from pathlib import Path
-from typing import Any
 
 from diffusion_jax.convert import load_lora
+from diffusion_jax.pipelines.parts import Parts
 from diffusion_jax.pipelines.text_encoder import TextEncoder
 from diffusion_jax.train.lora import merge_lora
 from diffusion_jax.typing import Params, UserError, path_of
@@ -15,8 +15,8 @@ from diffusion_jax.typing import Params, UserError, path_of
 __all__ = ["adapted"]
 
 
-def adapted(pipeline: Any, path: str | Path, scale: float) -> Any:
-    """`TextToImage.with_lora`, of a `pipeline` that is one."""
+def adapted(pipeline: Parts, path: str | Path, scale: float) -> tuple[Params, tuple[TextEncoder, ...]]:
+    """(the U-Net's weights, the text encoders) of `TextToImage.with_lora`."""
     if isinstance(scale, bool) or not isinstance(scale, int | float) or not math.isfinite(scale):
         raise UserError(f"the scale {scale!r} of a LoRA is not a finite number; usual: 1.0")
     # The refiner's one encoder is XL's second.
@@ -25,8 +25,7 @@ def adapted(pipeline: Any, path: str | Path, scale: float) -> Any:
     first, second = (encoders[name].config if name in encoders else None for name in ("text_encoder", "text_encoder_2"))
     loras = load_lora(path_of("path", path), unet=pipeline.unet_config, text_encoder=first, text_encoder_2=second)
     params = merge_lora(pipeline.params, loras["unet"], scale) if "unet" in loras else pipeline.params
-    made = tuple(_encoder(encoder, loras.get(name), scale) for name, encoder in encoders.items())
-    return dataclasses.replace(pipeline, params=params, encoders=made)
+    return params, tuple(_encoder(encoder, loras.get(name), scale) for name, encoder in encoders.items())
 
 
 def _encoder(encoder: TextEncoder, lora: Params | None, scale: float) -> TextEncoder:

@@ -14,6 +14,7 @@ from diffusion_jax.convert.unet import save_unet
 from diffusion_jax.convert.vae import save_vae
 from diffusion_jax.nets import complete_unet, complete_vae
 from diffusion_jax.pipelines.folder import INDEX, TEXT, TEXT_2
+from diffusion_jax.pipelines.parts import Parts
 from diffusion_jax.pipelines.scheduler import Scheduler
 from diffusion_jax.pipelines.text_encoder import HF_SYMBOLS, TextEncoder
 from diffusion_jax.typing import Params, UserError, one_of, path_of
@@ -25,8 +26,8 @@ VERSION = "0.42.0"
 """The diffusers in whose words it is told; its pipeline that fills in does not load without one."""
 
 
-def save_pipeline(pipeline: Any, folder: str | Path, dtype: str) -> Path:
-    """`TextToImage.save`, of a `pipeline` that is one."""
+def save_pipeline(pipeline: Parts, folder: str | Path, dtype: str) -> Path:
+    """`TextToImage.save`."""
     one_of("dtype", dtype, DTYPES)
     folder = path_of("folder", folder)
     if folder.exists() and not (folder.is_dir() and not any(folder.iterdir())):
@@ -53,13 +54,13 @@ def _held(params: Params) -> Params:
     return jax.tree.map(np.asarray, params)
 
 
-def _pairs(pipeline: Any) -> list[tuple[str, str]]:
+def _pairs(pipeline: Parts) -> list[tuple[str, str]]:
     """(folder of a text encoder, of its tokenizer) for each: the refiner's one is XL's second."""
     pairs = [TEXT, TEXT_2] if pipeline.kind == "sdxl" else [TEXT]
     return pairs[-len(pipeline.encoders) :]
 
 
-def _index(pipeline: Any) -> dict[str, Any]:
+def _index(pipeline: Parts) -> dict[str, Any]:
     """model_index.json: the class whose pipeline draws as this one does, and the class of each part."""
     xl, fills = pipeline.kind == "sdxl", pipeline.joins > 0
     consistent = pipeline.scheduler.name == "LCMScheduler" and pipeline.unet_config["hearing"].get("guidance")

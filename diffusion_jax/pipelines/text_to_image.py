@@ -85,7 +85,8 @@ class TextToImage:
         matters to rounding alone. Nothing is compiled anew. Raises UserError for a scale that is not finite, and for adapters
         that are of another kind or of another model.
         """
-        return adapted(self, path, scale)
+        params, encoders = adapted(self, path, scale)
+        return dataclasses.replace(self, params=params, encoders=encoders)
 
     def save(self, folder: str | Path, dtype: str = "float32") -> Path:
         """Writes the whole pipeline as a new folder that diffusers and `load_pipeline` read, all of it or nothing.

@@ -106,7 +106,7 @@ def add(commands: Any) -> None:
     sample.add_argument(
         "--solver",
         metavar="NAME",
-        help="adaptive_ode, consistency, ddim, ddpm, deis, dpm_solver, dpm_solver_pp, edm_stochastic, euler, "
+        help="adaptive_ode, ancestral, consistency, ddim, ddpm, deis, dpm_solver, dpm_solver_pp, edm_stochastic, euler, "
         "euler_ancestral, euler_maruyama, exponential_euler, heun, ipndm, lms, pndm, predictor_corrector, restart, "
         "sa_solver or unipc (default: the config's; of --pretrained the folder's scheduler)",
     )
