@@ -99,7 +99,10 @@ def differences(old: ConfigDict, new: ConfigDict) -> dict[str, list[str]]:
 
 
 def _with_defaults(config: ConfigDict) -> dict[str, Any]:
-    """The keys as they are and, in the groups that there are, those that are absent; a preset says itself what a model is."""
+    """The keys as they are and, in the groups that there are, those that are absent; a preset says itself what a model is.
+
+    A group that is absent is of the name that is its default, such as the space `pixels`.
+    """
     flat = flatten(to_dict(config))
     groups = {"mesh", *(key.rpartition(".")[0] for key in flat)}
     preset = bool(flat.get("model.preset"))
@@ -108,7 +111,7 @@ def _with_defaults(config: ConfigDict) -> dict[str, Any]:
         if (
             key not in flat
             and known.default is not REQUIRED
-            and group in groups
+            and (group in groups or ("." not in group and key == f"{group}.name"))
             and not (preset and group.startswith("model"))
         ):
             flat[key] = tuple(known.default) if isinstance(known.default, list) else known.default

@@ -64,6 +64,8 @@ def test_defaults_that_are_written_out_are_no_difference():
     same = changed(digits, optimizer__end_scale=0.0, ema__warmup=True, locked=[], model__vision__mlp_ratio=4.0)
     assert differences(digits, same) == {FIXED: [], FREE: [], MOVED: []}
     assert differences(diffusion, changed(diffusion, sampler__guidance=None)) == {FIXED: [], FREE: [], MOVED: []}
+    assert differences(diffusion, changed(diffusion, space={"name": "pixels"})) == {FIXED: [], FREE: [], MOVED: []}
+    assert differences(diffusion, changed(diffusion, space={"name": "embeddings"}))[FIXED]
     old = changed(digits, data__nois=0.5)  # of a run before such keys were refused
     assert differences(old, digits)[FREE] == ["data.nois: 0.5 -> (absent)"]
     preset = BY_NAME["clip_b16"]  # of a preset the sizes are its own, not the constructors' defaults

@@ -65,7 +65,7 @@ def test_commands_are_read_by_the_real_parser(page, configs):
             assert all(f'"{word}"' in source for word in rest[2:] if word.startswith("--")), line
         else:
             arguments, overrides = cli.parser().parse_known_args(rest)
-            file = {"train": "config", "config": "file"}.get(arguments.command)
+            file = {"train": "config", "encode": "config", "config": "file"}.get(arguments.command)
             assert not overrides or file, line
             if file:
                 load_config(getattr(arguments, file), parse_overrides(overrides), keys)

@@ -81,6 +81,7 @@ def test_it_is_trained_on_latents_and_draws_pictures(folder, vae, tmp_path):
     np.testing.assert_allclose(run.space.decode(run.space.frozen, drawn), coder.decode(drawn), atol=1e-5)
 
 
+@pytest.mark.slow
 def test_its_samples_are_measured_as_pictures(folder, tmp_path):
     out = ["evaluate", "--run", str(folder), "--samples", "8", "--metric", "samples", "--out", str(tmp_path)]
     assert main(out) == 0

@@ -52,11 +52,12 @@ def test_its_latents_have_mean_0_and_variance_1_in_each_channel(folder):
 
 def test_it_goes_on_bit_for_bit(folder, tmp_path):
     """Both networks move on, the second from its step on."""
-    for steps in (5, 6):
-        assert main(tiny.vae_arguments(tmp_path / "run", steps=steps)) == 0
-    same(folder, tmp_path / "run")
-    before, after = (restore_params(tmp_path / "run/checkpoints", "params", step)["discriminator"] for step in (5, 6))
-    assert all(np.abs(a - b).max() > 0 for a, b in zip(*map(jax.tree.leaves, (before, after))))
+    run = Path(shutil.copytree(folder, tmp_path / "run"))
+    before, after = (restore_params(run / "checkpoints", "params", step)["discriminator"] for step in (4, 6))
+    shutil.rmtree(run / "checkpoints" / "6")
+    assert main(tiny.vae_arguments(run)) == 0
+    same(folder, run)
+    assert any(np.abs(a - b).max() > 0 for a, b in zip(*map(jax.tree.leaves, (before, after))))
 
 
 def test_pictures_stand_beside_what_comes_back_of_them(folder):

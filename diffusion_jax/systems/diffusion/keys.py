@@ -48,7 +48,7 @@ def groups(config: ConfigDict) -> dict[str, Group]:
         "data": _data(config),
         "preprocess": Group("preprocess", None, GENERATIVE),
         **_condition(config),
-        "space": named_group("space", SPACES, config, SPACE_GIVEN, first="pixels"),
+        "space": named_group("space", SPACES, config, SPACE_GIVEN, first="pixels", silent=True),
         "model": _model(config),
         "schedule": named_group("schedule", SCHEDULES, config),
         "loss": Group("loss", None, parameters(loss_options)),

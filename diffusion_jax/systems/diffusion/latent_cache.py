@@ -136,7 +136,7 @@ def _encoded(
     flip: bool,
     size: int,
 ) -> np.ndarray:
-    """Moments [n, ways, h', w', m], in batches of one size: one program makes all; of no picture those of a `blank` one."""
+    """Moments [n, ways, h', w', m], in batches of one size, which one program makes; of no picture those of a `blank` one."""
     batch = np.stack([blank if image is None else image for image in images] + [blank] * (size - len(images)))
     ways = [batch, batch[:, :, ::-1]] if flip else [batch]
     return np.stack([encode(np.asarray(to_unit(way)))[: len(images)] for way in ways], axis=1)

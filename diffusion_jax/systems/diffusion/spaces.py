@@ -75,7 +75,7 @@ def space(
 
     Of the run in `run` where one is loaded; `config` is the whole.
     """
-    spec = spec or {"name": "pixels"}
+    spec = {"name": "pixels", **(spec or {})}
     make = pick("space", spec["name"], SPACES)
     made = construct("space", SPACES, spec, image=tuple(image), **wanted(make, {"run": run, "config": config}))
     complete("space", spec["name"], made, Space)

@@ -35,7 +35,7 @@ def groups(config: ConfigDict) -> dict[str, Group]:
         "preprocess": Group("preprocess", None, GENERATIVE),
         "model": model,
         "loss": Group(f"loss of {name!r}" if name else "loss", name, parameters(loss_options) | latent_options(name)),
-        "adversary": named_group("adversary", ADVERSARIES, config, first="none"),
+        "adversary": named_group("adversary", ADVERSARIES, config, first="none", silent=True),
     }
 
 

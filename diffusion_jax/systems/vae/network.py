@@ -49,7 +49,7 @@ ADVERSARIES: dict[str, Any] = {"none": no_adversary, "patch": Patch}
 
 def adversary(spec: Spec | None) -> Patch | None:
     """What the group `adversary` says."""
-    return construct("adversary", ADVERSARIES, spec or {"name": "none"})
+    return construct("adversary", ADVERSARIES, {"name": "none", **(spec or {})})
 
 
 def vae_config(spec: Spec, image: tuple[int, ...]) -> dict[str, Any]:

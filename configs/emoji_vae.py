@@ -1,0 +1,99 @@
+"""Emoji in five styles: a small autoencoder for latent diffusion, 32 x 32 x 3 to 8 x 8 x 4, on a CPU.
+
+Command    diffusion-jax train --config configs/emoji_vae.py
+           diffusion-jax evaluate --run runs/emoji/vae
+Needs      runs/emoji/pictures.npz, which python -m experiments.emoji draws
+Hardware   NOT RUN
+Scores     NOT RUN
+Variants   `plain` has no adversary; `vq` has a codebook of 512 rows in place of normal latents; `small` is for trying out
+"""
+
+from ml_collections import ConfigDict
+
+VARIANTS = {
+    "plain": {"adversary": {"name": "none"}},
+    "vq": {
+        "model": {
+            "name": "vq",
+            "codes": 512,
+            "channels": (32, 64, 64),
+            "layers": 1,
+            "latent_channels": 4,
+            "groups": 8,
+            "middle_attention": False,
+            "dtype": "auto",
+        },
+        "loss": {"codebook": 1.0, "beta": 0.25, "perceptual": "laplacian", "perceptual_weight": 1.0},
+    },
+    "small": {
+        "steps": 200,
+        "batch_size": 16,
+        "model.channels": (8, 16, 16),
+        "optimizer.warmup_steps": 20,
+        "adversary.start": 100,
+        "eval_every": 100,
+        "checkpoint_every": 100,
+    },
+}
+
+
+def get_config() -> ConfigDict:
+    config = ConfigDict()
+    config.system = "vae"
+    config.workdir = "runs/emoji/vae"
+    config.seed = 0
+    config.steps = 4000
+    config.batch_size = 32
+
+    config.data = ConfigDict(
+        {
+            "name": "experiments.emoji.source:Emoji",
+            "path": "runs/emoji/pictures.npz",
+            "fingerprint": None,
+            "tones": 2,
+            "validation": 0.05,
+            "test": 0.1,
+            "pairs": 0.3,
+            "captions": 5,
+            "crop": "center",
+            "flip": False,
+            "workers": 0,
+        }
+    )
+    config.preprocess = ConfigDict({"size": 32, "channels": 3})
+
+    config.model = ConfigDict(
+        {
+            "name": "kl",
+            "channels": (32, 64, 64),
+            "layers": 1,
+            "latent_channels": 4,
+            "groups": 8,
+            "middle_attention": False,
+            "dtype": "auto",
+        }
+    )
+    config.loss = ConfigDict({"kl": 1e-6, "perceptual": "laplacian", "perceptual_weight": 1.0})
+    config.adversary = ConfigDict(
+        {"name": "patch", "start": 2000, "weight": 0.5, "width": 32, "layers": 2, "rate": 1.0}
+    )
+
+    config.optimizer = ConfigDict(
+        {
+            "name": "adamw",
+            "learning_rate": 5e-4,
+            "warmup_steps": 100,
+            "schedule": "cosine",
+            "b1": 0.5,
+            "b2": 0.9,
+            "eps": 1e-8,
+            "weight_decay": 0.0,
+            "clip_norm": 1.0,
+        }
+    )
+    config.ema = ConfigDict({"decay": 0.998})
+
+    config.log_every = 50
+    config.eval_every = 1000
+    config.checkpoint_every = 1000
+    return config
