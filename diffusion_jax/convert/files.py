@@ -34,6 +34,8 @@ __all__ = [
 ]
 
 DTYPES: dict[str, Any] = {"float32": np.float32, "float16": np.float16, "bfloat16": ml_dtypes.bfloat16}
+READ = ("BF16", "F16", "F32")
+"""The precisions of weights, as safetensors names them."""
 SAFETENSORS, TORCH = (".safetensors",), (".pt", ".pth", ".bin", ".ckpt")
 
 
@@ -86,8 +88,8 @@ def read_tensors(path: Path) -> dict[str, np.ndarray]:
     """Every array of a file by name, in the dtype it is stored in.
 
     `.safetensors`, an index of shards (`.safetensors.index.json`, `.safetensors.index.fp16.json`), or PyTorch's `.pt`, `.pth`,
-    `.bin`, `.ckpt` (state dicts and TorchScript archives). Raises UserError for a damaged file, for another ending, and for
-    PyTorch's files where PyTorch is not installed.
+    `.bin`, `.ckpt` (state dicts and TorchScript archives). Raises UserError for a damaged file, weights of 8 bits, another
+    ending, and PyTorch's files where PyTorch is not installed.
     """
     if ".index." in path.name and path.suffix == ".json":
         shards = sorted(set(read_json(path).get("weight_map", {}).values()))
@@ -96,11 +98,18 @@ def read_tensors(path: Path) -> dict[str, np.ndarray]:
             raise UserError(f"{str(path)!r} names shards that are not there: {', '.join(missing) or 'none at all'}")
         return {k: v for name in shards for k, v in read_tensors(path.parent / name).items()}
     if path.suffix in SAFETENSORS:
-        from safetensors import SafetensorError
+        from safetensors import SafetensorError, safe_open
         from safetensors.numpy import load_file
 
         try:
             return load_file(path)
+        except AttributeError as error:  # how NumPy says that it has no such type
+            with safe_open(path, framework="numpy") as file:
+                kinds = {file.get_slice(name).get_dtype() for name in file.keys()}  # noqa: SIM118
+            other = ", ".join(sorted(kinds - {"I32", "I64", "BOOL", *READ}))
+            raise UserError(
+                f"{str(path)!r} holds weights in {other}, which are not read; read are {', '.join(READ)}"
+            ) from error
         except (SafetensorError, OSError) as error:
             raise UserError(f"{str(path)!r} is damaged or no safetensors file: {error}") from error
     if path.suffix in TORCH:
