@@ -139,8 +139,6 @@ def test_what_encode_writes_is_trained_on_alike(folder, vae, tmp_path, capsys):
     (kept / "latents.json").write_text(json.dumps({**note, "fingerprint": "0"}))
     tiny.fails(capsys, train(vae, tmp_path / "b", space=space), "are of another autoencoder,", "encode them again")
     assert not (tmp_path / "b").exists()
-    assert main(encode(vae, kept, "--overwrite", "--dtype", "float16")) == 0
-    assert np.load(kept / "shard-00000.npy").dtype == np.float16
 
 
 def test_pictures_are_encoded_turned_and_broken_ones_are_left_out(vae, tmp_path):
@@ -165,6 +163,10 @@ def test_pictures_are_encoded_turned_and_broken_ones_are_left_out(vae, tmp_path)
     write_latents(
         tmp_path / "kept", {"fingerprint": "f"}, config, data, np.asarray, flip=True, batch_size=2, shard_size=3
     )
+    half = {"flip": True, "dtype": "float16", "overwrite": True, "progress": False}
+    write_latents(tmp_path / "half", {"fingerprint": "f"}, config, data, np.asarray, **half)
+    write_latents(tmp_path / "half", {"fingerprint": "f"}, config, data, np.asarray, **half)
+    assert np.load(tmp_path / "half" / "shard-00000.npy").dtype == np.float16
     table = read_latents(tmp_path / "kept", "f", config, data, flip=True)
     assert list(np.flatnonzero(table.missing)) == [2]
     whole = np.concatenate(table.shards)

@@ -1,1 +1,1 @@
-"""Autoencoders, whose latents are what latent diffusion diffuses: published ones, ready to be used."""
+"""Autoencoders, whose latents are what latent diffusion diffuses: trained here, or published."""
