@@ -4,7 +4,7 @@
 
 Needs `pip install -e '.[tpu]'` on Linux, and no TPU: the compiler comes with it. No array is made and nothing runs, so that
 these are XLA's plans for one chip with 95 GB (v5p), of which the peak is compared with 16, 24 and 80 GB. Networks compute in
-bfloat16. The row of a part has that part's weights alone; what stands beside them is added in docs/stable_diffusion.md.
+bfloat16. A row has the weights of its own part alone: text encoders and autoencoder stand beside a U-Net that draws.
 """
 
 from __future__ import annotations

@@ -40,7 +40,7 @@ SYSTEMS: dict[str, str] = {
 """Each by its name, imported when it is asked for. A folder that holds runs of several stands for the first of them."""
 
 PUBLISHED: dict[str, str] = {"an autoencoder": "diffusion_jax.systems.vae.pretrained:AUTOENCODERS"}
-"""Published weights that no system trains, by what they are. They are asked before the systems, which claim all else."""
+"""Published weights that are no run of a system, by what they are. They are asked before the systems, which claim all else."""
 
 KEY_AND_GROUP = ("sampler.guidance", "schedule.base", "condition.parts")
 """What may be a name alone, or a group with a name and its options; and what is a group of members called as one likes."""
