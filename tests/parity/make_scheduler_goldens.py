@@ -32,7 +32,7 @@ def main() -> None:
                 x0[0].astype(np.float32),
                 timesteps.astype(np.float32),
             )
-    np.savez_compressed(FOLDER / "goldens" / "schedulers.npz", **found)
+    np.savez_compressed(FOLDER / "golden" / "schedulers.npz", **found)
     print(f"diffusers {diffusers.__version__}: {', '.join(CASES)}")
 
 

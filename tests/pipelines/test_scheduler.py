@@ -56,7 +56,7 @@ GOLDENS = [
 
 @functools.cache
 def goldens():
-    return np.load(Path(__file__).parent / "goldens" / "schedulers.npz")
+    return np.load(Path(__file__).parent / "golden" / "schedulers.npz")
 
 
 def test_every_class_is_compared():
