@@ -1,6 +1,6 @@
-"""Writes tests/pipelines/goldens/schedulers.npz: what diffusers' schedulers give in 12 steps, and in 9 of them from a picture.
+"""Writes tests/pipelines/golden/schedulers.npz: what diffusers' schedulers give in 12 steps, and in 9 of them from a picture.
 
-/path/to/the/parity/python tests/parity/make_scheduler_goldens.py
+python tests/parity/make_scheduler_goldens.py
 """
 
 import sys
