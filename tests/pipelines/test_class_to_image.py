@@ -138,7 +138,7 @@ def test_metas_file(folder, pipeline, tmp_path, monkeypatch):
     for given, message in (
         ({"model": "dit-small"}, "model and vae are given together"),
         ({"model": "dit-xl-2-265", "vae": folder / "vae"}, "did you mean 'dit-xl-2-256'"),
-        ({}, "is no folder of a pipeline"),
+        ({}, "holds weights and no vocabulary"),
     ):
         with pytest.raises(UserError, match=message):
             load_pipeline(file, **given)
@@ -170,7 +170,7 @@ def test_from_the_command_line(folder, tmp_path, capsys):
         (["--label", "golden retreiver"], "did you mean 'golden retriever'"),
         (["--prompt", "a dog"], "takes no --prompt: it asks for --label"),
         (["--label", "1", "--size", "32"], "this DiT draws 16 x 16 alone; nearest: 16"),
-        (["--label", "1", "--strength", "0.5"], "a DiT has none"),
+        (["--label", "1", "--strength", "0.5"], "holds a DiT"),
         ([], "give --label"),
     ):
         assert main([*how, "--overwrite", *wrong]) != 0
