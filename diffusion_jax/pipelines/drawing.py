@@ -14,17 +14,16 @@ from jax.typing import ArrayLike
 from diffusion_jax import build
 from diffusion_jax.build import guidance as guidances
 from diffusion_jax.parallel.mesh import batch_devices, make_mesh, put_batch, replicated
-from diffusion_jax.pipelines.scheduler import Plan, Scheduler
+from diffusion_jax.pipelines.scheduler import Plan, Scheduler, UnderScheduler
 from diffusion_jax.pipelines.shown import Shown, bar
 from diffusion_jax.process import denoiser
-from diffusion_jax.process.sde import noised
 from diffusion_jax.sampling import initial_noise, optional, sample
 from diffusion_jax.sampling.editing.img2img import tail
 from diffusion_jax.sampling.editing.inpainting import Inpaint
 from diffusion_jax.sampling.given import with_noise
 from diffusion_jax.sampling.grids import exactly
 from diffusion_jax.systems.vae.pretrained import Autoencoder
-from diffusion_jax.typing import Array, DenoiseFn, Params, PyTree, Schedule, Solver, UserError, whole_number
+from diffusion_jax.typing import Array, DenoiseFn, Params, PyTree, Solver, UserError, whole_number
 
 __all__ = ["Begun", "OwnPlan", "decoded", "drawn", "plan_of"]
 
@@ -40,7 +39,7 @@ class Begun:
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
-class OwnPlan:
+class OwnPlan(UnderScheduler):
     """A solver and a grid of this library under the noise of a folder: a `Plan` of one's own."""
 
     scheduler: Scheduler
@@ -48,28 +47,9 @@ class OwnPlan:
     ts: np.ndarray
 
     @property
-    def schedule(self) -> Schedule:
-        """The folder's."""
-        return self.scheduler.schedule
-
-    @property
-    def prediction(self) -> str:
-        """The folder's."""
-        return self.scheduler.prediction
-
-    @property
-    def time(self) -> str:
-        """The folder's."""
-        return self.scheduler.time
-
-    @property
     def noise_scale(self) -> float:
         """sigma at the first time."""
         return float(exactly(self.schedule.sigma, self.ts[0]))
-
-    def noised(self, x0: Array, noise: Array) -> Array:
-        """alpha x0 + sigma noise at the first time."""
-        return noised(self.schedule, x0, noise, jnp.float32(self.ts[0]))
 
     def sample(
         self, denoise: DenoiseFn, x1: Array, key: Array, cond: PyTree = None, *, noise: ArrayLike | None = None

@@ -9,7 +9,7 @@ from diffusion_jax.convert.files import SAFETENSORS, TORCH, read_json
 from diffusion_jax.nets import DIT_MODELS
 from diffusion_jax.pipelines.class_to_image import ClassToImage, class_to_image
 from diffusion_jax.pipelines.descriptions import Description
-from diffusion_jax.pipelines.folder import INDEX, Index, read_index
+from diffusion_jax.pipelines.folder import Index, read_index
 from diffusion_jax.pipelines.scheduler import Scheduler, read_scheduler
 from diffusion_jax.pipelines.single_file import load_single_file
 from diffusion_jax.pipelines.text_encoder import TextEncoder, load_text_encoder
@@ -18,15 +18,10 @@ from diffusion_jax.systems.diffusion.pretrained import Pretrained, load_network
 from diffusion_jax.systems.vae.pretrained import Autoencoder, load_vae_network
 from diffusion_jax.typing import UserError, one_of, path_of
 
-__all__ = ["is_pipeline", "load_pipeline"]
+__all__ = ["load_pipeline"]
 
 CONFIG = "scheduler_config.json"
 ENDINGS = (*SAFETENSORS, *TORCH)
-
-
-def is_pipeline(path: str | Path) -> bool:
-    """Whether a folder of a published pipeline lies there."""
-    return (Path(path) / INDEX).is_file()
 
 
 def load_pipeline(

@@ -45,7 +45,7 @@ from diffusion_jax.sampling.sample import Trace, sample, trace
 from diffusion_jax.sampling.told import Told
 from diffusion_jax.typing import DenoiseFn, PyTree, Schedule, UserError, one_of, whole_number
 
-__all__ = ["Plan", "Scheduler", "read_scheduler"]
+__all__ = ["Plan", "Scheduler", "UnderScheduler", "read_scheduler"]
 
 KEEPS_ZERO = ("DDIMScheduler", "DDPMScheduler", "LCMScheduler")
 """The classes whose table may end in alpha-bar = 0; the others, which divide by alpha, put 2^-24 in its place."""
@@ -120,23 +120,11 @@ class Scheduler:
         return _plan(self, asked, COURSES[self.name](asked))
 
 
-@dataclasses.dataclass(frozen=True, eq=False)
-class Plan:
-    """What `scheduler` does in n steps: `solver` on the grid `ts` under `schedule`.
-
-    `ts` float64 [n + 1] are the times of the noise levels at which steps begin, and an end; `seen` float64 [n + 1] what the
-    network is told there (the folder's timesteps; that of the end is never told), `between` float64 [k, 2] the times and
-    timesteps of calls within steps. `timesteps` float64 [calls] is the folder's own list, one entry a call of the network.
-    `noise_scale` times unit noise is x1. `prediction`, `time` and `learned_variance` are for `denoiser`.
-    """
+class UnderScheduler:
+    """What a plan has of its `scheduler`: the noise, and what its network predicts and is told."""
 
     scheduler: Scheduler
-    solver: Any
     ts: np.ndarray
-    seen: np.ndarray
-    between: np.ndarray
-    timesteps: np.ndarray
-    noise_scale: float
 
     @property
     def schedule(self) -> Discrete:
@@ -161,6 +149,25 @@ class Plan:
     def noised(self, x0: Array, noise: Array) -> Array:
         """x1 from a picture x0 [batch, ...] and unit noise of its shape: alpha x0 + sigma noise at the first time."""
         return noised(self.schedule, x0, noise, jnp.float32(self.ts[0]))
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Plan(UnderScheduler):
+    """What `scheduler` does in n steps: `solver` on the grid `ts` under `schedule`.
+
+    `ts` float64 [n + 1] are the times of the noise levels at which steps begin, and an end; `seen` float64 [n + 1] what the
+    network is told there (the folder's timesteps; that of the end is never told), `between` float64 [k, 2] the times and
+    timesteps of calls within steps. `timesteps` float64 [calls] is the folder's own list, one entry a call of the network.
+    `noise_scale` times unit noise is x1. `prediction`, `time` and `learned_variance` are for `denoiser`.
+    """
+
+    scheduler: Scheduler
+    solver: Any
+    ts: np.ndarray
+    seen: np.ndarray
+    between: np.ndarray
+    timesteps: np.ndarray
+    noise_scale: float
 
     def ready(self, denoise: DenoiseFn, dtype: Any = jnp.float32) -> DenoiseFn:
         """`denoise` (guided or not) told the folder's timesteps, and with the folder's limits of x0, for `sample` and edits.

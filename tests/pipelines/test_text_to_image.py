@@ -1,9 +1,11 @@
 """Stable Diffusion from a folder: what diffusers drew with the same one, and what a user may do with it."""
 
+import dataclasses
 import json
 import shutil
 from pathlib import Path
 
+import jax
 import numpy as np
 import pytest
 from described import build
@@ -12,6 +14,7 @@ from PIL import Image
 from diffusion_jax.cli import main
 from diffusion_jax.pipelines import load_pipeline
 from diffusion_jax.sampling import UniPC
+from diffusion_jax.sampling.sample import _sample
 from diffusion_jax.typing import UserError
 
 GOLDEN = Path(__file__).parent / "golden"
@@ -50,6 +53,16 @@ def test_a_picture_is_a_function_of_seed_and_place(pipeline):
     one_by_one = pipeline.generate(PROMPTS, seed=3, batch_size=1, **FEW)
     np.testing.assert_allclose(one_by_one, both, rtol=1e-5, atol=1e-5)
     assert np.abs(pipeline.generate(PROMPTS, seed=4, **FEW) - both).max() > 0.1
+
+
+def test_other_prompts_scales_seeds_and_weights_compile_nothing(pipeline):
+    pipeline.generate("a cat", seed=1, guidance_scale=3.0, **FEW)
+    before = _sample._cache_size()
+    halved = jax.tree.map(lambda leaf: 0.5 * leaf, pipeline.params)
+    other = dataclasses.replace(pipeline, params=halved)
+    for one in (pipeline, other):
+        one.generate("red dog", negative="a cat", seed=2, guidance_scale=5.0, **FEW)
+    assert _sample._cache_size() == before
 
 
 def test_any_solver_and_grid_take_the_schedulers_place(pipeline):
