@@ -106,7 +106,7 @@ def test_every_scheduler(made, kind, name, steps):
 )
 def test_options(made, kind, theirs, ours):
     if kind != "xl" and "clip_skip" in theirs:
-        pytest.skip("transformers 5 broke clip_skip of Stable Diffusion 1 and 2 (text_model is gone)")
+        pytest.skip("transformers 5 broke diffusers' clip_skip of Stable Diffusion 1 and 2: see test_text_states.py")
     folder = made(kind)
     with_scheduler(folder, "ddim")
     noise, pipe, pipeline = folders.noise(2), peer(folder), load_pipeline(folder)
