@@ -18,7 +18,7 @@ from diffusion_jax.train.checkpoint import restore_params
 KILLED = """
 import os, signal, sys, time
 from diffusion_jax.systems.clip import task as clip_task
-from diffusion_jax.systems.diffusion import task as diffusion_task
+from diffusion_jax.systems.diffusion import training as diffusion_task
 from diffusion_jax.cli import main
 
 def dying_of(make):

@@ -13,7 +13,7 @@ from diffusion_jax import build
 from diffusion_jax.process import RectifiedFlow, VPLinear, times, uncertainty, weighting
 from diffusion_jax.process.importance import Importance
 from diffusion_jax.systems.diffusion.loss import diffusion_loss
-from diffusion_jax.systems.diffusion.task import _parts
+from diffusion_jax.systems.diffusion.training import _parts
 from diffusion_jax.train.state import init_state
 from diffusion_jax.train.step import make_eval_step, make_train_step
 from diffusion_jax.typing import Context, UserError
