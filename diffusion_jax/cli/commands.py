@@ -109,7 +109,9 @@ def _writer(arguments: argparse.Namespace) -> System:
     able = {name: system for name, system in able.items() if system.convert is not None}
     if arguments.format is not None:
         one_of("--format", arguments.format, [name for system in able.values() for name in system.formats])
-        return next(system for system in able.values() if arguments.format in system.formats)
+        writers = [system for system in able.values() if arguments.format in system.formats]
+        own = [system_at(arguments.path)[0]] if holds_run(Path(arguments.path)) else []
+        return next(system for system in (*own, *writers) if system in writers)
     path = Path(arguments.path)
     if holds_run(path):
         # Of a folder with several runs the last: what stands by itself.

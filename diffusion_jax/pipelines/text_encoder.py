@@ -67,7 +67,11 @@ class TextEncoder:
         if not 0 <= skip < self.layers:
             near = min(max(skip, 0), self.layers - 1)
             raise UserError(f"skipping {skip} of the text encoder's {self.layers} blocks: 0 to {near} can be")
-        return _encoded(self.network, self.params, jnp.asarray(self.tokens(texts)), skip, normed)
+        tokens = self.tokens(texts)
+        # Rows to the next power of two: few counts of texts are compiled.
+        whole = np.resize(tokens, (1 << (len(tokens) - 1).bit_length(), tokens.shape[1]))
+        states, embedding = _encoded(self.network, self.params, jnp.asarray(whole), skip, normed)
+        return states[: len(tokens)], embedding[: len(tokens)]
 
     def explain(self, texts: Sequence[str]) -> list[str]:
         """A line for each text that is cut, or that holds the end token; an empty one is nothing to remark on here."""

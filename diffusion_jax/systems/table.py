@@ -36,6 +36,7 @@ SYSTEMS: dict[str, str] = {
     "diffusion": "diffusion_jax.systems.diffusion.system:DIFFUSION",
     "clip": "diffusion_jax.systems.clip.system:CLIP",
     "vae": "diffusion_jax.systems.vae.system:VAE",
+    "fine_tune": "diffusion_jax.pipelines.fine_tuning.system:FINE_TUNE",
 }
 """Each by its name, imported when it is asked for. A folder that holds runs of several stands for the first of them."""
 

@@ -16,6 +16,7 @@ from diffusion_jax.build.keys import REQUIRED
 from diffusion_jax.build.learning import AVERAGES, OPTIMIZERS
 from diffusion_jax.config import flatten, load_config
 from diffusion_jax.nets.clip import TOWERS
+from diffusion_jax.pipelines.fine_tuning.trains import TRAINS
 from diffusion_jax.systems.diffusion.conditions import CONDITIONS
 from diffusion_jax.systems.diffusion.spaces import SPACES
 from diffusion_jax.systems.table import groups, keys, ranges_of
@@ -56,6 +57,12 @@ CHOICES = {
         "loss.weight": list(WEIGHTS),
         "loss.times": list(TIMES),
         "sampler.guidance": list(GUIDANCE),
+    },
+    "fine_tune": {
+        "trains.name": list(TRAINS),
+        "data.name": list(SOURCES),
+        "loss.weight": list(WEIGHTS),
+        "loss.times": list(TIMES),
     },
     "vae": {"data.name": list(SOURCES), "model.name": list(AUTOENCODERS), "adversary.name": list(ADVERSARIES)},
 }

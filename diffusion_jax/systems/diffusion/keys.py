@@ -31,9 +31,9 @@ from diffusion_jax.systems.diffusion.conditions import CONDITIONS
 from diffusion_jax.systems.diffusion.conditions import GIVEN as CONDITION_GIVEN
 from diffusion_jax.systems.diffusion.spaces import GIVEN as SPACE_GIVEN
 from diffusion_jax.systems.diffusion.spaces import SPACES
-from diffusion_jax.typing import Prediction, UserError
+from diffusion_jax.typing import Prediction, Schedule, UserError
 
-__all__ = ["KEYS", "OPTIONAL", "check", "groups"]
+__all__ = ["KEYS", "OPTIONAL", "check", "check_cached", "check_sampler", "groups"]
 
 KEYS: dict[str, Any] = {"prediction": REQUIRED, "time": REQUIRED, "sigma_data": 0.5}
 """The keys that stand in no group."""
@@ -109,34 +109,42 @@ def _model(config: ConfigDict) -> Group:
 
 def check(config: ConfigDict) -> None:
     """UserError for values that are right alone and wrong together, as the constructors find them."""
-    model, sampler = config.model, config.sampler
     check_pictures(config)
-    _cached(config)
+    check_cached(config)
+    model, sampler = config.model, config.sampler
     ratio, width = model.get("mlp_ratio"), model.get("width", 1)
     if ratio is not None and round(width * ratio) < 1:
         raise UserError(f"config key 'model.mlp_ratio' is {ratio}: {width} times it is below 1; usual: 4.0")
     made = schedule(config.schedule)
     loss(config.loss)
+    if pick("condition", (config.get("condition") or {"name": "none"})["name"], CONDITIONS) is not CONDITIONS["none"]:
+        check_sampler(sampler, made, config.prediction)
+        return
+    check_sampler(sampler, made)
+    if sampler.get("guidance") is not None or sampler.guidance_scale != 1:
+        raise UserError(
+            f"config key 'sampler.guidance_scale' is {sampler.guidance_scale}: without a condition there is nothing to "
+            "guide by; nearest: 1.0, without a guidance"
+        )
+
+
+def check_sampler(sampler: ConfigDict, made: Schedule, prediction: str | None = None) -> None:
+    """UserError for a sampler that cannot be made, or not under the schedule `made`; its guidance, of a model that is told
+    something and predicts `prediction`."""
     solver(sampler.solver)
     grid(sampler.get("grid", "natural"), sampler.num_steps, made)
     guidance = sampler.get("guidance")
     if guidance is not None:
         guidances.check(guidance)
         guidances.check_solver(guidance, sampler.solver)
-    if pick("condition", (config.get("condition") or {"name": "none"})["name"], CONDITIONS) is CONDITIONS["none"]:
-        if guidance is not None or sampler.guidance_scale != 1:
-            raise UserError(
-                f"config key 'sampler.guidance_scale' is {sampler.guidance_scale}: without a condition there is nothing to "
-                "guide by; nearest: 1.0, without a guidance"
-            )
-        return
-    kind = "x0" if config.prediction == "edm" else config.prediction
-    # A rule whose scale or option is out of its range says so when it is made, which would be after the first steps.
-    null = {"pooled": np.zeros((1, 1), np.float32)}
-    guidances.guided(guidance, _no_network, null, sampler.guidance_scale, schedule=made, prediction=kind)
+    if prediction is not None:
+        kind = "x0" if prediction == "edm" else prediction
+        # A rule whose scale or option is out of its range says so when it is made, which would be after the first steps.
+        null = {"pooled": np.zeros((1, 1), np.float32)}
+        guidances.guided(guidance, _no_network, null, sampler.guidance_scale, schedule=made, prediction=kind)
 
 
-def _cached(config: ConfigDict) -> None:
+def check_cached(config: ConfigDict) -> None:
     """UserError for what alters pictures by chance where x0 is made of them once and kept."""
     if not (config.get("space") or {}).get("cache"):
         return

@@ -1,0 +1,190 @@
+"""Fine-tuning Stable Diffusion by config: a LoRA or the whole U-Net, on captioned pictures, in the one loop."""
+
+import json
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from described import build
+from PIL import Image
+
+from diffusion_jax import load_run
+from diffusion_jax.cli import main
+from diffusion_jax.config import load_config
+from diffusion_jax.pipelines import load_pipeline
+from diffusion_jax.pipelines.fine_tuning.prompts import Prompts
+from diffusion_jax.pipelines.fine_tuning.task import on_table
+from diffusion_jax.process import Discrete
+from diffusion_jax.process.times import uniform
+
+GOLDEN = Path(__file__).parent / "golden"
+CONFIG = str(Path(__file__).parents[2] / "configs/stable_diffusion.py")
+FEW = {"num_steps": 2, "output": "latent"}
+SMALL = {
+    "preprocess.size": 16, "steps": 6, "batch_size": 8, "eval_every": 3, "checkpoint_every": 3, "data.validation": 0.2,
+    "optimizer.warmup_steps": 1, "sampler.num_steps": 2, "pretrained.remat": None, "ema.decay": 0.1,
+}  # fmt: skip
+
+
+def learn(folder, out, *rest, config=CONFIG, **more):
+    chosen = SMALL | {
+        "pretrained.path": folder / "sd1", "data.path": folder / "pictures", "workdir": out, "optimizer.learning_rate": 0.02
+    } | more  # fmt: skip
+    flags = [f"--config.{key}={value}" for key, value in chosen.items()]
+    return main(["train", "--no-progress", "--config", config, *flags, *rest])
+
+
+def prepared(folder):
+    """A tiny Stable Diffusion, and pictures of one colour that their captions tell."""
+    build(GOLDEN / "sd1.json", folder / "sd1")
+    (folder / "pictures").mkdir()
+    lines = ["image,caption"]
+    for place in range(30):
+        colour = (220, 30, 30) if place % 2 else (30, 30, 220)
+        Image.fromarray(np.full((20, 20, 3), colour, np.uint8)).save(folder / "pictures" / f"{place}.png")
+        lines.append(f"{place}.png,a {'red' if place % 2 else 'blue'} cat {place}")
+    (folder / "pictures" / "captions.csv").write_text("\n".join(lines) + "\n")
+
+
+@pytest.fixture(scope="module")
+def folder(once):
+    return once("tiny_stable_diffusion", prepared)
+
+
+@pytest.fixture(scope="module")
+def adapted(once, folder):
+    """A run of LoRA."""
+
+    def make(place):
+        assert learn(folder, place / "run") == 0
+
+    return once("tiny_lora_run", make) / "run"
+
+
+def written(run, name):
+    rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    return [row[name] for row in rows if name in row]
+
+
+def test_a_lora_is_learned_and_nothing_else(folder, adapted):
+    run, base = load_run(adapted), load_pipeline(folder / "sd1")
+    first, last = written(adapted, "val_loss")[0], written(adapted, "val_loss")[-1]
+    assert last < 0.99 * first
+    leaves = jax.tree_util.tree_leaves_with_path(run.params)
+    names = {path[-1].key for path, _ in leaves}
+    assert names == {"A", "B", "alpha"} and all(np.all(leaf == 8.0) for path, leaf in leaves if path[-1].key == "alpha")
+    assert all(np.abs(leaf).max() > 0 for path, leaf in leaves if path[-1].key == "B")
+    jax.tree.map(np.testing.assert_array_equal, run.base.params, base.params)
+    size = sum(leaf.size for _, leaf in leaves)
+    assert size < 0.2 * sum(leaf.size for leaf in jax.tree.leaves(base.params))
+
+
+def test_it_is_drawn_from_as_a_run_and_as_a_pipeline(folder, adapted, tmp_path):
+    run = load_run(adapted)
+    with Image.open(adapted / "samples" / "step_000006.png") as shown:
+        assert shown.size[0] > shown.size[1]
+    out = tmp_path / "cat.png"
+    assert main(["sample", "--run", str(adapted), "--prompt", "a red cat", "--num-images", "2", "--out", str(out)]) == 0
+    assert out.is_file()
+    file = tmp_path / "mine.safetensors"
+    assert main(["convert", str(adapted), "--out", str(file)]) == 0
+    ours = run.pipeline.generate("a red cat", seed=2, **FEW)
+    merged = load_pipeline(folder / "sd1").with_lora(file)
+    assert np.abs(merged.generate("a red cat", seed=2, **FEW) - ours).max() <= 1e-5 * np.abs(ours).max()
+    plain = run.base.generate("a red cat", seed=2, **FEW)
+    assert np.abs(plain - ours).max() > 1e-2 * np.abs(ours).max()
+
+
+def test_it_goes_on_and_knows_its_pipeline(folder, adapted, tmp_path, capsys):
+    """Nothing is trained anew of a finished run; another pipeline's weights are refused."""
+    assert learn(folder, adapted) == 0
+    weights = next((folder / "sd1" / "unet").glob("*.safetensors"))
+    other = tmp_path / "other"
+    build(GOLDEN / "sd1.json", other)
+    changed = bytearray(weights.read_bytes())
+    changed[-2:] = b"\x00\x3c"
+    (other / "unet" / weights.name).write_bytes(bytes(changed))
+    capsys.readouterr()
+    assert learn(folder, adapted, **{"pretrained.path": other}) == 2
+    assert "was trained on another pipeline than" in capsys.readouterr().err
+
+
+def test_what_a_unet_is_told_is_what_the_pipeline_tells(tmp_path):
+    """XL: the features of both encoders, the pooled embedding, sizes; what is dropped is zeros, with the sizes."""
+    base = load_pipeline(build(GOLDEN / "xl.json", tmp_path / "xl"))
+    told = Prompts(base, (16, 24))
+    cond, away = base.condition(["a cat", "red dog"], size=(16, 24))
+    found = told.request(["a cat", "red dog"])
+    assert {"tokens", "pooled", "ids"} == set(found) == set(told.entries)
+    for name, leaf in found.items():
+        np.testing.assert_allclose(leaf, cond[name], rtol=1e-5, atol=1e-5)
+        np.testing.assert_array_equal(told.null[name], away[name][:1])
+    np.testing.assert_array_equal(told.null["ids"], [[16, 24, 0, 0, 16, 24]])
+    assert not np.any(told.null["tokens"])
+
+
+def test_times_are_the_tables_own(key):
+    """Every step as often as any, and nothing between them."""
+    schedule = Discrete("scaled_linear", num_steps=10)
+    t = np.asarray(on_table(uniform, 10)(key, 20_000, schedule))
+    steps, counts = np.unique(t, return_counts=True)
+    np.testing.assert_allclose(steps, np.arange(1, 11) / 10, rtol=1e-6)
+    assert np.abs(counts - 2000).max() < 200  # 4.7 standard deviations
+    ends = on_table(lambda key, n, schedule: jnp.array([schedule.t_min, schedule.t_max]), 10)(key, 2, schedule)
+    np.testing.assert_allclose(ends, [0.1, 1.0], rtol=1e-6)
+
+
+@pytest.mark.slow
+def test_the_whole_unet_is_learned_and_written_for_diffusers(folder, tmp_path):
+    run = tmp_path / "run"
+    assert learn(folder, run, config=f"{CONFIG}:whole", **{"optimizer.learning_rate": 1e-3}) == 0
+    assert written(run, "val_loss")[-1] < 0.9 * written(run, "val_loss")[0]
+    assert main(["convert", str(run), "--out", str(tmp_path / "mine"), "--format", "diffusers"]) == 0
+    found = load_run(run)
+    there = load_pipeline(tmp_path / "mine")
+    jax.tree.map(np.testing.assert_array_equal, there.params, found.params)
+    ours = found.pipeline.generate("a red cat", **FEW)
+    np.testing.assert_allclose(there.generate("a red cat", **FEW), ours, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.slow
+def test_latents_and_captions_on_disk_train_the_same(folder, adapted, tmp_path):
+    flags = [f"--config.{key}={value}" for key, value in SMALL.items()]
+    flags += [f"--config.pretrained.path={folder / 'sd1'}", f"--config.data.path={folder / 'pictures'}"]
+    how = ["--autoencoder", str(folder / "sd1"), "--out", str(tmp_path / "latents"), "--config", CONFIG, *flags]
+    assert main(["encode", "--no-progress", *how]) == 0
+    cached = {"space.cache": tmp_path / "latents", "condition.cache": tmp_path / "captions"}
+    assert learn(folder, tmp_path / "run", **cached) == 0
+    assert any((tmp_path / "captions").iterdir())
+    for ours, theirs in zip(
+        jax.tree.leaves(load_run(tmp_path / "run").params), jax.tree.leaves(load_run(adapted).params)
+    ):
+        np.testing.assert_allclose(ours, theirs, rtol=1e-3, atol=2e-4)
+
+
+WRONG = [
+    ({"pretrained.path": "{}/nothing"}, "does not exist"),
+    ({"trains.rank": 0}, "config key 'trains.rank' is 0"),
+    ({"trains.paths": ("atn",)}, "paths 'atn' is found in no layer"),
+    ({"preprocess.size": 15}, "15"),
+    ({"pretrained.prediction": "v"}, "a folder says it itself"),
+    ({"data.augment": 0.1}, "config key 'data.augment' does not exist"),
+    ({"space.name": "pixels"}, "nearest: 'latents'"),
+    ({"sampler.solver": "dmp_solver_pp"}, "did you mean 'dpm_solver_pp'"),
+]
+
+
+@pytest.mark.parametrize(("more", "said"), WRONG, ids=[next(iter(more)) for more, _ in WRONG])
+def test_what_cannot_be_is_one_line(folder, tmp_path, capsys, more, said):
+    more = {key: value.format(folder) if isinstance(value, str) else value for key, value in more.items()}
+    assert learn(folder, tmp_path / "run", **more) == 2
+    error = capsys.readouterr().err
+    assert said in error and "Traceback" not in error
+    assert not (tmp_path / "run").exists()
+
+
+def test_variants_are_whole():
+    for name in ("whole", "xl"):
+        assert load_config(f"{CONFIG}:{name}").system == "fine_tune"
