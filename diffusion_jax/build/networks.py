@@ -21,9 +21,9 @@ from flax import nnx
 from diffusion_jax.build.constructors import Spec, accepts, as_declared, signature_of, wanted
 from diffusion_jax.build.own import is_own, pick
 from diffusion_jax.nets import ConfigUNet, DiT, EDM2UNet, Network, VectorMLP
-from diffusion_jax.typing import UserError, one_of
+from diffusion_jax.typing import Params, UserError, one_of
 
-__all__ = ["GIVEN", "NETWORKS", "compute_dtype", "diffusion_network", "given_to", "network_keywords"]
+__all__ = ["GIVEN", "NETWORKS", "compute_dtype", "diffusion_network", "given_to", "kept", "network_keywords"]
 
 NETWORKS: dict[str, Callable[..., Any]] = {"dit": DiT, "edm2_unet": EDM2UNet, "mlp": VectorMLP, "unet": ConfigUNet}
 SHAPES = ("shape", "entries", "counts")
@@ -50,6 +50,12 @@ def compute_dtype(name: str) -> Any:
     if name == "auto":
         return jnp.float32 if jax.default_backend() == "cpu" else jnp.bfloat16
     return jnp.dtype(name)
+
+
+def kept(params: Params, param_dtype: str) -> Params:
+    """Parameters on the device, in "float32" or rounded to "bfloat16", leaf by leaf. UserError for another dtype."""
+    dtype = jnp.dtype(one_of("param_dtype", param_dtype, ("float32", "bfloat16")))
+    return jax.tree.map(lambda leaf: jnp.asarray(leaf, dtype), params)
 
 
 def diffusion_network(

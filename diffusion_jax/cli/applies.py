@@ -19,7 +19,9 @@ PICTURE_MEASURES = ("zero_shot", "retrieval", "linear_probe", "clip_score")
 CAPTIONED = ("retrieval", "clip_score")
 
 GOES_WITH: dict[str, dict[str, tuple[str, ...]]] = {
-    "sample": dict.fromkeys(("size", "strength", "tile", "tokenizer", "prediction", "lora"), ("pretrained",)),
+    "sample": dict.fromkeys(
+        ("size", "strength", "tile", "tokenizer", "prediction", "lora", "param_dtype"), ("pretrained",)
+    ),
     "evaluate": {
         "classes": ("zero_shot",),
         "templates": ("zero_shot",),

@@ -111,9 +111,12 @@ class Published:
 def published(arguments: argparse.Namespace) -> Published:
     """The pipeline of `--pretrained`, with every `--lora` merged. UserError as `load_pipeline`, and for a `--size` that is
     none."""
-    loras = [_lora(given) for given in arguments.lora]
+    loras, kind = [_lora(given) for given in arguments.lora], arguments.param_dtype or "float32"
     try:
-        pipeline = load_pipeline(arguments.pretrained, tokenizer=arguments.tokenizer, prediction=arguments.prediction)
+        pipeline = load_pipeline(
+            arguments.pretrained, tokenizer=arguments.tokenizer, prediction=arguments.prediction,
+            param_dtype="float32" if loras else kind,
+        )  # fmt: skip
     except UserError as error:
         raise UserError(_by_option(str(error))) from error
     if isinstance(pipeline, ClassToImage):
@@ -126,6 +129,8 @@ def published(arguments: argparse.Namespace) -> Published:
         return Published(pipeline, ("label",), tile=arguments.tile)
     for path, scale in loras:
         pipeline = pipeline.with_lora(path, scale)
+    if loras and kind != "float32":
+        pipeline = pipeline.rounded(kind)
     asks = ("prompt", *(name for name in ("image", "mask") if getattr(arguments, name)))
     size = _size(arguments.size)
     if size is None and arguments.image:

@@ -6,6 +6,9 @@ import dataclasses
 import math
 from pathlib import Path
 
+import jax
+import jax.numpy as jnp
+
 from diffusion_jax.convert import load_lora
 from diffusion_jax.pipelines.parts import Parts
 from diffusion_jax.pipelines.text_encoder import TextEncoder
@@ -19,6 +22,11 @@ def adapted(pipeline: Parts, path: str | Path, scale: float) -> tuple[Params, tu
     """(the U-Net's weights, the text encoders) of `TextToImage.with_lora`."""
     if isinstance(scale, bool) or not isinstance(scale, int | float) or not math.isfinite(scale):
         raise UserError(f"the scale {scale!r} of a LoRA is not a finite number; usual: 1.0")
+    if any(leaf.dtype == jnp.bfloat16 for leaf in jax.tree.leaves(pipeline.params)):
+        raise UserError(
+            "the weights are in bfloat16, in whose rounding a LoRA is lost: load them in float32, merge, and then take "
+            'pipeline.rounded("bfloat16")'
+        )
     # The refiner's one encoder is XL's second.
     names = ("text_encoder", "text_encoder_2") if pipeline.kind == "sdxl" else ("text_encoder",)
     encoders = dict(zip(names[-len(pipeline.encoders) :], pipeline.encoders, strict=True))

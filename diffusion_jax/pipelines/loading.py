@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from pathlib import Path
+from typing import Any
 
 from diffusion_jax.convert.files import SAFETENSORS, TORCH, read_json
 from diffusion_jax.nets import DIT_MODELS
@@ -33,17 +34,20 @@ def load_pipeline(
     vae: str | Path | None = None,
     dtype: str = "auto",
     remat: str | None = None,
+    param_dtype: str = "float32",
 ) -> TextToImage | ClassToImage:
     """The Stable Diffusion or DiT in a folder of diffusers, or in one file in its authors' layout, ready to `generate`.
 
-    Parameters are float32, on the device. `tokenizer`, `model` and `prediction` say what a single file of Stable Diffusion does
-    not, see `single_file.load_single_file`; of a DiT's file `model` is a name of `nets.DIT_MODELS` and `vae` the folder of the
-    autoencoder of its latents. A folder says it itself. `dtype` is what networks compute in: "auto" is bfloat16 on accelerators
-    that have it, else float32; `remat` is the U-Net's or DiT's. Everything that tells what lies in a folder is looked at
-    before any weights are read. Raises UserError for a folder that lacks a part, a class or a field that is not here, and for
-    weights that do not fit.
+    `tokenizer`, `model` and `prediction` say what a single file of Stable Diffusion does not, see
+    `single_file.load_single_file`; of a DiT's file `model` is a name of `nets.DIT_MODELS` and `vae` the folder of the
+    autoencoder of its latents. A folder says it itself. `dtype` is what networks compute in: "auto" is bfloat16 on
+    accelerators that have it, else float32; `remat` is the U-Net's or DiT's. Parameters are on the device, in float32; with
+    `param_dtype` "bfloat16" those of the network and of the text encoders take half the memory, and a LoRA is merged before
+    (`TextToImage.rounded`). Everything that tells what lies in a folder is looked at before any weights are read. Raises
+    UserError for a folder that lacks a part, a class or a field that is not here, and for weights that do not fit.
     """
     folder = path_of("path", path)
+    how: dict[str, Any] = {"dtype": dtype, "remat": remat, "param_dtype": param_dtype}
     if vae is not None or (isinstance(model, str) and model in DIT_MODELS):
         if vae is None or model is None:
             raise UserError(
@@ -51,12 +55,10 @@ def load_pipeline(
                 "'DiT-XL-2-256x256.pt', model='dit-xl-2-256', vae='sd-vae-ft-mse')"
             )
         name = one_of("model", model, DIT_MODELS)
-        return class_to_image(
-            load_network(folder, model=name, dtype=dtype, remat=remat), load_vae_network(vae, dtype=dtype)
-        )
+        return class_to_image(load_network(folder, model=name, **how), load_vae_network(vae, dtype=dtype))
     own = {"tokenizer": tokenizer, "model": model, "prediction": prediction}
     if folder.is_file() or (folder.suffix in ENDINGS and not folder.is_dir()):
-        return load_single_file(folder, **own, dtype=dtype, remat=remat)  # type: ignore[arg-type]
+        return load_single_file(folder, **own, **how)  # type: ignore[arg-type]
     for what, value in own.items():
         if value is not None:
             raise UserError(
@@ -64,25 +66,27 @@ def load_pipeline(
             )
     index = read_index(folder)
     scheduler = _scheduler_of(index)
-    return (_class_to_image if index.kind == "dit" else _text_to_image)(index, scheduler, dtype, remat)
+    return (_class_to_image if index.kind == "dit" else _text_to_image)(index, scheduler, how)
 
 
-def _class_to_image(index: Index, scheduler: Scheduler, dtype: str, remat: str | None) -> ClassToImage:
-    found = load_network(index.path / "transformer", dtype=dtype, remat=remat)
+def _class_to_image(index: Index, scheduler: Scheduler, how: dict[str, Any]) -> ClassToImage:
+    found = load_network(index.path / "transformer", **how)
     return dataclasses.replace(
         class_to_image(
-            found, load_vae_network(index.path / "vae", dtype=dtype), scheduler, names=index.labels, guided_channels=None,
-            where=repr(str(index.path)),
+            found, load_vae_network(index.path / "vae", dtype=how["dtype"]), scheduler, names=index.labels,
+            guided_channels=None, where=repr(str(index.path)),
         ),
         path=index.path,
     )  # fmt: skip
 
 
-def _text_to_image(index: Index, scheduler: Scheduler, dtype: str, remat: str | None) -> TextToImage:
+def _text_to_image(index: Index, scheduler: Scheduler, how: dict[str, Any]) -> TextToImage:
     folder = index.path
-    encoders = tuple(load_text_encoder(encoder, tokenizer, dtype) for encoder, tokenizer in index.encoders)
-    unet = load_network(folder / "unet", dtype=dtype, remat=remat)
-    vae = load_vae_network(folder / "vae", dtype=dtype)
+    encoders = tuple(
+        load_text_encoder(encoder, tokenizer, how["dtype"], how["param_dtype"]) for encoder, tokenizer in index.encoders
+    )
+    unet = load_network(folder / "unet", **how)
+    vae = load_vae_network(folder / "vae", dtype=how["dtype"])
     _check(index, unet, vae, encoders)
     size = unet.told.get("sample_size") or (128 if index.kind == "sdxl" else 64)
     return TextToImage(

@@ -15,11 +15,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import jax
-import jax.numpy as jnp
 import numpy as np
 
-from diffusion_jax.build.networks import compute_dtype
+from diffusion_jax.build.networks import compute_dtype, kept
 from diffusion_jax.convert.clip_keys import entries as clip_entries
 from diffusion_jax.convert.entries import Entry, moved, read
 from diffusion_jax.convert.files import TORCH, find, read_tensors
@@ -64,15 +62,16 @@ def load_single_file(
     prediction: str | None = None,
     dtype: str = "auto",
     remat: str | None = None,
+    param_dtype: str = "float32",
 ) -> TextToImage:
-    """The Stable Diffusion in one .safetensors file, ready to `generate`; weights of any precision as float32.
+    """The Stable Diffusion in one .safetensors file, ready to `generate`; weights of any precision as `param_dtype`.
 
     `tokenizer` is a folder or file with CLIP's vocabulary, as `BpeTokenizer.load` reads one; what fills a row is the model's
     own. `model` is a name of `descriptions.MODELS` or a description; left out, the widths of the text's features and of the
     input tell it: 768 is Stable Diffusion 1, 1024 2, 2048 XL, 1280 its refiner; 9 channels fill in what a mask hides.
     `prediction` is what the network gives, "eps" or "v": of 2.x it must be said, by itself or by the name of the model. The
     scheduler is the one that diffusers takes for the model: PNDM of 1 and of 2's base, DDIM of 2 that predicts v, Euler of XL.
-    `dtype` and `remat` as of `load_pipeline`.
+    `dtype`, `remat` and `param_dtype` as of `load_pipeline`.
 
     Raises UserError, one line: for a file of another kind (pickles are not read: they may run anything), no vocabulary, a
     model that the shapes do not tell or that they contradict, a prediction that is not said, and all names that are missing,
@@ -104,11 +103,11 @@ def load_single_file(
     found = read(rules, tensors, where, lambda name: _ignored(name, description))
     network = Network(lambda rngs: UNet(rngs, **unet, dtype=compute_dtype(dtype), remat=remat))
     encoders = tuple(
-        text_encoder(file, _config(tower), found["text"][str(i)], words, _pad(tower, words), dtype)
+        text_encoder(file, _config(tower), found["text"][str(i)], words, _pad(tower, words), dtype, param_dtype)
         for i, (tower, words) in enumerate(zip(description.towers, vocabularies, strict=True))
     )
     return TextToImage(
-        file, description.kind, network, jax.tree.map(jnp.asarray, found["unet"]), unet,
+        file, description.kind, network, kept(found["unet"], param_dtype), unet,
         autoencoder(file, vae, found["vae"], dtype=dtype), encoders, scheduler, description.size,
         zeros=description.zeros, aesthetics=description.aesthetics, linear=ends(_part(tensors, LATENT)) == "linear",
     )  # fmt: skip

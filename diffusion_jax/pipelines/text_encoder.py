@@ -18,7 +18,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from diffusion_jax import convert
-from diffusion_jax.build.networks import compute_dtype
+from diffusion_jax.build.networks import compute_dtype, kept
 from diffusion_jax.convert.files import read_json
 from diffusion_jax.data.text.bpe import BpeTokenizer
 from diffusion_jax.nets import Network
@@ -113,7 +113,13 @@ def _pad(folder: Path, tokenizer: BpeTokenizer) -> int:
 
 
 def text_encoder(
-    path: Path, config: Mapping[str, Any], params: Params, tokenizer: BpeTokenizer, pad: int, dtype: str = "auto"
+    path: Path,
+    config: Mapping[str, Any],
+    params: Params,
+    tokenizer: BpeTokenizer,
+    pad: int,
+    dtype: str = "auto",
+    param_dtype: str = "float32",
 ) -> TextEncoder:
     """The encoder of what `convert.load_clip` read. UserError where there is no text tower, and for another vocabulary."""
     if "text" not in config:
@@ -126,10 +132,10 @@ def text_encoder(
         )
     how = {"dtype": compute_dtype(dtype), "scan": True}
     network = Network(lambda rngs: TextTransformer(rngs, embed=config["embed"], **sizes, **how))
-    return TextEncoder(path, network, jax.tree.map(jnp.asarray, params["text"]), config, tokenizer, pad)
+    return TextEncoder(path, network, kept(params["text"], param_dtype), config, tokenizer, pad)
 
 
-def load_text_encoder(folder: Path, tokenizer: Path, dtype: str = "auto") -> TextEncoder:
+def load_text_encoder(folder: Path, tokenizer: Path, dtype: str = "auto", param_dtype: str = "float32") -> TextEncoder:
     """The text encoder in a folder of CLIPTextModel or CLIPTextModelWithProjection, with the tokenizer in another.
 
     Raises UserError as `convert.load_clip` and `BpeTokenizer.load`.
@@ -138,4 +144,4 @@ def load_text_encoder(folder: Path, tokenizer: Path, dtype: str = "auto") -> Tex
     if "text" not in config:
         raise UserError(f"{str(folder)!r} holds no text tower")
     words, pad = load_tokenizer(tokenizer, config["text"]["context_length"])
-    return text_encoder(folder, config, params, words, pad, dtype)
+    return text_encoder(folder, config, params, words, pad, dtype, param_dtype)

@@ -21,6 +21,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.typing import ArrayLike
 
+from diffusion_jax.build.networks import kept
 from diffusion_jax.nets import Network
 from diffusion_jax.pipelines.adapting import adapted
 from diffusion_jax.pipelines.drawing import Begun, decoded, drawn, plan_of
@@ -82,11 +83,18 @@ class TextToImage:
 
         `path` is a file or folder as of `convert.load_lora`: PEFT's, diffusers' and kohya's. Several are merged one after the
         other, each with its own scale: `pipeline.with_lora("a.safetensors", 0.7).with_lora("b.safetensors", -0.3)`; their order
-        matters to rounding alone. Nothing is compiled anew. Raises UserError for a scale that is not finite, and for adapters
-        that are of another kind or of another model.
+        matters to rounding alone. Nothing is compiled anew. Raises UserError for a scale that is not finite, for adapters
+        that are of another kind or of another model, and for weights in bfloat16, in whose rounding small changes are lost.
         """
         params, encoders = adapted(self, path, scale)
         return dataclasses.replace(self, params=params, encoders=encoders)
+
+    def rounded(self, param_dtype: str = "bfloat16") -> TextToImage:
+        """This pipeline with the weights of its U-Net and text encoders in "bfloat16", half the memory, or in "float32"."""
+        encoders = tuple(
+            dataclasses.replace(encoder, params=kept(encoder.params, param_dtype)) for encoder in self.encoders
+        )
+        return dataclasses.replace(self, params=kept(self.params, param_dtype), encoders=encoders)
 
     def save(self, folder: str | Path, dtype: str = "float32") -> Path:
         """Writes the whole pipeline as a new folder that diffusers and `load_pipeline` read, all of it or nothing.

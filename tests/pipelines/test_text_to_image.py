@@ -6,6 +6,7 @@ import shutil
 from pathlib import Path
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from described import build
@@ -44,6 +45,16 @@ def test_it_draws_what_diffusers_draws(folders, kind):
         assert np.abs(latents - golden["latents"]).max() <= 1e-4 * np.abs(golden["latents"]).max()
         images = found.decode(golden["latents"])
         assert images.dtype == np.float32 and np.abs(images - golden["images"]).max() <= 1e-4
+
+
+def test_weights_in_bfloat16_draw_nearly_the_same(folders, pipeline):
+    half = load_pipeline(folders["sd1"], param_dtype="bfloat16")
+    assert {leaf.dtype for leaf in jax.tree.leaves((half.params, half.encoders[0].params))} == {jnp.dtype("bfloat16")}
+    jax.tree.map(np.testing.assert_array_equal, half.params, pipeline.rounded().params)
+    ours, exact = (one.generate(PROMPTS, seed=3, **FEW) for one in (half, pipeline))
+    assert ours.dtype == np.float32 and 0 < np.abs(ours - exact).max() < 0.05 * np.abs(exact).max()
+    with pytest.raises(UserError, match="in whose rounding a LoRA is lost"):
+        half.with_lora("style.safetensors")
 
 
 def test_a_picture_is_a_function_of_seed_and_place(pipeline):

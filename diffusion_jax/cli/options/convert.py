@@ -13,7 +13,7 @@ def add(commands: Any) -> None:
     """Adds the command."""
     convert = commands.add_parser(
         "convert",
-        help="weights of a CLIP, U-Net or DiT from one library's format into another's",
+        help="weights of a CLIP, U-Net, DiT or fine-tuned run from one library's format into another's",
         formatter_class=Help,
         description="Read the CLIP or SigLIP in a Hugging Face or open_clip folder, the U-Net or DiT in a folder of\n"
         "diffusers, a file of weights or a run of one's own, and write it for another library.",
@@ -21,6 +21,7 @@ def add(commands: Any) -> None:
         "          diffusion-jax convert model.safetensors --model ViT-B-32 --out clip-b32 --format hf\n"
         "          diffusion-jax convert clip-l14 --image-size 336 --out clip-l14-336 --format open_clip\n"
         "          diffusion-jax convert runs/my_clip --out my_clip --format hf\n"
+        "          diffusion-jax convert runs/stable_diffusion/lora --out mine.safetensors\n"
         "          diffusion-jax convert stable-diffusion-v1-5/unet --out unet.safetensors --format latent\n"
         "          diffusion-jax convert 64x64_diffusion.pt --model adm-64 --out adm-64 --format diffusers",
     )
@@ -31,8 +32,8 @@ def add(commands: Any) -> None:
     convert.add_argument(
         "--format",
         metavar="NAME",
-        help="of a CLIP (default: hf) or of a U-Net or DiT (default: diffusers): hf, open_clip, openai, diffusers, guided, "
-        "latent or meta",
+        help="of a CLIP (default: hf), of a U-Net or DiT (default: diffusers) or of a fine-tuned run (default: what it "
+        "trained): hf, open_clip, openai, diffusers, guided, latent, meta or peft",
     )
     convert.add_argument("--dtype", default="float32", metavar="NAME", help="float32, float16 or bfloat16")
     convert.add_argument("--image-size", type=int, metavar="N", help="interpolate the positions to this resolution")
@@ -44,6 +45,6 @@ def add(commands: Any) -> None:
         "--out",
         required=True,
         metavar="PATH",
-        help="a new folder; with openai, guided, latent or meta a .pt or .safetensors file",
+        help="a new folder; with openai, guided, latent or meta a .pt or .safetensors file, with peft a .safetensors file",
     )
     convert.add_argument("--overwrite", action="store_true", help="replace what is at --out")

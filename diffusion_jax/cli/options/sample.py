@@ -54,6 +54,11 @@ def add(commands: Any) -> None:
         default=[],
         help="with --pretrained: a LoRA to merge into it, such as style.safetensors=0.7; repeat it for several",
     )
+    sample.add_argument(
+        "--param-dtype",
+        choices=("float32", "bfloat16"),
+        help="with --pretrained: what its weights are kept in; bfloat16 takes half the memory (default: float32)",
+    )
     which = sample.add_mutually_exclusive_group()
     which.add_argument(
         "--prompt",

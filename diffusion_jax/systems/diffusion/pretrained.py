@@ -11,10 +11,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import jax
-import jax.numpy as jnp
-
-from diffusion_jax.build.networks import compute_dtype
+from diffusion_jax.build.networks import compute_dtype, kept
 from diffusion_jax.convert.dit import load_dit
 from diffusion_jax.convert.files import read_config
 from diffusion_jax.convert.unet import load_unet
@@ -58,8 +55,9 @@ def load_network(
     dtype: str = "auto",
     scan: bool = False,
     remat: str | None = None,
+    param_dtype: str = "float32",
 ) -> Pretrained:
-    """The U-Net or DiT in a folder or file, float32 parameters on the device.
+    """The U-Net or DiT in a folder or file, its parameters on the device, "float32" or rounded to "bfloat16".
 
     `model` is a name of `nets.UNET_MODELS` for weights that do not say what they are (guided-diffusion's, whose q, k and v are
     in an `order` "heads" or "parts", by default that of its publication, and whole checkpoints of latent diffusion), or one of
@@ -89,4 +87,4 @@ def load_network(
         network = Network(lambda rngs: UNet(rngs, **config, **how))
     else:
         raise UserError(f"{str(path)!r} holds a {name}, which is not read here; read are {', '.join((*UNETS, *DITS))}")
-    return Pretrained(path, kind, network, jax.tree.map(jnp.asarray, params), config, told)
+    return Pretrained(path, kind, network, kept(params, param_dtype), config, told)
