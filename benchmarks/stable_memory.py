@@ -1,6 +1,6 @@
 """Stable Diffusion 1.5 and XL compiled for a chip that is not there: what drawing, decoding and fine-tuning need of its memory.
 
-    python benchmarks/stable_memory.py [--out FILE] [--only NAME]
+    python benchmarks/stable_memory.py [--out FILE] [--only NAME] [--again]
 
 Needs `pip install -e '.[tpu]'` on Linux, and no TPU: the compiler comes with it. No array is made and nothing runs, so that
 these are XLA's plans for one chip with 95 GB (v5p), of which the peak is compared with 16, 24 and 80 GB. Networks compute in
@@ -158,12 +158,15 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, default=OUT)
     parser.add_argument("--only", default="", help="the cases whose names hold this")
+    parser.add_argument("--again", action="store_true", help="also those that the file has of the same versions")
     arguments = parser.parse_args()
     device = topologies.get_topology_desc(platform="tpu", topology_name="v5p:2x2x1").devices[0]
     versions = {"jax": jax.__version__, "python": platform.python_version()}
-    rows = json.loads(arguments.out.read_text())["rows"] if arguments.out.exists() and arguments.only else []
+    there = json.loads(arguments.out.read_text()) if arguments.out.exists() else {}
+    rows = there["rows"] if there.get("versions") == versions else []
+    done = set() if arguments.again else {row["case"] for row in rows}
     for name, make in CASES.items():
-        if arguments.only in name:
+        if arguments.only in name and name not in done:
             row = {"case": name, **planned(make, device)}
             rows = [other for other in rows if other["case"] != name] + [row]
             print(json.dumps(row), flush=True)

@@ -159,10 +159,12 @@ def _places(
     if alone.any():
         raise UserError(f"{query} {int(alone.argmax())} has no {item} of its own; leave it out, or give it one")
     step = max(1, min(block, ENTRIES // len(items)))
+    # A product of matrices may round the scores of equal rows apart, by where they stand: each row is scored once.
+    distinct, place = np.unique(items, axis=0, return_inverse=True)
     found = np.empty((3, len(queries)), np.int64)
     for start in range(0, len(queries), step):
         part = slice(start, start + step)
-        scores = queries[part] @ items.T
+        scores = (queries[part] @ distinct.T)[:, place]
         same = own[part, None] == others[None, :] if answers is None else answers(own[part], others)
         best = np.where(same, scores, -np.inf).max(axis=1, keepdims=True)
         equal = scores == best

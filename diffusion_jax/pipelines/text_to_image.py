@@ -21,6 +21,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.typing import ArrayLike
 
+from diffusion_jax.build import guidance as guidances
 from diffusion_jax.build.networks import kept
 from diffusion_jax.nets import Network
 from diffusion_jax.pipelines.adapting import adapted
@@ -30,6 +31,8 @@ from diffusion_jax.pipelines.prompts import Sizes, listed, nothing, told
 from diffusion_jax.pipelines.saving import save_pipeline
 from diffusion_jax.pipelines.scheduler import Scheduler
 from diffusion_jax.pipelines.text_encoder import TextEncoder
+from diffusion_jax.process import denoiser
+from diffusion_jax.sampling import invert
 from diffusion_jax.systems.diffusion.loss import example_keys
 from diffusion_jax.systems.vae.pretrained import Autoencoder
 from diffusion_jax.typing import Array, Params, Solver, UserError, one_of, texts_of, whole_number
@@ -227,6 +230,40 @@ class TextToImage:
         if output == "latent":
             return np.asarray(latents)
         return self.decode(latents, tile=tile)
+
+    def invert(
+        self,
+        image: Any,
+        prompts: str | Sequence[str] = "",
+        *,
+        negative: str | Sequence[str] | None = None,
+        guidance_scale: float = 1.0,
+        num_steps: int = 50,
+        grid: str | ArrayLike | None = None,
+        refinements: int = 0,
+        asked: str = "start",
+        size: int | tuple[int, int] | None = None,
+    ) -> np.ndarray:
+        """The noise [n, height / 8, width / 8, 4] of which DDIM draws pictures again, by the ODE upwards (`sampling.invert`).
+
+        `generate(prompts, noise=noise, solver="ddim", num_steps=.., grid=.., guidance_scale=..)` of the same is the way down.
+        `refinements` of each step bring the round trip towards exact; `asked` "target" is how diffusers inverts. Each picture's
+        latent is the mean of its posterior. Raises UserError as `generate` and `sampling.invert`.
+        """
+        texts = texts_of("prompts", prompts)
+        pixels = self._pixels(size, image)
+        pictures = pictures_of(image, pixels)
+        count = max(len(texts), len(pictures))
+        texts = listed("prompts", prompts, count, texts)
+        latents = self.vae.encode(jnp.asarray(_one_a_prompt("image", pictures, count)))
+        cond, away = self.condition(texts, negative=negative, size=pixels)
+        plan = plan_of(self.scheduler, whole_number("num_steps", num_steps, 1), solver="ddim", grid=grid)
+        network = denoiser(self.apply, self.params, plan.schedule, plan.prediction, plan.time)
+        guided = guidances.guided(
+            None, network, away, guidance_scale, schedule=plan.schedule, prediction=plan.prediction
+        )
+        found = invert(guided, plan.schedule, latents, plan.ts, cond=cond, refinements=refinements, asked=asked)
+        return np.asarray(found) / plan.noise_scale
 
     def decode(self, latents: ArrayLike, *, tile: int | None = None) -> np.ndarray:
         """Pictures float32 [n, height, width, 3] in [-1, 1] of latents in the folder's scaling, one after the other."""

@@ -6,15 +6,18 @@ The timesteps are equal, every one that the network is told included, and the fi
 import sys
 from pathlib import Path
 
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "pipelines"))
 
-from scheduler_cases import CASES, ours, sd
+from scheduler_cases import CASES, PICTURE, network, ours, sd
 from scheduler_peer import theirs
 
 from diffusion_jax.pipelines import read_scheduler
+from diffusion_jax.process import denoiser
+from diffusion_jax.sampling import invert
 
 pytestmark = [
     pytest.mark.parity,
@@ -25,6 +28,10 @@ pytestmark = [
 ]
 
 BOUND = 1e-5
+
+
+def apply(params, x, time, cond=None, *, key=None, train=False):
+    return network(x, time.reshape(-1, *(1 for _ in x.shape[1:])), jnp.sin)
 
 
 def check(config, num_steps, strength=1.0, eta=0.0, bound=BOUND):
@@ -85,3 +92,23 @@ def test_the_grids_of_30_steps(name, table):
         check(config, 30)
         steps = read_scheduler(config, "a file").plan(30).timesteps
         assert (steps[0], steps[1], steps[-1]) == (first, second, last)
+
+
+@pytest.mark.parametrize("case", ["ddim", "ddim trained", "ddim v zero snr", "ddim linspace"])
+@pytest.mark.parametrize("num_steps", [10, 20])
+def test_an_inversion_is_the_peers(case, num_steps):
+    """DDIMInverseScheduler's, whose network is told the timestep that a step goes to."""
+    import diffusers
+    import torch
+
+    config = dict(CASES[case])
+    config |= {"timestep_spacing": "leading", "rescale_betas_zero_snr": False}
+    scheduler = diffusers.DDIMInverseScheduler.from_config(config)
+    scheduler.set_timesteps(num_steps)
+    x = torch.tensor(PICTURE, dtype=torch.float64)
+    for t in scheduler.timesteps:
+        x = scheduler.step(network(x, t.to(torch.float32), torch.sin), t, x).prev_sample
+    plan = read_scheduler(config, case).plan(num_steps)
+    model = denoiser(apply, {}, plan.schedule, plan.prediction, plan.time)
+    mine = invert(model, plan.schedule, jnp.asarray(PICTURE), plan.ts, asked="target")
+    assert np.abs(np.asarray(mine) - x.numpy()).max() <= BOUND * np.abs(x.numpy()).max()

@@ -66,6 +66,16 @@ def test_a_picture_is_a_function_of_seed_and_place(pipeline):
     assert np.abs(pipeline.generate(PROMPTS, seed=4, **FEW) - both).max() > 0.1
 
 
+def test_a_picture_goes_back_to_noise_and_returns(pipeline):
+    """Refined inversions undo DDIM's steps; the latent of the noise is the picture's again."""
+    picture = pipeline.generate(PROMPTS[0], seed=5, num_steps=2)
+    latent = np.asarray(pipeline.vae.encode(jnp.asarray(picture)))
+    noise = pipeline.invert(picture, PROMPTS[0], num_steps=40, refinements=4)
+    assert noise.shape == latent.shape
+    back = pipeline.generate(PROMPTS[0], noise=noise, num_steps=40, solver="ddim", guidance_scale=1.0, output="latent")
+    assert np.abs(back - latent).max() <= 0.02 * np.abs(latent).max()
+
+
 def test_other_prompts_scales_seeds_and_weights_compile_nothing(pipeline):
     pipeline.generate("a cat", seed=1, guidance_scale=3.0, **FEW)
     before = _sample._cache_size()

@@ -9,7 +9,18 @@ from hypothesis import strategies as st
 
 from diffusion_jax.process import Discrete, RectifiedFlow, denoiser
 from diffusion_jax.process.network_time import on_grid
-from diffusion_jax.sampling import DDIM, DPMSolverPP, classifier_free, discrete, invert, karras, rescale, sample, trace
+from diffusion_jax.sampling import (
+    DDIM,
+    DPMSolverPP,
+    Heun,
+    classifier_free,
+    discrete,
+    invert,
+    karras,
+    rescale,
+    sample,
+    trace,
+)
 from diffusion_jax.sampling.carried import carried, rounded
 from diffusion_jax.sampling.grids import exactly
 from diffusion_jax.typing import UserError
@@ -137,3 +148,42 @@ def test_another_grid_does_not_recompile():
         sample(model, schedule, DDIM(), jnp.ones((2, 1)), grid, jax.random.key(0))
         traced = len(count)
     assert traced == len(count) == 1
+
+
+@pytest.mark.parametrize("last", [0.0, 0.001])
+def test_an_inversion_asks_at_the_time_that_it_goes_to(last):
+    """By the recursion written out: eps is asked of x at t, and told the next time."""
+    schedule = Discrete("scaled_linear")
+    ts = np.array([0.961, 0.721, 0.481, 0.241, last])
+
+    def apply(params, x, time, cond, *, key=None, train=False):
+        return 0.4 * x + 0.1 * jnp.sin(time / 300)[:, None]
+
+    model = denoiser(apply, {}, schedule, prediction="eps", time="index")
+    start = jnp.array([[0.3, -1.2], [0.8, 0.1]])
+    found = invert(model, schedule, start, ts, asked="target")
+    x, up = np.asarray(start, np.float64), ts[::-1]
+    alpha, sigma = (np.asarray(exactly(part, up)) for part in (schedule.alpha, schedule.sigma))
+    for step in range(4):
+        eps = 0.4 * x + 0.1 * np.sin((1000 * up[step + 1] - 1) / 300)
+        x = alpha[step + 1] * (x - sigma[step] * eps) / alpha[step] + sigma[step + 1] * eps
+    np.testing.assert_allclose(found, x, rtol=2e-6, atol=2e-6)
+    plain = invert(model, schedule, start, ts)
+    assert np.abs(plain - x).max() > 1e-3
+
+
+@pytest.mark.parametrize(
+    ("how", "said"),
+    [
+        ({"asked": "end"}, "asked 'end'"),
+        ({"asked": "target", "refinements": 1}, "without refinements"),
+        ({"asked": "target", "solver": Heun()}, "goes with DDIM or Euler"),
+    ],
+)
+def test_an_inversion_that_cannot_be_asked_so_is_refused(how, said):
+    schedule, x = Discrete(), jnp.ones((1, 2))
+    model = denoiser(tells_time, {}, schedule, prediction="x0", time="index")
+    with pytest.raises(UserError, match=said):
+        invert(model, schedule, x, [0.9, 0.5], **how)
+    with pytest.raises(UserError, match="the denoiser holds none"):
+        invert(lambda xt, t, cond: model(xt, t, cond), schedule, x, [0.9, 0.5], asked="target")

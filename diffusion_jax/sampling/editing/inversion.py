@@ -28,6 +28,7 @@ from jaxtyping import Array
 
 from diffusion_jax.process.arguments import known
 from diffusion_jax.process.asking import predict
+from diffusion_jax.process.denoiser import Denoiser
 from diffusion_jax.process.sde import coefficients, expand
 from diffusion_jax.sampling.arguments import check_solver, checked
 from diffusion_jax.sampling.carried import carried, rounded
@@ -38,7 +39,7 @@ from diffusion_jax.sampling.solvers.ddim import DDIM
 from diffusion_jax.sampling.solvers.euler import Euler
 from diffusion_jax.sampling.solvers.heun import Heun
 from diffusion_jax.sampling.steps import Denoise
-from diffusion_jax.typing import DenoiseFn, Prediction, PyTree, Schedule, Solver, UserError
+from diffusion_jax.typing import DenoiseFn, Prediction, PyTree, Schedule, Solver, UserError, one_of
 
 __all__ = ["invert"]
 
@@ -54,6 +55,7 @@ def invert(
     solver: Solver = _DDIM,
     cond: PyTree = None,
     refinements: int = 0,
+    asked: str = "start",
 ) -> Array:
     """The noise [batch, ...] at ts[0] that `sample(denoise, schedule, solver, noise, ts, key, cond)` turns into x0.
 
@@ -63,19 +65,40 @@ def invert(
     of them at 80 steps leave 1e-9, while one step from sigma / alpha = .4 to clean data need not converge. Guided denoisers are
     inverted as they are; strong guidance asks for more steps.
 
-    Raises UserError for another solver, a grid that does not fall, and guidance with momentum, which is no ODE.
+    `asked` "target" tells the network of the time that a step goes to in place of the one that it starts from, whose noise x
+    has, as published inversions of Stable Diffusion do (diffusers' DDIMInverseScheduler). It is for networks, with DDIM or
+    Euler and without refinements.
+
+    Raises UserError for another solver, a grid that does not fall, guidance with momentum, which is no ODE, and a denoiser that
+    holds no network where it is to be `asked` at the target.
     """
     check_solver(solver, "")
     _check_solver(solver, refinements)
+    ahead = one_of("asked", asked, ("start", "target")) == "target"
     order = " (the order is denoise, schedule, x0, ts)"
     x0, ts = checked(denoise, schedule, "x0", x0, ts, cond, clean=True, order=order)
     if jax.tree.leaves(memory_of(denoise, x0)):
         raise UserError("guidance with momentum has no ODE to invert: take momentum 0")
     noisy_end = ends_in_noise_at(schedule, ts)
+    if ahead and (refinements or not isinstance(solver, DDIM | Euler)):
+        raise UserError("asked 'target' goes with DDIM or Euler without refinements; nearest: asked='start'")
     if known(ts):
         times = rounded(ts, x0)
-        denoise, ts = carried(denoise, ts, times), times
-    return _invert(structured(denoise), hold(schedule), x0, jnp.asarray(ts)[::-1], cond, solver, refinements, noisy_end)
+        if ahead and not _networks(denoise):
+            raise UserError(
+                "asked 'target' tells a network of another time, and the denoiser holds none; nearest: 'start'"
+            )
+        denoise, ts = carried(denoise, ts, times, ahead=ahead), times
+    elif ahead:
+        raise UserError("asked 'target' needs a grid that is not being traced; nearest: asked='start'")
+    rising = jnp.asarray(ts)[::-1]
+    return _invert(structured(denoise), hold(schedule), x0, rising, cond, solver, refinements, noisy_end, ahead)
+
+
+def _networks(denoise: Any) -> bool:
+    """Whether a denoiser holds a network that can be told another time."""
+    parts = jax.tree.leaves(denoise, is_leaf=lambda part: isinstance(part, Denoiser))
+    return any(isinstance(part, Denoiser) and known(part.schedule) for part in parts)
 
 
 def _check_solver(solver: Any, refinements: Any) -> None:
@@ -92,7 +115,7 @@ def _check_solver(solver: Any, refinements: Any) -> None:
         raise UserError(f"refinements solve DDIM's step backwards, not {name}'s; nearest: refinements=0")
 
 
-@functools.partial(jax.jit, static_argnames=("solver", "refinements", "noisy_end"))
+@functools.partial(jax.jit, static_argnames=("solver", "refinements", "noisy_end", "ahead"))
 def _invert(
     denoise: Any,
     schedule: Any,
@@ -102,6 +125,7 @@ def _invert(
     solver: Any,
     refinements: int,
     noisy_end: bool | None,
+    ahead: bool,
 ) -> Array:
     """x0 up the rising grid ts."""
     schedule = held(schedule)
@@ -130,7 +154,8 @@ def _invert(
         elif isinstance(solver, Heun):
             up = _heun_up(bound, schedule, x, t, later)
         else:
-            up = _ddim_up(bound, schedule, x, (schedule.alpha(t), schedule.sigma(t)), t, later, refinements)
+            level = (schedule.alpha(t), schedule.sigma(t))
+            up = _ddim_up(bound, schedule, x, level, t, later, refinements, at_clean=ahead)
         return up.astype(x.dtype), None
 
     return jax.lax.scan(body, x, (ts[:-1], ts[1:]))[0]
@@ -144,9 +169,10 @@ def _ddim_up(
     t: Array,
     later: Array,
     refinements: int,
+    at_clean: bool = False,
 ) -> Array:
-    """x at t, where (alpha, sigma) is `level`, up to the time `later`."""
-    clean = level[1] == 0
+    """x at t, where (alpha, sigma) is `level`, up to the time `later`; clean x is asked of there, or `at_clean` as it is."""
+    clean = (level[1] == 0) & (not at_clean)
     alpha, sigma = (expand(part, x) for part in level)
     alpha_later, sigma_later = coefficients(schedule, later, x)
     pair = denoise(jnp.where(clean, alpha_later / alpha * x, x), jnp.where(clean, later, t))
