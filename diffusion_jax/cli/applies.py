@@ -9,6 +9,7 @@ import argparse
 import os
 from collections.abc import Iterable
 
+from diffusion_jax.cli.options.pretrained import OPTIONS as OF_PRETRAINED
 from diffusion_jax.typing import UserError
 
 __all__ = ["PICTURE_MEASURES", "check_applies", "flag"]
@@ -19,9 +20,7 @@ PICTURE_MEASURES = ("zero_shot", "retrieval", "linear_probe", "clip_score")
 CAPTIONED = ("retrieval", "clip_score")
 
 GOES_WITH: dict[str, dict[str, tuple[str, ...]]] = {
-    "sample": dict.fromkeys(
-        ("size", "strength", "tile", "tokenizer", "prediction", "lora", "param_dtype"), ("pretrained",)
-    ),
+    "sample": dict.fromkeys(OF_PRETRAINED, ("pretrained",)),
     "evaluate": {
         "classes": ("zero_shot",),
         "templates": ("zero_shot",),
@@ -74,6 +73,7 @@ PATHS = (
     "templates",
     "model",
     "tokenizer",
+    "vae",
 )
 OF_WEIGHTS = {"evaluate": ("run", ("model", "tokenizer")), "convert": ("path", ("model",))}
 """Options that say what published weights do not; a run of one's own says it itself."""

@@ -104,23 +104,24 @@ def convert(arguments: argparse.Namespace, rest: list[str]) -> int:
 
 
 def _writer(arguments: argparse.Namespace) -> System:
-    """The system that writes the format asked for, or else that whose weights or run lies at the path."""
+    """The system whose weights or run lies at the path, or else one that writes the format asked for."""
     able = {name: system_named(name) for name in SYSTEMS}
     able = {name: system for name, system in able.items() if system.convert is not None}
-    if arguments.format is not None:
-        one_of("--format", arguments.format, [name for system in able.values() for name in system.formats])
-        writers = [system for system in able.values() if arguments.format in system.formats]
-        own = [system_at(arguments.path)[0]] if holds_run(Path(arguments.path)) else []
-        return next(system for system in (*own, *writers) if system in writers)
-    path = Path(arguments.path)
+    path, format = Path(arguments.path), arguments.format
+    if format is not None:
+        one_of("--format", format, [name for system in able.values() for name in system.formats])
     if holds_run(path):
         # Of a folder with several runs the last: what stands by itself.
         inside = [system for name, system in able.items() if is_run(run_folder(path) / name)]
-        found = inside[-1] if inside else system_at(path)[0]
-        if found.convert is None:
-            raise UserError(f"the run in {arguments.path!r} is of a system that writes no other library's format")
-        return found
-    return next(system for system in able.values() if system.publishes(path, arguments.model))
+        found = [inside[-1] if inside else system_at(path)[0]]
+    else:
+        # Those that load nothing published by themselves claim less, and are asked first (`systems.table.PUBLISHED`).
+        asked = sorted(able.values(), key=lambda system: system.published is not None)
+        found = [system for system in asked if system.publishes(path, arguments.model)]
+    writes = [system for system in (*found, *able.values()) if format is None or format in system.formats]
+    if format is None and found and found[0].convert is None:
+        raise UserError(f"the run in {arguments.path!r} is of a system that writes no other library's format")
+    return writes[0]
 
 
 def report(arguments: argparse.Namespace, rest: list[str]) -> int:

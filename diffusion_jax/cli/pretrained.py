@@ -12,11 +12,18 @@ from typing import Any
 import numpy as np
 
 from diffusion_jax import runs
-from diffusion_jax.pipelines import ClassToImage, TextToImage, load_pipeline
+from diffusion_jax.cli.applies import flag
+from diffusion_jax.pipelines import ClassToImage, Sizes, TextToImage, load_pipeline
 from diffusion_jax.pipelines.drawing import plan_of
 from diffusion_jax.typing import Params, UserError, whole_number
 
 __all__ = ["Published", "published"]
+
+TEXTS = ("second", "negative_second", "clip_skip")
+SIZES: dict[str, type] = {
+    "original_size": int, "crop": int, "target_size": int, "aesthetic_score": float, "negative_aesthetic_score": float,
+}  # fmt: skip
+"""Options that are fields of `Sizes`, and whether each is two whole numbers or one."""
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -29,6 +36,7 @@ class Published:
     size: tuple[int, int] | None = None
     strength: float | None = None
     tile: int | None = None
+    more: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     ink: bool = False
 
     @property
@@ -91,7 +99,7 @@ class Published:
             eta=found.get("eta"), strength=self.strength or 1.0,
         )  # fmt: skip
         own = {} if isinstance(self.pipeline, ClassToImage) else {"size": self.size, "strength": self.strength}
-        return found | own | {"tile": self.tile}
+        return found | own | {"tile": self.tile} | dict(self.more)
 
     def generate(
         self, requests: Any, *, count: int | None = None, seed: int, start: int = 0, batch_size: int, **settings: Any
@@ -104,6 +112,8 @@ class Published:
         if isinstance(self.pipeline, ClassToImage):
             return self.pipeline.generate(asked, **how)
         rows = [{"prompt": one} if isinstance(one, str) else one for one in asked]
+        if "sizes" in how:  # which is noted as it was given
+            how["sizes"] = Sizes(**{name: _of_json(value) for name, value in how["sizes"].items()})
         pictures: dict[str, Any] = {name: [row[name] for row in rows] for name in self.asks if name != "prompt"}
         return self.pipeline.generate([row.get("prompt") or "" for row in rows], **pictures, **how)
 
@@ -115,7 +125,7 @@ def published(arguments: argparse.Namespace) -> Published:
     try:
         pipeline = load_pipeline(
             arguments.pretrained, tokenizer=arguments.tokenizer, prediction=arguments.prediction,
-            param_dtype="float32" if loras else kind,
+            model=arguments.model, vae=arguments.vae, param_dtype="float32" if loras else kind,
         )  # fmt: skip
     except UserError as error:
         raise UserError(_by_option(str(error))) from error
@@ -123,8 +133,8 @@ def published(arguments: argparse.Namespace) -> Published:
         edge = pipeline.size * pipeline.vae.factor
         if arguments.size is not None and _size(arguments.size) != (edge, edge):
             raise UserError(f"--size {arguments.size}: this DiT draws {edge} x {edge} alone; nearest: {edge}")
-        for option in ("strength", "lora"):
-            if getattr(arguments, option):
+        for option in ("strength", "lora", *TEXTS, *SIZES):
+            if getattr(arguments, option) not in (None, []):
                 raise UserError(f"--{option} is Stable Diffusion's: {arguments.pretrained!r} holds a DiT")
         return Published(pipeline, ("label",), tile=arguments.tile)
     for path, scale in loras:
@@ -138,14 +148,39 @@ def published(arguments: argparse.Namespace) -> Published:
 
         factor = pipeline.vae.factor
         size = tuple(max(factor, edge // factor * factor) for edge in size_of(arguments.image[0]))  # type: ignore[assignment]
-    return Published(pipeline, asks, size, arguments.strength, arguments.tile)
+    return Published(pipeline, asks, size, arguments.strength, arguments.tile, _more(arguments, pipeline))
+
+
+def _more(arguments: argparse.Namespace, pipeline: TextToImage) -> dict[str, Any]:
+    """What else of `generate` was given: texts, and sizes as JSON has them. UserError for sizes that the U-Net is not told."""
+    found = {name: getattr(arguments, name) for name in TEXTS if getattr(arguments, name) is not None}
+    sizes: dict[str, Any] = {}
+    for name, read in SIZES.items():
+        given = getattr(arguments, name)
+        if given is None:
+            continue
+        heard = pipeline.unet_config["hearing"].get("ids")
+        if not heard or (heard == 5 and name == "target_size") or (heard == 6 and read is float):
+            raise UserError(
+                f"{flag(name)}: this U-Net is told none; XL's hears sizes, its refiner scores in place of the last"
+            )
+        sizes[name] = given if read is float else list(_edges(flag(name), given))
+    return found | ({"sizes": sizes} if sizes else {})
+
+
+def _of_json(value: Any) -> Any:
+    return tuple(value) if isinstance(value, list) else value
 
 
 def _by_option(message: str) -> str:
     """What says "give tokenizer" in the words of the command line."""
-    return message.replace(": give tokenizer,", ": give --tokenizer,").replace(
-        ": give prediction,", ": give --prediction,"
-    )
+    for python, shell in (
+        (": give tokenizer,", ": give --tokenizer,"),
+        (": give prediction,", ": give --prediction,"),
+        ("model and vae are given together", "--model and --vae are given together"),
+    ):
+        message = message.replace(python, shell)
+    return message
 
 
 def _lora(given: str) -> tuple[str, float]:
@@ -162,12 +197,15 @@ def _lora(given: str) -> tuple[str, float]:
 
 def _size(given: str | None) -> tuple[int, int] | None:
     """(height, width) of "512" or "512x768", height first. UserError for another text."""
-    if given is None:
-        return None
+    return None if given is None else _edges("--size", given)
+
+
+def _edges(option: str, given: str) -> tuple[int, int]:
+    """Two numbers of "512x768", or twice the one of "512"; of a crop 0 may be. UserError for another text."""
     parts = given.lower().split("x")
-    if len(parts) > 2 or not all(part.isdigit() and int(part) > 0 for part in parts):
+    if len(parts) > 2 or not all(part.isdigit() and int(part) >= (option != "--crop") for part in parts):
         raise UserError(
-            f"--size {given!r} is neither an edge in pixels, such as 512, nor HEIGHTxWIDTH, such as 512x768"
+            f"{option} {given!r} is neither an edge in pixels, such as 512, nor HEIGHTxWIDTH, such as 512x768"
         )
     edges = [int(part) for part in parts]
     return edges[0], edges[-1]

@@ -13,7 +13,7 @@ from described import build
 from PIL import Image
 
 from diffusion_jax.cli import main
-from diffusion_jax.pipelines import load_pipeline
+from diffusion_jax.pipelines import Sizes, load_pipeline
 from diffusion_jax.sampling import UniPC
 from diffusion_jax.sampling.sample import _sample
 from diffusion_jax.typing import UserError
@@ -213,9 +213,29 @@ def test_from_the_command_line(folders, tmp_path, capsys):
         (["--weights", "params", "--prompt", "a"], "--weights does not go with --pretrained"),
         (["--prompt", "a", "--size", "15"], "size 15 x 15 is not divided by 2; nearest: 16 x 16"),
         (["--prompt", "a", "--strength", "0.5"], "give `image`"),
+        (["--prompt", "a", "--crop", "0x8"], "--crop: this U-Net is told none"),
+        (["--prompt", "a", "--second", "b"], "a second prompt is for XL's second text encoder"),
         (["--label", "3"], "takes no --label: it asks for --prompt"),
         ([], "give --prompt"),
     ):
         assert main(["sample", *how, "--overwrite", *wrong]) != 0
         said_ = capsys.readouterr().err
         assert said in said_ and "Traceback" not in said_, said_
+
+
+def test_what_xl_is_told_from_the_command_line(folders, tmp_path):
+    """As from Python, and noted in a folder's settings."""
+    told = ["--second", "red dog", "--original-size", "16x24", "--crop", "0x2", "--clip-skip", "1", "--num-steps", "2"]
+    rest = ["--prompt", "a cat", "--num-images", "1", "--format", "npz", "--out", str(tmp_path / "cats"), *told]
+    assert main(["sample", "--pretrained", str(folders["xl"]), *rest]) == 0
+    drawn = np.load(next((tmp_path / "cats").glob("*.npz")))
+    pipeline = load_pipeline(folders["xl"])
+    sizes = Sizes(original_size=(16, 24), crop=(0, 2))
+    ours = pipeline.generate("a cat", second="red dog", clip_skip=1, sizes=sizes, num_steps=2, seed=0)
+    found = drawn[drawn.files[0]]
+    found = found / 127.5 - 1 if found.dtype == np.uint8 else found
+    assert np.abs(found - ours).max() <= 0.01
+    assert json.loads((tmp_path / "cats" / "settings.json").read_text())["sizes"] == {
+        "original_size": [16, 24],
+        "crop": [0, 2],
+    }

@@ -14,9 +14,11 @@ from PIL import Image
 sys.path.insert(0, str(Path(__file__).parent.parent / "cli"))
 import smallruns as tiny
 
-from diffusion_jax import load_run
+from diffusion_jax import load_pretrained, load_run
 from diffusion_jax.cli import main
+from diffusion_jax.convert.vae import load_vae
 from diffusion_jax.data.sources.digits import load_digits
+from diffusion_jax.nets import complete_vae
 from diffusion_jax.systems.vae.run import load_vae_run
 from diffusion_jax.train.checkpoint import restore_params
 
@@ -86,6 +88,21 @@ def test_it_is_measured(folder, tmp_path):
 
 
 @pytest.mark.slow
+def test_it_is_written_for_others(folder, tmp_path, capsys):
+    """diffusers' folder has the statistics of the latents; of that folder latent diffusion's file, bit for bit."""
+    there, file = tmp_path / "vae", tmp_path / "vae.safetensors"
+    assert main(["convert", str(folder), "--out", str(there)]) == 0
+    run, images = load_run(folder), np.linspace(-1, 1, 128, dtype=np.float32).reshape(2, 8, 8, 1)
+    published = load_pretrained(there)
+    np.testing.assert_allclose(published.encode(images), run.encode(images), rtol=1e-5, atol=1e-5)
+    assert main(["convert", str(there), "--format", "latent", "--out", str(file)]) == 0
+    again = load_vae(file, complete_vae, config=published.config)[1]
+    jax.tree.map(np.testing.assert_array_equal, again, published.params)
+    assert "holds no sizes and no scale of the latents" in capsys.readouterr().out
+    assert main(["convert", str(there), "--format", "guided", "--out", str(file), "--overwrite"]) == 2
+    assert "AutoencoderKL" in capsys.readouterr().err
+
+
 def test_one_with_a_codebook_is_trained_and_measured(tmp_path, capsys):
     assert main(tiny.vae_arguments(tmp_path / "vq", f"{tiny.VAE}:vq")) == 0
     run = load_run(tmp_path / "vq")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from diffusion_jax.cli.options.pretrained import of_pretrained
 from diffusion_jax.cli.options.words import Help, distributed
 
 __all__ = ["add"]
@@ -37,28 +38,7 @@ def add(commands: Any) -> None:
         "in place of a run; asked by --prompt, and from a picture by --image, or by --image and --mask where only what is "
         "white there is drawn anew; or a folder of DiT, asked by --label",
     )
-    sample.add_argument(
-        "--tokenizer",
-        metavar="PATH",
-        help="with --pretrained and one file, which holds no words: a folder or file with CLIP's vocabulary",
-    )
-    sample.add_argument(
-        "--prediction",
-        choices=("eps", "v"),
-        help="with --pretrained and one file of Stable Diffusion 2, which does not say it: what the network predicts",
-    )
-    sample.add_argument(
-        "--lora",
-        metavar="FILE[=SCALE]",
-        action="append",
-        default=[],
-        help="with --pretrained: a LoRA to merge into it, such as style.safetensors=0.7; repeat it for several",
-    )
-    sample.add_argument(
-        "--param-dtype",
-        choices=("float32", "bfloat16"),
-        help="with --pretrained: what its weights are kept in; bfloat16 takes half the memory (default: float32)",
-    )
+    of_pretrained(sample)
     which = sample.add_mutually_exclusive_group()
     which.add_argument(
         "--prompt",
@@ -139,20 +119,6 @@ def add(commands: Any) -> None:
         "--format",
         choices=("npz", "png"),
         help="what a folder holds: .npz shards, or a .png an image and what was asked in metadata.jsonl (default: npz)",
-    )
-    sample.add_argument(
-        "--size",
-        metavar="PIXELS",
-        help="with --pretrained: an edge, such as 512, or HEIGHTxWIDTH (default: the model's)",
-    )
-    sample.add_argument(
-        "--strength", type=float, metavar="S", help="with --pretrained and --image: how far it is noised, in (0, 1]"
-    )
-    sample.add_argument(
-        "--tile",
-        type=int,
-        metavar="PIXELS",
-        help="with --pretrained: decode in tiles of so many pixels, for less memory",
     )
     sample.add_argument("--weights", choices=("ema", "params"), default="ema", help="averaged or raw weights")
     sample.add_argument(

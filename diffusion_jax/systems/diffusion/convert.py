@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -14,12 +13,12 @@ import numpy as np
 from diffusion_jax.build.networks import network_keywords
 from diffusion_jax.convert.dit import LAYOUTS as DIT_LAYOUTS
 from diffusion_jax.convert.dit import save_dit
-from diffusion_jax.convert.files import DTYPES, SAFETENSORS, TORCH
+from diffusion_jax.convert.files import DTYPES
 from diffusion_jax.convert.unet import LAYOUTS, save_unet
-from diffusion_jax.files import check_file, check_folder
 from diffusion_jax.nets import ConfigUNet, DiT, complete_unet, unet_keywords
 from diffusion_jax.nets.layers import sincos_positions
 from diffusion_jax.runs import holds_run
+from diffusion_jax.systems.converting import check_out, refuse_positions
 from diffusion_jax.systems.diffusion.pretrained import load_network, order_of
 from diffusion_jax.systems.diffusion.run import DiffusionRun, load_diffusion
 from diffusion_jax.typing import Params, UserError, one_of
@@ -31,23 +30,11 @@ STEPS = "t1000"  # what diffusers' networks see of the time, but for the first s
 
 def convert(arguments: argparse.Namespace, say: Callable[[str], None]) -> int:
     """Read the network at `path` and write it to `--out`."""
-    source, out, layout = Path(arguments.path), Path(arguments.out), arguments.format or "diffusers"
+    source, layout = Path(arguments.path), arguments.format or "diffusers"
     one_of("--format", layout, {*LAYOUTS, *DIT_LAYOUTS})
     one_of("--dtype", arguments.dtype, DTYPES)
-    for option in ("image_size", "context_length"):
-        if getattr(arguments, option) is not None:
-            raise UserError(
-                f"--{option.replace('_', '-')} changes the positions of a CLIP, and a diffusion network has none"
-            )
-    if os.path.exists(out) and not arguments.overwrite and (out.is_file() or any(out.iterdir())):
-        raise UserError(f"--out {str(out)!r} exists; choose another, or --overwrite to replace its weights")
-    if layout == "diffusers":
-        check_folder(out)
-    else:
-        if out.suffix not in (*SAFETENSORS, *TORCH):
-            near = f"{out}.safetensors"
-            raise UserError(f"--out {str(out)!r}: format {layout!r} is a .safetensors or .pt file; nearest: {near!r}")
-        check_file(out)
+    refuse_positions(arguments, "a diffusion network")
+    out = check_out(arguments, layout)
     notes: list[str] = []
     size: int | None
     if holds_run(source):

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from diffusion_jax.convert.vae import LAYOUTS
 from diffusion_jax.systems.system import FIXED, FREE, System
 from diffusion_jax.systems.vae import keys
+from diffusion_jax.systems.vae.convert import convert
 from diffusion_jax.systems.vae.measures import METRICS, OPTIONS, evaluate
+from diffusion_jax.systems.vae.pretrained import publishes
 from diffusion_jax.systems.vae.ranges import RANGES
 from diffusion_jax.systems.vae.run import load_run_of
 from diffusion_jax.systems.vae.task import vae_task
@@ -25,5 +28,8 @@ VAE = System(
     check=keys.check,
     options=OPTIONS,
     evaluate=evaluate,
+    convert=convert,
+    formats=LAYOUTS,
+    publishes=publishes,
     metrics=METRICS,
 )
