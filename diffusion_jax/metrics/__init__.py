@@ -3,6 +3,7 @@
 from diffusion_jax.metrics.distances import Nearest, mean_pairwise_distance, nearest, nearest_distance
 from diffusion_jax.metrics.frechet import frechet_distance
 from diffusion_jax.metrics.kernel_distance import KernelDistance, kernel_distance
+from diffusion_jax.metrics.lpips import lpips
 from diffusion_jax.metrics.precision_recall import PrecisionRecall, precision_recall
 from diffusion_jax.metrics.psnr import psnr
 from diffusion_jax.metrics.retrieval import recall
@@ -21,6 +22,7 @@ __all__ = [
     "energy_test",
     "frechet_distance",
     "kernel_distance",
+    "lpips",
     "mean_pairwise_distance",
     "nearest",
     "nearest_distance",

@@ -1,7 +1,7 @@
 """How unlike two pictures look, as a function (frozen, x, x') -> [batch] of images [batch, h, w, c] in [-1, 1], by name.
 
-`none`; `laplacian`, which needs no weights; the folder of a CLIP, a run or published weights;
-"module:attribute", a function of (x, x').
+`none`; `laplacian`, which needs no weights; the folder of a CLIP, a run or published weights; a folder with the weights of
+LPIPS (`convert.lpips`, `metrics.lpips`); "module:attribute", a function of (x, x').
 
 **Laplacian.** A pyramid whose levels L_j are what a picture loses when it is blurred, the next level being every second pixel
 of the blurred one, and the last what is left (Burt and Adelson, 1983, without doubling again); the mean |difference| of each
@@ -28,8 +28,11 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, PyTree
 
 from diffusion_jax.build.own import is_own, own
+from diffusion_jax.convert.lpips import holds_lpips, load_lpips
+from diffusion_jax.metrics import lpips
 from diffusion_jax.systems.clip.run import ClipRun
 from diffusion_jax.systems.diffusion.encoder import Encoder, as_seen, load_encoder
+from diffusion_jax.systems.diffusion.noted import Noted
 from diffusion_jax.typing import UserError
 
 __all__ = ["PERCEPTUAL", "Perceptual", "laplacian", "perceptual_named"]
@@ -48,7 +51,7 @@ class Perceptual:
 
     distance: Callable[[PyTree, Array, Array], Array]
     frozen: PyTree = None
-    encoder: Encoder | None = None
+    encoder: Encoder | Noted | None = None
 
     def notes(self, folder: Path) -> Mapping[str, Mapping[str, Any]]:
         """Where the encoder lies from the run's folder, and its fingerprint; nothing without one."""
@@ -109,6 +112,11 @@ def _unit(x: Array) -> Array:
     return x * jax.lax.rsqrt((x * x).sum(-1, keepdims=True) + 1e-12)
 
 
+def _lpips(path: str) -> Perceptual:
+    params = load_lpips(path)
+    return Perceptual(lpips, params, Noted(Path(path), params, NOTE, "weights of LPIPS"))
+
+
 def _own(name: str) -> Perceptual:
     found = own("loss.perceptual", name)
     if not callable(found):
@@ -123,7 +131,7 @@ def perceptual_named(name: str) -> Perceptual | None:
     if is_own(name) and not os.path.exists(name):
         return _own(name)
     if os.path.exists(name):
-        return _clip(name)
+        return _lpips(name) if holds_lpips(name) else _clip(name)
     raise UserError(
-        f"loss.perceptual {name!r} is none of {', '.join(PERCEPTUAL)}, no module:attribute, and no CLIP's folder"
+        f"loss.perceptual {name!r} is none of {', '.join(PERCEPTUAL)}, no module:attribute, and no folder of a CLIP or of LPIPS"
     )
