@@ -7,16 +7,15 @@ that `evaluate` left in the folder. What there is none of is left out, and the p
 from __future__ import annotations
 
 import shlex
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from diffusion_jax.config import to_dict
 from diffusion_jax.report.curves import loss_chart
 from diffusion_jax.report.figures import Chart, Series, filmstrip, line_chart
-from diffusion_jax.report.making import Making, how_it_was_made
+from diffusion_jax.report.making import how_it_was_made
 from diffusion_jax.report.numbers import number
 from diffusion_jax.report.page import Block, Code, Columns, Figure, Page, Section, write_page
 from diffusion_jax.runs import read_json
@@ -26,6 +25,7 @@ from diffusion_jax.systems.diffusion.run import DiffusionRun
 from diffusion_jax.systems.diffusion.scores import bits_table, doubts, score_table, score_tiles
 from diffusion_jax.systems.diffusion.shown import can_show, show
 from diffusion_jax.systems.diffusion.spaces import Pixels
+from diffusion_jax.systems.making import making_of, trained_by
 from diffusion_jax.systems.measuring import ARRAYS, NUMBERS, read_arrays
 from diffusion_jax.train.runlog import read_metrics
 from diffusion_jax.typing import UserError
@@ -78,7 +78,9 @@ def page_of(run: DiffusionRun, folder: Path, say: Say) -> Page:
     if pictures and "nearest_samples" in arrays and "nearest" in measured:
         sections.append(Section("Nearest training pictures", _nearest(arrays, measured["nearest"], seen)))
     sections.append(Section("Training", _training(run, measured.get("loss_by_noise"))))
-    sections.append(Section("How it was made", how_it_was_made(_making(run, folder, measured, bits))))
+    sections.append(
+        Section("How it was made", how_it_was_made(making_of(run.path, run.config, _commands(run, measured, bits))))
+    )
     return Page(
         title=f"{run.path.resolve().name}, a diffusion model",
         lead=_lead(run, shape, pictures),
@@ -205,24 +207,14 @@ def _training(run: DiffusionRun, levels: Numbers | None) -> tuple[Block, ...]:
     return (Columns(tuple(figures)),) if figures else ("Nothing was logged.",)
 
 
-def _making(run: DiffusionRun, folder: Path, measured: Numbers, bits: Numbers) -> Making:
-    file = run.path / "environment.json"
-    noted = read_json(file) if file.is_file() else {}
-    versions = {"python": noted["python"], **noted["versions"]} if noted else {}
-    versions |= {"devices": ", ".join(noted["devices"]), "git commit": noted["git_commit"]} if noted else {}
-    config = {key: value for key, value in to_dict(run.config).items() if key != "workdir"}
-    versions = {name: str(value) for name, value in versions.items() if value}
-    return Making({}, versions, config, _commands(run, noted.get("command") or [], measured, bits))
-
-
-def _commands(run: DiffusionRun, argv: Sequence[str], measured: Numbers, bits: Numbers) -> list[str]:
+def _commands(run: DiffusionRun, measured: Numbers, bits: Numbers) -> list[str]:
     """What makes it all again: the training by the words that began it, the numbers with the options that they are of."""
 
     def line(command: str, *flags: str, **options: Any) -> str:
         given = [f"--{name.replace('_', '-')} {shlex.quote(str(value))}" for name, value in options.items()]
         return " ".join(["diffusion-jax", command, "--run", shlex.quote(str(run.path)), *flags, *given])
 
-    found = [f"diffusion-jax {shlex.join(argv[1:])}"] if list(argv[1:2]) == ["train"] else []
+    found = trained_by(run.path)
     if measured:
         chosen: Numbers = measured.get("samples") or measured.get("nearest") or {}
         split = next((one["split"] for one in measured.values() if "split" in one), "test")

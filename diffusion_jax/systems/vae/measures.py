@@ -7,12 +7,14 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import jax
 import numpy as np
 
 from diffusion_jax.data.examples import to_unit
+from diffusion_jax.files import check_folder
 from diffusion_jax.metrics import frechet_distance, psnr, ssim
 from diffusion_jax.nets import Posterior
 from diffusion_jax.systems.diffusion.drawn import blurred, order
@@ -23,7 +25,7 @@ from diffusion_jax.systems.vae.run import VaeRun
 from diffusion_jax.systems.vae.statistics import fit
 from diffusion_jax.typing import Source, UserError
 
-__all__ = ["METRICS", "OPTIONS", "evaluate", "latents", "reconstruction"]
+__all__ = ["METRICS", "OPTIONS", "evaluate", "latents", "reconstruction", "report"]
 
 OPTIONS = ("features",)
 """The options of `evaluate` that are of autoencoder runs."""
@@ -40,6 +42,21 @@ def evaluate(arguments: argparse.Namespace, say: Say) -> int:
         raise UserError(f"the run in {arguments.run!r} is no autoencoder's")
     run.keep_statistics()
     return measure(run, METRICS, arguments, say, bring=False)
+
+
+def report(arguments: argparse.Namespace, say: Say) -> int:
+    """The page of a run, with the numbers that `evaluate` left."""
+    from diffusion_jax.systems.vae.page import SHOWN, write
+
+    run = load_run(arguments.run, data=arguments.data)
+    folder = check_folder(Path(arguments.run) / "report", ("index.html",), "the folder")
+    pictures = None
+    try:
+        pictures = _pictures(_held_out(run, "test", say)[1], SHOWN, run.config.data.get("on_error") == "skip")
+    except UserError as error:
+        say(str(error))
+    say(f"written: {write(run, folder, pictures, say)}")
+    return 0
 
 
 def _held_out(run: VaeRun, split: str, say: Say) -> tuple[str, Source]:

@@ -6,7 +6,7 @@ from diffusion_jax.convert.vae import LAYOUTS
 from diffusion_jax.systems.system import FIXED, FREE, System
 from diffusion_jax.systems.vae import keys
 from diffusion_jax.systems.vae.convert import convert
-from diffusion_jax.systems.vae.measures import METRICS, OPTIONS, evaluate
+from diffusion_jax.systems.vae.measures import METRICS, OPTIONS, evaluate, report
 from diffusion_jax.systems.vae.pretrained import publishes
 from diffusion_jax.systems.vae.ranges import RANGES
 from diffusion_jax.systems.vae.run import load_run_of
@@ -28,6 +28,7 @@ VAE = System(
     check=keys.check,
     options=OPTIONS,
     evaluate=evaluate,
+    report=report,
     convert=convert,
     formats=LAYOUTS,
     publishes=publishes,
