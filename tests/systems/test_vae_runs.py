@@ -85,9 +85,11 @@ def test_it_is_measured(folder, tmp_path):
     assert found["latents"]["shape"] == [4, 4, 2] and found["latents"]["kl"] > 0
     np.testing.assert_allclose(found["latents"]["std"], 1, atol=0.1)
     assert (run / "latents.json").is_file()  # noted for those who use it
+    assert main(["report", "--run", str(run)]) == 0
+    page = (run / "report" / "index.html").read_text()
+    assert f"{made['psnr']:.1f} dB" in page and "What comes back" in page and "Latent 2" in page
 
 
-@pytest.mark.slow
 def test_it_is_written_for_others(folder, tmp_path, capsys):
     """diffusers' folder has the statistics of the latents; of that folder latent diffusion's file, bit for bit."""
     there, file = tmp_path / "vae", tmp_path / "vae.safetensors"
@@ -103,6 +105,7 @@ def test_it_is_written_for_others(folder, tmp_path, capsys):
     assert "AutoencoderKL" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_one_with_a_codebook_is_trained_and_measured(tmp_path, capsys):
     assert main(tiny.vae_arguments(tmp_path / "vq", f"{tiny.VAE}:vq")) == 0
     run = load_run(tmp_path / "vq")

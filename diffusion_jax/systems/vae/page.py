@@ -57,7 +57,7 @@ def page_of(run: VaeRun, folder: Path, pictures: np.ndarray | None, say: Say) ->
     ratio = np.prod(run.image) / (height * width * channels)
     data = run.config.data.get("path", run.config.data.name)
     lead = (
-        f"Pictures of {run.image[1]} × {run.image[0]} with {run.image[2]} channels become {height} × {width} places of "
+        f"Pictures of {run.image[1]} × {run.image[0]} with {_channels(run.image[2])} become {height} × {width} places of "
         f"{channels} numbers, {ratio:.3g} times fewer, and pictures again. The network ({run.config.model.name}) has {count:,} "
         f"parameters and saw {run.config.steps:,} steps of {run.config.batch_size} examples of “{data}”."
     )
@@ -65,6 +65,10 @@ def page_of(run: VaeRun, folder: Path, pictures: np.ndarray | None, say: Say) ->
         title=f"{run.path.resolve().name}, an autoencoder", lead=lead, tiles=_tiles(there), sections=tuple(sections),
         foot="Written by diffusion-jax. One file: nothing is loaded from elsewhere.",
     )  # fmt: skip
+
+
+def _channels(channels: int) -> str:
+    return f"{channels} channel{'s' * (channels != 1)}"
 
 
 def _tiles(found: Numbers) -> tuple[Tile, ...]:
@@ -123,7 +127,11 @@ def _measured(run: VaeRun, found: Numbers) -> tuple[Block, ...]:
 def _latents(run: VaeRun, found: Numbers) -> tuple[Block, ...]:
     known = run.statistics
     told = [("mean, as they are", known.mean), ("deviation, as they are", known.std)]
-    told += [("mean, held out", found["mean"]), ("deviation, held out", found["std"])] if found else []
+    told += (
+        [("mean, held out and scaled", found["mean"]), ("deviation, held out and scaled", found["std"])]
+        if found
+        else []
+    )
     rows = tuple((name, *(number(float(value)) for value in values)) for name, values in told)
     head = ("", *(f"latent {i + 1}" for i in range(len(known.mean))))
     blocks: list[Block] = [
