@@ -4,7 +4,6 @@ import argparse
 import dataclasses
 import json
 import re
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -18,7 +17,7 @@ from diffusion_jax.systems.diffusion import measures, shown
 from diffusion_jax.systems.diffusion.conditions import Nothing
 from diffusion_jax.systems.diffusion.drawn import order
 from diffusion_jax.systems.diffusion.measures import METRICS
-from diffusion_jax.systems.diffusion.page import _commands, _how_compared, _making, page_of
+from diffusion_jax.systems.diffusion.page import _commands, _how_compared, page_of
 from diffusion_jax.systems.diffusion.picture_sections import picture_sections
 from diffusion_jax.systems.measuring import measure_by
 from diffusion_jax.systems.resume import contents_of
@@ -104,7 +103,8 @@ def test_a_run_that_draws_unasked_and_was_not_measured(tmp_path):
         text = json.dumps({"nearest": near | {"weights": weights}})
         write_atomic(tmp_path / "report" / "measures.json", text.encode())
         assert len(page_of(run, tmp_path / "report", quiet).tiles) == tiles
-    assert _making(run, tmp_path, {"nearest": near}, {}).commands[0].endswith("--samples 7 --features lite0")
+    measured = [line for line in _commands(run, {"nearest": near}, {}) if "evaluate" in line]
+    assert measured[0].endswith("--samples 7 --features lite0")
 
 
 def grey_arrays(folder):
@@ -199,16 +199,20 @@ def test_where_the_data_have_moved_the_page_is_made_of_what_the_run_holds(tmp_pa
 
 
 def test_the_commands_that_make_it_again_are_those_that_made_it(tmp_path):
-    run = dataclasses.replace(bare_run(tmp_path), path=Path("runs/my shapes"))
+    place = tmp_path / "my shapes"
+    place.mkdir()
+    run = dataclasses.replace(bare_run(tmp_path), path=place)
     argv = ["/bin/diffusion-jax", "train", "--config", "a.py", "--config.data.path=my pictures"]
+    (place / "environment.json").write_text(json.dumps({"command": argv}))
     scores = {"split": "validation", "samples": 60, "seed": 3, "features": "lite0"}
-    assert _commands(run, argv, {"samples": scores}, {"split": "validation", "scans": 5}) == [
+    assert _commands(run, {"samples": scores}, {"split": "validation", "scans": 5}) == [
         "diffusion-jax train --config a.py '--config.data.path=my pictures'",
-        "diffusion-jax evaluate --run 'runs/my shapes' --split validation --samples 60 --seed 3 --features lite0",
-        "diffusion-jax evaluate --run 'runs/my shapes' --bits-per-dim --split validation --scans 5",
-        "diffusion-jax report --run 'runs/my shapes'",
+        f"diffusion-jax evaluate --run '{place}' --split validation --samples 60 --seed 3 --features lite0",
+        f"diffusion-jax evaluate --run '{place}' --bits-per-dim --split validation --scans 5",
+        f"diffusion-jax report --run '{place}'",
     ]
-    assert _commands(run, ["pytest"], {}, {}) == ["diffusion-jax report --run 'runs/my shapes'"]
+    (place / "environment.json").write_text(json.dumps({"command": ["pytest"]}))
+    assert _commands(run, {}, {}) == [f"diffusion-jax report --run '{place}'"]
 
 
 def test_the_page_says_what_its_numbers_are_of(tmp_path):
