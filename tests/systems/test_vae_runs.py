@@ -100,7 +100,7 @@ def test_it_is_written_for_others(folder, tmp_path, capsys):
     assert main(["convert", str(there), "--format", "latent", "--out", str(file)]) == 0
     again = load_vae(file, complete_vae, config=published.config)[1]
     jax.tree.map(np.testing.assert_array_equal, again, published.params)
-    assert "holds no sizes and no scale of the latents" in capsys.readouterr().out
+    assert "holds no sizes and no scale of the latents" in capsys.readouterr().err
     assert main(["convert", str(there), "--format", "guided", "--out", str(file), "--overwrite"]) == 2
     assert "AutoencoderKL" in capsys.readouterr().err
 

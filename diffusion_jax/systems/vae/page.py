@@ -84,16 +84,17 @@ def _tiles(found: Numbers) -> tuple[Tile, ...]:
 
 def _pictures(run: VaeRun, given: np.ndarray) -> tuple[Block, ...]:
     made = run.reconstruct(given)
-    lost = np.clip(2.0 * np.abs(made - given) - 1.0, -1.0, 1.0)  # 0 is dark
-    drawn = np.asarray(run.encode(given))
-    maps = drawn.transpose(3, 0, 1, 2)[..., None]
+    lost = np.clip(2.0 * np.abs(made - given) - 1.0, -1.0, 1.0).mean(-1, keepdims=True)  # 0 is dark
+    maps = np.asarray(run.encode(given)).transpose(3, 0, 1, 2)[..., None]
+    for axis in (2, 3):  # each place as large as what it stands for
+        maps = maps.repeat(run.factor, axis)
     spread = np.clip(maps / 3.0, -1.0, 1.0)
 
     def seen(images: np.ndarray) -> np.ndarray:
-        return images if run.ink or images.shape[-1] == 3 else np.repeat(images, 3, axis=-1)
+        grey = images.shape[-1] == 1 and not (run.ink and given.shape[-1] == 1)
+        return np.repeat(images, 3, axis=-1) if grey else images
 
-    grey = np.repeat(lost.mean(-1, keepdims=True), 3, axis=-1)
-    cells = [[seen(given)], [seen(made)], [grey], *([np.repeat(part, 3, axis=-1)] for part in spread)]
+    cells = [[seen(part)] for part in (given, made, lost, *spread)]
     rows = ["Held-out pictures", "What comes back", "What differs", *(f"Latent {i + 1}" for i in range(len(spread)))]
     return (
         image_grid(
