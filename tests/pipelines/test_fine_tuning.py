@@ -97,6 +97,7 @@ def test_it_is_drawn_from_as_a_run_and_as_a_pipeline(folder, adapted, tmp_path):
     assert np.abs(plain - ours).max() > 1e-2 * np.abs(ours).max()
 
 
+@pytest.mark.slow
 def test_it_goes_on_and_knows_its_pipeline(folder, adapted, tmp_path, capsys):
     """Nothing is trained anew of a finished run; another pipeline's weights are refused."""
     assert learn(folder, adapted) == 0

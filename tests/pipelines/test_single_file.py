@@ -176,6 +176,7 @@ def test_the_refiners_one_encoder_is_the_second(pipelines, tmp_path):
     assert index["_class_name"] == "StableDiffusionXLImg2ImgPipeline" and index["text_encoder"] == [None, None]
 
 
+@pytest.mark.slow
 def test_a_second_model_leaves_the_last_block_out(pipelines, folders, tmp_path):
     """open_clip's tower of Stable Diffusion 2: the file has a block and a projection more than are read."""
     pipeline, tokens = pipelines["sd1"], folders["sd1"] / "tokenizer"
@@ -199,6 +200,7 @@ def test_a_second_model_leaves_the_last_block_out(pipelines, folders, tmp_path):
         load_pipeline(file, tokenizer=tokens, model=whole)
 
 
+@pytest.mark.slow
 def test_a_tower_without_its_old_prefix_and_a_file_that_says_v(pipelines, description, file, folders, tmp_path):
     prefix = description.towers[0].prefix
     tensors = {name.replace(f"{prefix}text_model.", prefix): value for name, value in load_file(file).items()}
@@ -328,6 +330,7 @@ def test_what_cannot_be_saved_leaves_nothing(pipelines, tmp_path, monkeypatch):
     assert sorted(place.name for place in tmp_path.rglob("*")) == ["file", "mine", "there"]
 
 
+@pytest.mark.slow
 def test_from_the_command_line(file, folders, description, lora, tmp_path, capsys, monkeypatch):
     monkeypatch.setitem(MODELS, "small", description)
     tokens, out = ["--tokenizer", str(folders["sd1"] / "tokenizer")], tmp_path / "cat.png"
