@@ -173,6 +173,7 @@ WRONG = [
     ({"pretrained.prediction": "v"}, "a folder says it itself"),
     ({"data.augment": 0.1}, "config key 'data.augment' does not exist"),
     ({"space.name": "pixels"}, "nearest: 'latents'"),
+    ({"loss.space": "eps", "loss.weight": "simple", "loss.times": "importance"}, "between the steps"),
     ({"sampler.solver": "dmp_solver_pp"}, "did you mean 'dpm_solver_pp'"),
 ]
 

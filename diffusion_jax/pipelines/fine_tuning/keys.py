@@ -93,6 +93,11 @@ def check(config: ConfigDict) -> None:
     told = config.get("loss")
     if told is not None:
         loss(told)
+        if told.times == "importance":
+            raise UserError(
+                "config key 'loss.times' is 'importance', which draws times between the steps that the network was trained on; "
+                "nearest: 'uniform'"
+            )
         if told.get("uncertainty", False):
             raise UserError(
                 "config key 'loss.uncertainty' is True: what it learns would stand beside the U-Net's own parameters; "

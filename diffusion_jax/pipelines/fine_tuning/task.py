@@ -18,7 +18,6 @@ from diffusion_jax.build.sources import captioned
 from diffusion_jax.data.examples import raw
 from diffusion_jax.pipelines.fine_tuning.run import load_base, unloaded
 from diffusion_jax.pipelines.fine_tuning.trains import trains
-from diffusion_jax.process.importance import Importance
 from diffusion_jax.systems.diffusion.data import examples
 from diffusion_jax.systems.diffusion.training import denoising_task, training_examples
 from diffusion_jax.systems.system import Task
@@ -53,8 +52,7 @@ def fine_tune_task(config: ConfigDict, folder: Path, key: jax.Array) -> Task:
     base = load_base(config)
     run = unloaded(config, folder, image, base)
     terms = build.loss(run.config.loss)
-    if not isinstance(terms["sample_t"], Importance):
-        terms["sample_t"] = on_table(terms["sample_t"], base.scheduler.schedule.num_steps)
+    terms["sample_t"] = on_table(terms["sample_t"], base.scheduler.schedule.num_steps)
     make = functools.partial(denoising_task, run, terms, train, held_out, key, most=MEASURED)
     first = trains(config).begin(base.params, jax.random.fold_in(jax.random.key(config.seed), FIRST))
     if not run.adapts:
