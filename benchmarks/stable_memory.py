@@ -32,8 +32,8 @@ import jax.numpy as jnp
 from jax.experimental import topologies
 from jax.sharding import SingleDeviceSharding
 
-from diffusion_jax.nets import Network, UNet, unet_model, vae_model
-from diffusion_jax.nets.vae import AutoencoderKL, tiled
+from diffusion_jax.nets import Network, UNet, unet_model, vae_keywords, vae_model
+from diffusion_jax.nets.vae import tiled
 from diffusion_jax.process import Discrete, denoiser
 from diffusion_jax.process.weighting import simple
 from diffusion_jax.sampling import DDIM, classifier_free, discrete, sample
@@ -85,8 +85,8 @@ def drawing(model: str, batch: int, dtype: Any) -> tuple[Callable[..., Any], tup
 
 def decoding(model: str, tile: int | None) -> tuple[Callable[..., Any], tuple[Any, ...]]:
     """One picture from its latent, whole or in tiles of so many latents."""
-    config = vae_model("sdxl-vae" if model == "sdxl" else "kl-f8")
-    network = Network(lambda rngs: AutoencoderKL(rngs, **config, dtype=jnp.bfloat16))
+    make, config = vae_keywords(vae_model("sdxl-vae" if model == "sdxl" else "kl-f8"))
+    network = Network(lambda rngs: make(rngs, **config, dtype=jnp.bfloat16))
     decode = network.method("decode")
 
     def run(params: Any, z: Any) -> Any:
