@@ -118,6 +118,11 @@ def _writer(arguments: argparse.Namespace) -> System:
         # Those that load nothing published by themselves claim less, and are asked first (`systems.table.PUBLISHED`).
         asked = sorted(able.values(), key=lambda system: system.published is not None)
         found = [system for system in asked if system.publishes(path, arguments.model)]
+    if format is not None and holds_run(path) and found[0].formats and format not in found[0].formats:
+        raise UserError(
+            f"--format {format!r}: the run in {arguments.path!r} is written as {' or '.join(found[0].formats)}; nearest: "
+            f"{found[0].formats[0]!r}"
+        )
     writes = [system for system in (*found, *able.values()) if format is None or format in system.formats]
     if format is None and found and found[0].convert is None:
         raise UserError(f"the run in {arguments.path!r} is of a system that writes no other library's format")

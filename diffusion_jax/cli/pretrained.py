@@ -144,10 +144,10 @@ def published(arguments: argparse.Namespace) -> Published:
     asks = ("prompt", *(name for name in ("image", "mask") if getattr(arguments, name)))
     size = _size(arguments.size)
     if size is None and arguments.image:
-        from diffusion_jax.pipelines.pictures import size_of
-
-        factor = pipeline.vae.factor
-        size = tuple(max(factor, edge // factor * factor) for edge in size_of(arguments.image[0]))  # type: ignore[assignment]
+        try:
+            size = pipeline.pixels(image=arguments.image[0])
+        except UserError as error:
+            raise UserError(str(error).replace(": say size;", ": say --size;")) from error
     return Published(pipeline, asks, size, arguments.strength, arguments.tile, _more(arguments, pipeline))
 
 

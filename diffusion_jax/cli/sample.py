@@ -18,6 +18,8 @@ from diffusion_jax.files import check_file, check_folder
 from diffusion_jax.parallel.accelerator import configure
 from diffusion_jax.parallel.memory import enough_memory
 from diffusion_jax.report.pictures import save_grid
+from diffusion_jax.systems.diffusion.drawn import shape_shown
+from diffusion_jax.systems.diffusion.run import DiffusionRun
 from diffusion_jax.systems.table import load_run
 from diffusion_jax.typing import UserError
 
@@ -28,6 +30,8 @@ OF_FILES = (
     ".tar", ".zip", ".parquet", ".html",
 )  # fmt: skip
 """Endings that no folder of images has."""
+WIDEST = 384
+"""Pixels of an edge to which small pictures are enlarged at most, where no --scale is given."""
 MOST_PIXELS = 89_478_485
 """Of a picture: Pillow's own limit."""
 
@@ -67,7 +71,10 @@ def sample(arguments: argparse.Namespace, rest: list[str]) -> int:
             f"the run draws arrays of shape {tuple(run.shape)}, no pictures: give --format npz and a folder"
         )
     if not folder:
-        _check_picture(arguments.num_images, run.shape, arguments.scale)
+        shape = shape_shown(run) if isinstance(run, DiffusionRun) else run.shape
+        if "scale" not in arguments.given:
+            arguments.scale = max(1, min(arguments.scale, WIDEST // max(shape[:2])))
+        _check_picture(arguments.num_images, shape, arguments.scale)
     wanted = [] if asked is None else asked.different()
     for notice in in_short(run.notices([*wanted, *([] if negative is None else [negative])])):
         say(notice)
@@ -89,7 +96,8 @@ def sample(arguments: argparse.Namespace, rest: list[str]) -> int:
         with enough_memory(f"lower --batch-size {arguments.batch_size} or --shard-size {arguments.shard_size}"):
             return write_images(run, asked, settings, arguments, say)
     began, count = time.perf_counter(), arguments.num_images
-    with enough_memory(f"lower --batch-size {arguments.batch_size} or --num-images {count}"):
+    lower = f"lower --batch-size {arguments.batch_size} or --num-images {count}"
+    with enough_memory(lower + (", give a smaller --size, or --tile" if arguments.pretrained is not None else "")):
         requests = None if asked is None else [asked.at(i) for i in range(count)]
         images = run.generate(requests, count=count, batch_size=arguments.batch_size, **settings)
     place = (arguments.run or arguments.pretrained).encode(errors="backslashreplace").decode()

@@ -72,7 +72,8 @@ def load_lora(
                 _with_alpha(adapter, halves.get("alpha"), settings.get(prefix), module, errors, where)
                 made.setdefault(component, {})[place] = adapter
     if told := [f"{len(names)} {what}: {_listed(_folded(names))}" for what, names in errors.items() if names]:
-        raise UserError(f"{where} does not fit: {'; '.join(told)}")
+        guess = ": it may be of another model" if len(errors.get("misshapen", ())) > 1 else ""
+        raise UserError(f"{where} does not fit{guess}: {'; '.join(told)}")
     if not made:
         raise UserError(
             f"{where} holds no adapters of {', '.join(configs) or 'anything: give the config of a component'}"

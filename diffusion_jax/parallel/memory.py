@@ -10,6 +10,10 @@ from diffusion_jax.typing import UserError
 __all__ = ["enough_memory"]
 
 
+SIGNS = ("RESOURCE_EXHAUSTED", "Out of memory", "allocate of <")
+"""What XLA and its libraries say of it on accelerators and on a CPU."""
+
+
 @contextlib.contextmanager
 def enough_memory(advice: str) -> Iterator[None]:
     """Turns XLA's and Python's running out of memory into a UserError that ends in `advice`."""
@@ -18,7 +22,7 @@ def enough_memory(advice: str) -> Iterator[None]:
     except MemoryError as error:
         raise UserError(_line(str(error), advice)) from error
     except RuntimeError as error:  # jax.errors.JaxRuntimeError is one
-        if "RESOURCE_EXHAUSTED" not in str(error):
+        if not any(sign in str(error) for sign in SIGNS):
             raise
         raise UserError(_line(str(error), advice)) from error
 

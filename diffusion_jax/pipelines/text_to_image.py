@@ -197,7 +197,7 @@ class TextToImage:
             )
         batch_size, seed = whole_number("batch_size", batch_size, 1), whole_number("seed", seed, 0, 2**32 - 1)
         num_steps = whole_number("num_steps", num_steps, 1)
-        pixels = self._pixels(size, image)
+        pixels = self.pixels(size, image)
         if mask is not None and image is None:
             raise UserError("a mask hides a part of a picture: give `image` as well")
         if self.joins and mask is None:
@@ -251,7 +251,7 @@ class TextToImage:
         latent is the mean of its posterior. Raises UserError as `generate` and `sampling.invert`.
         """
         texts = texts_of("prompts", prompts)
-        pixels = self._pixels(size, image)
+        pixels = self.pixels(size, image)
         pictures = pictures_of(image, pixels)
         count = max(len(texts), len(pictures))
         texts = listed("prompts", prompts, count, texts)
@@ -269,13 +269,22 @@ class TextToImage:
         """Pictures float32 [n, height, width, 3] in [-1, 1] of latents in the folder's scaling, one after the other."""
         return decoded(self.vae, latents, tile)
 
-    def _pixels(self, size: Any, image: Any) -> tuple[int, int]:
+    def pixels(self, size: Any = None, image: Any = None) -> tuple[int, int]:
+        """(height, width) of what is drawn: of this size, else of the picture, else of the model. UserError as `generate`."""
         factor = self.vae.factor
         if size is not None:
             return check_size(size, factor)
         if image is None:
             return (self.size * factor,) * 2
         height, width = size_of(image)
+        own = (self.size * factor) ** 2
+        if height * width > LARGEST * own:
+            shrink = (own / (height * width)) ** 0.5
+            near = " x ".join(str(max(factor, round(edge * shrink / factor) * factor)) for edge in (height, width))
+            raise UserError(
+                f"the picture is {height} x {width}, more than {LARGEST} times the pixels that the model draws: say size; "
+                f"nearest to its form: {near}"
+            )
         return max(factor, height // factor * factor), max(factor, width // factor * factor)
 
     def _begun(self, image: Any, mask: Any, pixels: tuple[int, int], keys: Array, count: int) -> Begun:
@@ -304,6 +313,8 @@ def _joining(network: Network) -> Callable[..., Array]:
     return apply
 
 
+LARGEST = 4
+"""How many times the pixels of what the model draws a picture may have where no size is said: attention is of their square."""
 ENCODED, MASKED = 11, 12  # what an example's key is folded with for the noise of the encoder
 
 

@@ -172,6 +172,7 @@ WRONG = [
     ({"preprocess.size": 15}, "15"),
     ({"pretrained.prediction": "v"}, "a folder says it itself"),
     ({"data.augment": 0.1}, "config key 'data.augment' does not exist"),
+    ({"data.validation": 0.001}, "hold out more: --config.data.validation=0.2"),
     ({"space.name": "pixels"}, "nearest: 'latents'"),
     ({"loss.space": "eps", "loss.weight": "simple", "loss.times": "importance"}, "between the steps"),
     ({"sampler.solver": "dmp_solver_pp"}, "did you mean 'dpm_solver_pp'"),

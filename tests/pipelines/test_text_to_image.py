@@ -195,6 +195,7 @@ def test_from_the_command_line(folders, tmp_path, capsys):
     begun = ["--image", str(tmp_path / "grey.png"), "--strength", "0.5", "--overwrite", "--num-images", "1"]
     assert main(["sample", *how, "--prompt", "a cat", "--negative", "dog", *begun]) == 0
     assert size_of(out) == (16, 16)
+    Image.fromarray(np.full((20, 80, 3), 90, np.uint8)).save(tmp_path / "wide.png")
     (tmp_path / "asked.txt").write_text("a cat\nred dog\n")
     rest = [
         "--prompts",
@@ -215,6 +216,7 @@ def test_from_the_command_line(folders, tmp_path, capsys):
         (["--prompt", "a", "--strength", "0.5"], "give `image`"),
         (["--prompt", "a", "--crop", "0x8"], "--crop: this U-Net is told none"),
         (["--prompt", "a", "--second", "b"], "a second prompt is for XL's second text encoder"),
+        (["--prompt", "a", "--image", str(tmp_path / "wide.png")], "say --size; nearest to its form: 8 x 32"),
         (["--label", "3"], "takes no --label: it asks for --prompt"),
         ([], "give --prompt"),
     ):

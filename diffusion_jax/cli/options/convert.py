@@ -13,10 +13,10 @@ def add(commands: Any) -> None:
     """Adds the command."""
     convert = commands.add_parser(
         "convert",
-        help="weights of a CLIP, U-Net, DiT or fine-tuned run from one library's format into another's",
+        help="weights of a CLIP, U-Net, DiT, autoencoder or fine-tuned run from one library's format into another's",
         formatter_class=Help,
-        description="Read the CLIP or SigLIP in a Hugging Face or open_clip folder, the U-Net or DiT in a folder of\n"
-        "diffusers, a file of weights or a run of one's own, and write it for another library.",
+        description="Read the CLIP or SigLIP in a Hugging Face or open_clip folder, the U-Net, DiT or\n"
+        "autoencoder in a folder of diffusers, a file of weights or a run of one's own, and write it for another library.",
         epilog="examples: diffusion-jax convert ViT-B-32.pt --out clip-b32 --format hf\n"
         "          diffusion-jax convert model.safetensors --model ViT-B-32 --out clip-b32 --format hf\n"
         "          diffusion-jax convert clip-l14 --image-size 336 --out clip-l14-336 --format open_clip\n"

@@ -122,7 +122,11 @@ def add(commands: Any) -> None:
     )
     sample.add_argument("--weights", choices=("ema", "params"), default="ema", help="averaged or raw weights")
     sample.add_argument(
-        "--scale", type=int, metavar="N", default=12, help="pixels of the PNG a pixel of an image (--pretrained: 1)"
+        "--scale",
+        type=int,
+        metavar="N",
+        default=12,
+        help="pixels of the PNG a pixel of an image, fewer for an edge above 384 (--pretrained: 1)",
     )
     sample.add_argument(
         "--out",

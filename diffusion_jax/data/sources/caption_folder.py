@@ -97,7 +97,11 @@ class CaptionFolder:
             which = "" if self.split is None else f" in split {self.split!r}"
             if bare:
                 raise UserError(f"no picture in {str(folder)!r}{which}: there are {len(found)} in all")
-            raise UserError(f"no captioned picture in {str(folder)!r}{which}: {len(found)} have captions in all")
+            said = f"no captioned picture in {str(folder)!r}{which}: {len(found)} have captions in all"
+            if self.split in ("validation", "test") and shares[self.split] > 0 and len(named) > 1:
+                more = min(0.5, max(0.2, 3 / len(named)))
+                said += f", of whose names a hash chose none for its share; hold out more: --config.data.{self.split}={more:.2g}"
+            raise UserError(said)
         object.__setattr__(self, "path", folder)
         object.__setattr__(self, "names", tuple(chosen))
         object.__setattr__(self, "texts", tuple(tuple(dict.fromkeys(text)) for text in chosen.values()))

@@ -112,7 +112,9 @@ def load_fine_tuned(path: Path, config: ConfigDict, which: str, step: int | None
     """The run in `path`, with the pipeline that it began with. UserError where that is gone, or another."""
     place, fingerprint, gone = place_noted(path, PRETRAINED, WHAT)
     if not place.exists():
-        raise gone
+        raise UserError(
+            f"{gone}; where it has moved, the run's `train` command with --config.pretrained.path=PLACE notes it anew"
+        )
     config = ConfigDict(config.to_dict())
     if (config.get("space") or {}).get("autoencoder") is not None:
         vae, _, lost = place_noted(path, AUTOENCODER, "autoencoder")

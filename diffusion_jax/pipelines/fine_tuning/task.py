@@ -5,9 +5,11 @@ Times are those of the pipeline's own table: what the network was trained on are
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -55,6 +57,6 @@ def fine_tune_task(config: ConfigDict, folder: Path, key: jax.Array) -> Task:
     terms["sample_t"] = on_table(terms["sample_t"], base.scheduler.schedule.num_steps)
     make = functools.partial(denoising_task, run, terms, train, held_out, key, most=MEASURED)
     first = trains(config).begin(base.params, jax.random.fold_in(jax.random.key(config.seed), FIRST))
-    if not run.adapts:
-        return make(initial=first)
-    return make(initial=first, adapted=lora_loss, beneath=functools.partial(lora_frozen, base.params))
+    how: dict[str, Any] = {"adapted": lora_loss, "beneath": functools.partial(lora_frozen, base.params)}
+    task = make(initial=first, **how if run.adapts else {})
+    return dataclasses.replace(task, counts=f"{task.counts}; compiling comes first, minutes for published weights")
