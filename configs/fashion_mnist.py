@@ -37,6 +37,7 @@ VARIANTS = {
         },
     },
     "latent": {
+        "steps": 6008,  # as many operations as 6,000 of the pixels: its patches hold 4 numbers where theirs hold 16
         "space": {"name": "latents", "autoencoder": "runs/fashion/vae"},
         "workdir": "runs/fashion/latent",
         "model.patch": 1,
