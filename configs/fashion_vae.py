@@ -45,7 +45,7 @@ def get_config() -> ConfigDict:
     config.system = "vae"
     config.workdir = "runs/fashion/vae"
     config.seed = 0
-    config.steps = 5000
+    config.steps = 4000
     config.batch_size = 16  # of a budget of images: twice the steps of 32, 1.3 dB more after 8,000 images
 
     config.data = ConfigDict(
@@ -75,7 +75,7 @@ def get_config() -> ConfigDict:
     )
     config.loss = ConfigDict({"kl": 1e-2, "perceptual": "laplacian", "perceptual_weight": 1.0})
     config.adversary = ConfigDict(
-        {"name": "patch", "start": 3000, "weight": 0.25, "width": 32, "layers": 2, "rate": 1.0}
+        {"name": "patch", "start": 2400, "weight": 0.25, "width": 32, "layers": 2, "rate": 1.0}
     )
 
     config.optimizer = ConfigDict(
