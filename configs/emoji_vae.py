@@ -1,6 +1,7 @@
 """Emoji in five styles: a small autoencoder for latent diffusion, 32 x 32 x 3 to 8 x 8 x 4, on a CPU.
 
-Command    diffusion-jax train --config configs/emoji_vae.py
+Command    make emoji VARIANT=latent                       (this, then a diffusion model of its latents, measures and a page)
+           diffusion-jax train --config configs/emoji_vae.py
            diffusion-jax evaluate --run runs/emoji/vae
 Needs      runs/emoji/pictures.npz, which python -m experiments.emoji draws
 Hardware   NOT RUN
