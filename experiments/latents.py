@@ -199,8 +199,14 @@ def cost_table(cost: Mapping[str, int], seconds: Mapping[str, float]) -> Table:
         (name, f"{cost[key] / 1e12:.3g}", "" if spent.get(key) is None else f"{spent[key]:.0f}")
         for key, name in names.items()
     ]
+    share = cost["latents"] / cost["pixels"]
+    said = (
+        "The two diffusion models take as many"
+        if abs(share - 1) < 0.01
+        else f"Latents took {number(share)} times those of pixels"
+    )
     return Table(
         ("", "TFLOP", "seconds here"), tuple(rows), numeric=frozenset({1, 2}),
-        caption="Products of matrices and convolutions, counted in the traced program. The two diffusion models have such "
-        f"numbers of steps that they take as many; decoding a picture takes {cost['decoding'] / 1e9:.2g} GFLOP more.",
+        caption=f"Products of matrices and convolutions, counted in the traced program. {said}; decoding a picture takes "
+        f"{cost['decoding'] / 1e9:.2g} GFLOP more.",
     )  # fmt: skip

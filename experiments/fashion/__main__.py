@@ -118,7 +118,7 @@ def tell(given: argparse.Namespace) -> int:
             | {"workdir": str(out / "vae")}
             | ({} if few is None else {**fewer_steps(few), "adversary.start": str(few // 2)}),
         )
-        autoencoder = prepared(config, load_config(file, overrides | fewer), vae, reader, train, test, clock, say)
+        autoencoder = prepared(config, load_config(file, overrides), vae, reader, train, test, clock, say)
     say("2/4 diffusion")
     with clock("diffusion"):
         train_run(config, say=say)

@@ -61,6 +61,7 @@ def test_the_page_has_the_autoencoder_and_the_pixel_model_where_that_was_measure
     assert "No pixel model" in page() and "26.2" in page() and "1,234" in page() and "12 times fewer" in page()
     file.write_text(json.dumps({"frechet": {"drawn": 8.25}, "pairs": {"style_right": 0.5}}))
     assert "No pixel model" not in page() and "8.25" in page() and "75%" in page()
+    assert "models take as many" in page()
     assert latent_sections(Evaluation(), file) == ()
 
 
