@@ -20,9 +20,9 @@ fashion: $(VENV)/.installed
 spiral: $(VENV)/.installed
 	$(BIN)/python -m experiments.spiral --out $(SPIRAL) --seed $(SEED)
 
-# Further styles and better captions: STYLES="noto.tgz twemoji.tgz" WORDS=emojibase-data.tgz (experiments/emoji/__main__.py)
+# Further styles and better captions: STYLES="noto.tgz twemoji.tgz" WORDS=emojibase-data.tgz; VARIANT=latent (experiments/emoji/__main__.py)
 emoji: $(VENV)/.emoji
-	$(BIN)/python -m experiments.emoji --out $(EMOJI) --seed $(SEED) $(if $(STYLES),--styles $(STYLES)) $(if $(WORDS),--words $(WORDS))
+	$(BIN)/python -m experiments.emoji --out $(EMOJI) --seed $(SEED) $(if $(VARIANT),--variant $(VARIANT)) $(if $(STYLES),--styles $(STYLES)) $(if $(WORDS),--words $(WORDS))
 
 test: $(VENV)/.dev
 	$(BIN)/python -m pytest -n 2 --dist worksteal

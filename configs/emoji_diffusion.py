@@ -18,6 +18,7 @@ from ml_collections import ConfigDict
 VARIANTS = {
     "style": {"condition": {"name": "label", "drop": 0.1}},
     "latent": {
+        "steps": 4721,  # as many operations as 4,700 of the pixels: its patches hold 4 numbers where theirs hold 48
         "space": {"name": "latents", "autoencoder": "runs/emoji/vae"},
         "workdir": "runs/emoji/latent",
         "model.patch": 1,

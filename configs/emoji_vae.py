@@ -1,6 +1,7 @@
 """Emoji in five styles: a small autoencoder for latent diffusion, 32 x 32 x 3 to 8 x 8 x 4, on a CPU.
 
-Command    diffusion-jax train --config configs/emoji_vae.py
+Command    make emoji VARIANT=latent                       (this, then a diffusion model of its latents, measures and a page)
+           diffusion-jax train --config configs/emoji_vae.py
            diffusion-jax evaluate --run runs/emoji/vae
 Needs      runs/emoji/pictures.npz, which python -m experiments.emoji draws
 Hardware   NOT RUN
@@ -16,7 +17,7 @@ VARIANTS = {
         "model": {
             "name": "vq",
             "codes": 512,
-            "channels": (32, 64, 64),
+            "channels": (24, 48, 64),
             "layers": 1,
             "latent_channels": 4,
             "groups": 8,
@@ -43,7 +44,7 @@ def get_config() -> ConfigDict:
     config.workdir = "runs/emoji/vae"
     config.seed = 0
     config.steps = 4000
-    config.batch_size = 32
+    config.batch_size = 16
 
     config.data = ConfigDict(
         {
@@ -65,7 +66,7 @@ def get_config() -> ConfigDict:
     config.model = ConfigDict(
         {
             "name": "kl",
-            "channels": (32, 64, 64),
+            "channels": (24, 48, 64),
             "layers": 1,
             "latent_channels": 4,
             "groups": 8,
@@ -73,15 +74,15 @@ def get_config() -> ConfigDict:
             "dtype": "auto",
         }
     )
-    config.loss = ConfigDict({"kl": 1e-6, "perceptual": "laplacian", "perceptual_weight": 1.0})
+    config.loss = ConfigDict({"kl": 1e-2, "perceptual": "laplacian", "perceptual_weight": 1.0})
     config.adversary = ConfigDict(
-        {"name": "patch", "start": 2000, "weight": 0.5, "width": 32, "layers": 2, "rate": 1.0}
+        {"name": "patch", "start": 2400, "weight": 0.25, "width": 32, "layers": 2, "rate": 1.0}
     )
 
     config.optimizer = ConfigDict(
         {
             "name": "adamw",
-            "learning_rate": 5e-4,
+            "learning_rate": 1e-3,
             "warmup_steps": 100,
             "schedule": "cosine",
             "b1": 0.5,

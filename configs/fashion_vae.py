@@ -1,10 +1,15 @@
 """Fashion-MNIST: a small autoencoder for latent diffusion, 28 x 28 x 1 to 7 x 7 x 4, on a CPU.
 
-Command    diffusion-jax train --config configs/fashion_vae.py --config.data.path=FOLDER
+Command    make fashion DATA=FOLDER VARIANT=latent         (this, then a diffusion model of its latents, measures and a page)
+           diffusion-jax train --config configs/fashion_vae.py --config.data.path=FOLDER
            diffusion-jax evaluate --run runs/fashion/vae
 Needs      FOLDER with train-images-idx3-ubyte.gz and the three other files, as configs/fashion_mnist.py says
-Hardware   NOT RUN
-Scores     NOT RUN
+Hardware   2 CPU cores, half of them taken by others: training 15 min 30 s (5,000 steps of 8), measuring 1 min 55 s, encoding
+           the training pictures 1 min 53 s
+Scores     10,000 test pictures there and back: PSNR 23.6 dB (24 was aimed at), SSIM 0.818, L1 0.075 of a range of 2. By a
+           reader that is right on 91.8% of them 89.4% are read as their class; Frechet distance in its features to the very
+           pictures 0.79 (as many training pictures 0.16, the pictures blurred 39.3). The adversary takes 1 dB and gives the
+           texture: just before it counts it is 24.6 dB, and a distance of 3.8 (3,000 test pictures). Less of it was not tried
 Variants   `plain` has no adversary; `vq` has a codebook of 512 rows in place of normal latents; `small` is for trying out
 """
 
@@ -19,7 +24,7 @@ VARIANTS = {
         "model": {
             "name": "vq",
             "codes": 512,
-            "channels": (32, 64, 64),
+            "channels": (16, 32, 64),
             "layers": 1,
             "latent_channels": 4,
             "groups": 8,
@@ -45,8 +50,8 @@ def get_config() -> ConfigDict:
     config.system = "vae"
     config.workdir = "runs/fashion/vae"
     config.seed = 0
-    config.steps = 4000
-    config.batch_size = 32
+    config.steps = 5000
+    config.batch_size = 8  # of a budget of images many steps: 16 against 32 is 1.3 dB more after 8,000 images
 
     config.data = ConfigDict(
         {
@@ -65,7 +70,7 @@ def get_config() -> ConfigDict:
     config.model = ConfigDict(
         {
             "name": "kl",
-            "channels": (32, 64, 64),
+            "channels": (16, 32, 64),
             "layers": 1,
             "latent_channels": 4,
             "groups": 8,
@@ -73,15 +78,15 @@ def get_config() -> ConfigDict:
             "dtype": "auto",
         }
     )
-    config.loss = ConfigDict({"kl": 1e-6, "perceptual": "laplacian", "perceptual_weight": 1.0})
+    config.loss = ConfigDict({"kl": 1e-2, "perceptual": "laplacian", "perceptual_weight": 1.0})
     config.adversary = ConfigDict(
-        {"name": "patch", "start": 2000, "weight": 0.5, "width": 32, "layers": 2, "rate": 1.0}
+        {"name": "patch", "start": 3000, "weight": 0.25, "width": 32, "layers": 2, "rate": 1.0}
     )
 
     config.optimizer = ConfigDict(
         {
             "name": "adamw",
-            "learning_rate": 5e-4,
+            "learning_rate": 1e-3,
             "warmup_steps": 100,
             "schedule": "cosine",
             "b1": 0.5,

@@ -1,12 +1,15 @@
 """Emoji in words: CLIP and text-conditioned diffusion on 32 x 32 emoji, end to end, by one command.
 
     python -m experiments.emoji [--styles noto.tgz twemoji.tgz ...] [--words emojibase-data.tgz] [--out runs/emoji] [--seed 0]
+        [--variant latent]
 
 Draws the emoji, learns a vocabulary from their captions, trains `configs/emoji_clip.py`, then `configs/emoji_diffusion.py` on
 its frozen text tower, measures, and writes `report/index.html` and `report/metrics.json`. OpenMoji and its names come with the
 extra `emoji`. Further styles are tarballs of the npm packages @iconify-json/noto, @iconify-json/twemoji,
 @iconify-json/fluent-emoji-flat, @iconify-json/fluent-emoji; `--words` is that of emojibase-data, whose tags make better
 captions (`npm pack NAME` writes a tarball). What is there already is reused: run it again after a stop and it goes on.
+`--variant latent` trains an autoencoder on the same pictures (`configs/emoji_vae.py`), diffuses its latents, and writes into
+`latent/report`.
 """
 
 from __future__ import annotations
@@ -22,6 +25,7 @@ from experiments.progress import Clock, say
 
 ROOT = Path(__file__).resolve().parents[2]
 MERGES = 1500
+VARIANTS = ("", "latent")
 
 
 def main() -> int:
@@ -33,13 +37,16 @@ def main() -> int:
     parser.add_argument("--words", type=Path, default=None, help="the tarball of the npm package emojibase-data")
     parser.add_argument("--out", type=Path, default=Path("runs/emoji"), help="the runs' folder")
     parser.add_argument("--seed", type=int, default=0, help="seed of the weights, the data order and the samples")
+    parser.add_argument(
+        "--variant", default="", help="of the diffusion model: latent, over the latents of an autoencoder"
+    )
     parser.add_argument("--samples", type=int, default=240, help="the most pictures that a number is of")
     parser.add_argument(
         "--set",
         action="append",
         default=[],
         metavar="RUN.KEY=VALUE",
-        help="of a config: diffusion.steps=4000, clip.seed=1",
+        help="of a config: diffusion.steps=4000, clip.seed=1, vae.steps=100",
     )
     parser.add_argument("--fresh", action="store_true", help="delete the runs that are there and begin anew")
     arguments = parser.parse_args()
@@ -56,19 +63,24 @@ def emoji(arguments: argparse.Namespace) -> int:
     from diffusion_jax.systems.diffusion.run import DiffusionRun
     from diffusion_jax.systems.table import load_run
     from diffusion_jax.training import train_run
+    from diffusion_jax.typing import UserError
     from experiments.digits.measures import load_evaluation, save_evaluation
+    from experiments.emoji.latent import prepared
     from experiments.emoji.measures import evaluate
-    from experiments.emoji.page import write_emoji_page
+    from experiments.emoji.page import report_of, write_emoji_page
     from experiments.emoji.pictures import drawn
     from experiments.emoji.vocabulary import learned
 
     began = time.perf_counter()
     one_seed(arguments.seed)
     said = overrides(arguments.set)
+    if arguments.variant not in VARIANTS:
+        raise UserError(f"--variant {arguments.variant!r} is not {', '.join(VARIANTS[1:])}")
+    name = arguments.variant or "diffusion"
     out: Path = arguments.out
     made_folder("--out", out)
     configure(say)
-    clock = Clock(out / "seconds.json")
+    clock = Clock(out / ("seconds_latent.json" if arguments.variant else "seconds.json"))
     say("1/6 the pictures")
     with clock("pictures"):
         pictures = drawn(out / "pictures.npz", arguments.styles, arguments.words, say)
@@ -82,23 +94,27 @@ def emoji(arguments: argparse.Namespace) -> int:
         str(ROOT / "configs/emoji_clip.py"),
         common | {"workdir": str(out / "clip"), "tokenizer.path": str(vocabulary)} | said["clip"],
     )
-    diffusion = load_config(
-        str(ROOT / "configs/emoji_diffusion.py"),
-        common | {"workdir": str(out / "diffusion"), "condition.encoder": str(out / "clip")} | said["diffusion"],
-    )
+    file = str(ROOT / "configs/emoji_diffusion.py")
+    told = common | {"workdir": str(out / name), "condition.encoder": str(out / "clip")} | said["diffusion"]
+    diffusion = load_config(f"{file}:{arguments.variant}" if arguments.variant else file, told)
     say("2/6 the vocabulary of the captions")
     with clock("vocabulary"):
         learned(clip.data, MERGES, vocabulary, say)
     say("3/6 CLIP on captioned emoji")
     with clock("clip"):
         train_run(clip, overwrite=arguments.fresh, say=say)
+    cost = None
+    if arguments.variant:
+        say("    an autoencoder")
+        vae = load_config(str(ROOT / "configs/emoji_vae.py"), common | {"workdir": str(out / "vae")} | said["vae"])
+        cost = prepared(diffusion, load_config(file, told), vae, clock, say, arguments.fresh)
     say("4/6 diffusion on CLIP's text")
     with clock("diffusion"):
         train_run(diffusion, overwrite=arguments.fresh, say=say)
     say("5/6 evaluation")
-    run = load_run(out / "diffusion")
+    run = load_run(out / name)
     assert isinstance(run, DiffusionRun)
-    report = out / "report"
+    report = report_of(out, name)
     evaluation = load_evaluation(report)
     key = f"{run.fingerprint}-{pictures.fingerprint}-{arguments.samples}-{arguments.seed}"
     if evaluation is not None and evaluation.notes.get("key") == key:
@@ -108,10 +124,12 @@ def emoji(arguments: argparse.Namespace) -> int:
             evaluation = evaluate(run, out, samples=arguments.samples, seed=arguments.seed, say=say)
         evaluation.notes |= {"key": key, "commands": [command(arguments)]}
     evaluation.metrics["seconds"] = dict(clock.seconds)
+    if cost is not None:
+        evaluation.metrics["costs"] = cost
     save_evaluation(report, evaluation)
     say("6/6 report")
     with clock("report"):
-        page = write_emoji_page(out)
+        page = write_emoji_page(out, name)
     evaluation.metrics["seconds"] = dict(clock.seconds)
     save_evaluation(report, evaluation)
     summary(evaluation.metrics)
@@ -120,10 +138,13 @@ def emoji(arguments: argparse.Namespace) -> int:
 
 
 def overrides(given: list[str]) -> dict[str, dict[str, str]]:
-    """{"clip": {key: value}, "diffusion": {...}} of RUN.KEY=VALUE. UserError for another run, and without a key or value."""
+    """{"clip": {key: value}, "diffusion": {...}, "vae": {...}} of RUN.KEY=VALUE.
+
+    UserError for another run, and without a key or value.
+    """
     from diffusion_jax.typing import UserError, one_of
 
-    found: dict[str, dict[str, str]] = {"clip": {}, "diffusion": {}}
+    found: dict[str, dict[str, str]] = {"clip": {}, "diffusion": {}, "vae": {}}
     for text in given:
         name, equals, value = text.partition("=")
         run, dot, key = name.partition(".")
@@ -137,6 +158,7 @@ def command(arguments: argparse.Namespace) -> str:
     """What makes it again, as the makefile has it."""
     styles, words = " ".join(map(str, arguments.styles)), arguments.words
     told = f"make emoji{f' SEED={arguments.seed}' if arguments.seed else ''}"
+    told += f" VARIANT={arguments.variant}" if arguments.variant else ""
     told += f' STYLES="{styles}"' if styles else ""
     return told + (f" WORDS={words}" if words else "")
 
@@ -148,6 +170,8 @@ def summary(metrics: dict[str, Any]) -> None:
     if metrics.get("pairs", {}).get("style_right") is not None:
         print(f"reader of style, on real pictures      {metrics['reader']['accuracy']:.1%}")
         print(f"unseen pairs in the style asked for    {metrics['pairs']['style_right']:.1%}")
+    if "autoencoder" in metrics:
+        print(f"the autoencoder, there and back        {metrics['autoencoder']['psnr']:.1f} dB")
     print(f"Frechet distance to real emoji         {frechet['drawn']:.1f} (real against real {frechet['real']:.1f})")
 
 

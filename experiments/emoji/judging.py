@@ -22,7 +22,7 @@ from diffusion_jax.metrics import recall
 from experiments.emoji.reader import StyleReader, fit_reader, load_reader, save_reader
 from experiments.emoji.source import Emoji
 
-__all__ = ["coarse", "style_reader", "unit_pictures", "within"]
+__all__ = ["coarse", "in_blocks", "style_reader", "unit_pictures", "within"]
 
 K = 5
 
@@ -42,6 +42,14 @@ def coarse(images: np.ndarray, edge: int = 8) -> Float[np.ndarray, "n features"]
     means = found.reshape(count, edge, step, edge, step, channels).mean((2, 4)).reshape(count, -1)
     means = means - means.mean(axis=1, keepdims=True)
     return means / np.maximum(np.linalg.norm(means, axis=1, keepdims=True), 1e-6)
+
+
+def in_blocks(images: np.ndarray, side: int = 4) -> Float[np.ndarray, "n h w c"]:
+    """Pictures in [-1, 1] of which each square of `side` pixels is its mean: blurred, as a measure of distances."""
+    found = unit_pictures(images)
+    n, height, width, channels = found.shape
+    means = found.reshape(n, height // side, side, width // side, side, channels).mean((2, 4))
+    return means.repeat(side, axis=1).repeat(side, axis=2)
 
 
 def within(

@@ -22,7 +22,8 @@ from diffusion_jax.systems.diffusion.loss import example_keys
 from diffusion_jax.systems.diffusion.run import DiffusionRun
 from experiments.digits.measures import Evaluation
 from experiments.emoji import captions as grammar
-from experiments.emoji.judging import coarse, style_reader, unit_pictures, within
+from experiments.emoji.judging import coarse, in_blocks, style_reader, unit_pictures, within
+from experiments.emoji.latent import evaluate_autoencoder
 from experiments.emoji.reader import StyleReader
 from experiments.emoji.source import Emoji
 from experiments.progress import said_and_timed
@@ -69,6 +70,8 @@ def evaluate(run: DiffusionRun, folder: Path, *, samples: int = 240, seed: int =
     shared = _Samples(run, reader, data, samples, seed)
     evaluation.notes |= {"samples": samples, "styles": list(data["train"].class_names)}
     evaluation.notes["credits"] = list(data["train"].all.credits)
+    with said_and_timed("autoencoder", say):
+        evaluate_autoencoder(run, data, shared.features, shared.styled, evaluation)
     for part in (_seen, _pairs, _unseen, _sweep, _negative, _grid, _matrix, _trajectory):
         with said_and_timed(part.__name__[1:], say):
             part(shared, evaluation)
@@ -173,9 +176,7 @@ def _seen(s: _Samples, into: Evaluation) -> None:
     others = np.random.default_rng(1).permutation(others)[: len(rows)]
     reference = s.features(s.real("train", others))
     real = unit_pictures(s.real("train", rows))
-    n, size, _, channels = real.shape
-    blurred = real.reshape(n, size // 4, 4, size // 4, 4, channels).mean((2, 4)).repeat(4, axis=1).repeat(4, axis=2)
-    for name, pictures in (("drawn", drawn), ("real", real), ("blurred", blurred)):
+    for name, pictures in (("drawn", drawn), ("real", real), ("blurred", in_blocks(real))):
         into.put(f"frechet.{name}", frechet_distance(s.features(pictures), reference))
     into.put("frechet.features", "coarse pixels" if s.reader is None else "the reader's")
     into.put("frechet.pictures", len(rows))
@@ -253,7 +254,7 @@ def _grid(s: _Samples, into: Evaluation) -> None:
     names = s.data["train"].class_names
     prompts = [text.format(*(names[i % len(names)] for i in range(5))) for text in PROMPTS]
     asked = [prompt for prompt in prompts for _ in range(EACH)]
-    columns = [s.draw(asked, 50_000, scale).reshape(len(prompts), EACH, *s.run.shape) for scale in GRID_SCALES]
+    columns = [s.draw(asked, 50_000, scale).reshape(len(prompts), EACH, *s.run.image) for scale in GRID_SCALES]
     into.arrays["grid"] = np.stack(columns, axis=1)
     into.notes |= {"grid_prompts": prompts, "grid_scales": list(GRID_SCALES)}
 
@@ -292,7 +293,7 @@ def _matrix(s: _Samples, into: Evaluation) -> None:
             at = (train.all.subjects == subject) & (train.all.styles == style) & (train.all.tones == 0)
             real.append(train.all.images[at][0])
         held.append(int(pairs.labels[pairs.subjects == subject][0]))
-    shape = (len(subjects), len(names), *s.run.shape)
+    shape = (len(subjects), len(names), *s.run.image)
     into.arrays |= {
         "matrix": drawn.reshape(shape),
         "matrix_real": unit_pictures(np.stack(real)).reshape(shape),
@@ -302,7 +303,7 @@ def _matrix(s: _Samples, into: Evaluation) -> None:
 
 
 def _trajectory(s: _Samples, into: Evaluation) -> None:
-    """One sample on its way from noise."""
+    """One sample on its way from noise, decoded at each step where the model works in latents."""
     prompt = into.notes["grid_prompts"][0]
     steps = int(s.run.config.sampler.num_steps)
     ts = build.grid("natural", steps, s.run.schedule)
@@ -310,9 +311,6 @@ def _trajectory(s: _Samples, into: Evaluation) -> None:
     x1 = initial_noise(keys, (1, *s.run.shape), s.run.schedule)
     guided = classifier_free(s.run.denoise, s.run.null, s.scale)
     path = trace(guided, s.run.schedule, build.solver("ddim"), x1, ts, keys, s.run.encode_text([prompt]))
-    into.arrays |= {
-        "trajectory_ts": ts,
-        "trajectory_xs": np.asarray(path.xs)[:, 0],
-        "trajectory_x0_hats": np.asarray(path.x0_hats)[:, 0],
-    }
+    xs, hats = (np.asarray(s.run.space.decode(s.run.space.frozen, x[:, 0])) for x in (path.xs, path.x0_hats))
+    into.arrays |= {"trajectory_ts": ts, "trajectory_xs": xs, "trajectory_x0_hats": hats}
     into.notes["trajectory_prompt"] = prompt

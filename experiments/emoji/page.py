@@ -20,8 +20,9 @@ from diffusion_jax.train.runlog import read_metrics
 from diffusion_jax.typing import UserError
 from experiments.digits.measures import Evaluation, load_evaluation
 from experiments.emoji.figures import HELD, matrix_cells, save_figures, scale_name, sweep_charts
+from experiments.emoji.latent import latent_sections
 
-__all__ = ["TARGETS", "emoji_page", "write_emoji_page"]
+__all__ = ["TARGETS", "emoji_page", "report_of", "write_emoji_page"]
 
 FRAMES = 11
 # name: (title, target, at least (True) or at most (False), how it is shown, how it was measured)
@@ -231,11 +232,12 @@ def _trajectory(e: Evaluation) -> Figure:
 def _losses(rows: Mapping[str, list]) -> Columns:
     captions = {
         "CLIP": "The contrastive loss; validation is on subjects that are in no training picture.",
+        "Autoencoder": "What training brings down, the adversary's part with it; validation has none of that.",
         "Diffusion model": "The denoising loss; validation is on subjects that are in no training picture.",
     }
     figures = []
     for title, caption in captions.items():
-        if rows[title]:
+        if rows.get(title):
             chart = loss_chart(rows[title])
             ends = "; ".join(
                 f"{line.name} ends at {number(float(line.y[-1]))}"
@@ -246,8 +248,11 @@ def _losses(rows: Mapping[str, list]) -> Columns:
     return Columns(tuple(figures))
 
 
-def emoji_page(e: Evaluation, losses: Mapping[str, list], making: Making) -> Page:
-    """The page as a value; what was not measured (pairs, with one style) is left out."""
+def emoji_page(e: Evaluation, losses: Mapping[str, list], making: Making, pixels: Path = Path("metrics.json")) -> Page:
+    """The page as a value; what was not measured (pairs, with one style) is left out.
+
+    `pixels` is the file of the numbers of the pixel model's, which stand beside those of a latent one.
+    """
     styles, metrics = e.notes["styles"], e.metrics
     lead = (
         f"A CLIP model learned to match emoji of {len(styles)} style{'s' if len(styles) > 1 else ''} with what they are "
@@ -262,6 +267,7 @@ def emoji_page(e: Evaluation, losses: Mapping[str, list], making: Making) -> Pag
     if "matrix" in e.arrays:
         sections.append(Section("The same thing by several hands", _matrix(e)))
     sections += [
+        *latent_sections(e, pixels),
         Section("Saying what not to draw", (_negative(e),)),
         Section("What guidance buys and costs", (_sweep(e),)),
         Section("Subjects it never saw", (_unseen(e),)),
@@ -273,7 +279,7 @@ def emoji_page(e: Evaluation, losses: Mapping[str, list], making: Making) -> Pag
     ]
     total = sum(making.seconds.values())
     return Page(
-        title="Emoji in words",
+        title="Emoji in words, by way of latents" if "autoencoder" in metrics else "Emoji in words",
         lead=lead,
         tiles=_tiles(metrics),
         sections=tuple(sections),
@@ -281,13 +287,25 @@ def emoji_page(e: Evaluation, losses: Mapping[str, list], making: Making) -> Pag
     )
 
 
-def write_emoji_page(out: Path) -> Path:
-    """Writes index.html and the PNG figures into out/report from what was measured there. UserError where nothing was."""
-    folder = out / "report"
+def report_of(out: Path, name: str = "diffusion") -> Path:
+    """The folder of the page of a diffusion run: that of a variant lies in its own."""
+    return out / "report" if name == "diffusion" else out / name / "report"
+
+
+def write_emoji_page(out: Path, name: str = "diffusion") -> Path:
+    """Writes index.html and the PNG figures of the diffusion run `name` from what was measured there.
+
+    UserError where nothing was.
+    """
+    folder = report_of(out, name)
     evaluation = load_evaluation(folder)
     if evaluation is None:
         raise UserError(f"there is no evaluation in {folder}: run python -m experiments.emoji --out {out} first")
-    runs = {"clip": out / "clip", "diffusion": out / "diffusion"}
+    runs = {"clip": out / "clip", "diffusion": out / name}
+    losses = {"CLIP": read_metrics(runs["clip"]), "Diffusion model": read_metrics(runs["diffusion"])}
+    if "autoencoder" in evaluation.metrics:
+        runs["vae"] = out / "vae"
+        losses["Autoencoder"] = read_metrics(runs["vae"])
     environment = read_json(runs["diffusion"] / "environment.json")
     versions = {"python": environment["python"], **{k: v for k, v in environment["versions"].items() if v}}
     versions |= {"devices": ", ".join(environment["devices"]), "git commit": str(environment["git_commit"])}
@@ -297,6 +315,6 @@ def write_emoji_page(out: Path) -> Path:
         config={name: to_dict(read_config(run)) for name, run in runs.items()},
         commands=evaluation.notes.get("commands", []),
     )
-    losses = {"CLIP": read_metrics(runs["clip"]), "Diffusion model": read_metrics(runs["diffusion"])}
     save_figures(folder, evaluation)
-    return write_page(folder / "index.html", emoji_page(evaluation, losses, making))
+    page = emoji_page(evaluation, losses, making, report_of(out) / "metrics.json")
+    return write_page(folder / "index.html", page)

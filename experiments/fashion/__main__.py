@@ -3,7 +3,8 @@
     python -m experiments.fashion --data FOLDER [--out runs/fashion] [--variant unconditional] [--seed 0]
 
 FOLDER holds the four IDX files of the data set (`configs/fashion_mnist.py` says where they come from). What is there already is
-reused: run it again after a stop and it goes on.
+reused: run it again after a stop and it goes on. The variant `latent` trains an autoencoder before (`configs/fashion_vae.py`),
+measures it by the same reader, and diffuses its latents by as many operations as the pixels.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ from experiments.arguments import made_folder, one_seed
 from experiments.progress import Clock, say
 
 ROOT = Path(__file__).resolve().parents[2]
-VARIANTS = ("", "unet", "unconditional", "text")
+VARIANTS = ("", "unet", "latent", "unconditional", "text")
 READER_STEPS = 2000
 SOLVER: dict[str, Any] = {"solver": "ddpm", "num_steps": 50, "grid": "natural"}
 
@@ -35,9 +36,10 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", default="", help="the folder of the IDX files")
     parser.add_argument("--out", type=Path, default=Path("runs/fashion"), help="the folder of the runs and the page")
-    parser.add_argument("--variant", default="", help="a variant of the config: unet, unconditional or text")
+    parser.add_argument("--variant", default="", help=f"a variant of the config: {', '.join(VARIANTS[1:])}")
     parser.add_argument("--seed", type=int, default=0, help="seed of the weights, the data order and the samples")
     parser.add_argument("--steps", type=int, help="fewer steps of training than the config's, to see that all runs")
+    parser.add_argument("--autoencoder-steps", type=int, help="the same of the autoencoder's")
     parser.add_argument("--reader-steps", type=int, default=READER_STEPS, help="steps of training of the reader")
     parser.add_argument("--samples", type=int, default=10_000, help="pictures at guidance 1")
     parser.add_argument("--sweep", type=int, default=1000, help="pictures at every other scale")
@@ -54,6 +56,7 @@ def tell(given: argparse.Namespace) -> int:
     from diffusion_jax.systems.diffusion.run import load_diffusion
     from diffusion_jax.training import train_run
     from experiments.cnn_reader import load_reader, train_reader
+    from experiments.fashion.latent import prepared
     from experiments.fashion.measures import measure
     from experiments.fashion.page import write
 
@@ -75,10 +78,9 @@ def tell(given: argparse.Namespace) -> int:
     name = given.variant or "diffusion"
     clock = Clock(out / f"seconds_{name}.json")
     overrides = {"seed": str(given.seed), "workdir": str(out / name), "data.path": given.data}
-    if given.steps is not None:
-        overrides |= {"steps": str(given.steps), "optimizer.warmup_steps": str(min(200, given.steps // 10))}
+    fewer = {} if given.steps is None else fewer_steps(given.steps)
     file = str(ROOT / "configs/fashion_mnist.py")
-    config = load_config(f"{file}:{given.variant}" if given.variant else file, overrides)
+    config = load_config(f"{file}:{given.variant}" if given.variant else file, overrides | fewer)
     train, test = (build.source(config.data, split) for split in ("train", "test"))
 
     say("1/4 a reader of real pictures")
@@ -107,6 +109,16 @@ def tell(given: argparse.Namespace) -> int:
         config.condition.encoder = str(out / "clip")
         with clock("clip"):
             train_run(clip, say=say)
+    autoencoder: tuple[dict[str, Any], dict[str, np.ndarray]] | None = None
+    if given.variant == "latent":
+        few = given.autoencoder_steps
+        vae = load_config(
+            str(ROOT / "configs/fashion_vae.py"),
+            overrides
+            | {"workdir": str(out / "vae")}
+            | ({} if few is None else {**fewer_steps(few), "adversary.start": str(few // 2)}),
+        )
+        autoencoder = prepared(config, load_config(file, overrides), vae, reader, train, test, clock, say)
     say("2/4 diffusion")
     with clock("diffusion"):
         train_run(config, say=say)
@@ -139,9 +151,11 @@ def tell(given: argparse.Namespace) -> int:
         arrays: dict[str, Any] = pictures
         np.savez_compressed(report / "samples.npz", **arrays)
     found["seconds"] = dict(clock.seconds)
+    if autoencoder is not None:
+        found["autoencoder"] = autoencoder[0]
     write_atomic(numbers, (json.dumps(found, indent=2) + "\n").encode())
     say("4/4 the page")
-    page = write(run, found, report, say)
+    page = write(run, found, report, say, None if autoencoder is None else autoencoder[1])
     for scale, each in found["guidance"].items():
         right = f"{each['right']:.1%} right, " if "right" in each else ""
         print(
@@ -151,6 +165,11 @@ def tell(given: argparse.Namespace) -> int:
     print(f"the reader, on real test pictures: {found['reader_accuracy']:.1%} right; real against real {real:.2f}")
     say(f"look at {page} ({time.perf_counter() - began:.0f} s this time)")
     return 0
+
+
+def fewer_steps(steps: int) -> dict[str, str]:
+    """Overrides of a config for so many steps."""
+    return {"steps": str(steps), "optimizer.warmup_steps": str(min(200, steps // 10))}
 
 
 if __name__ == "__main__":

@@ -15,6 +15,8 @@ from diffusion_jax.report.numbers import number, percent
 from diffusion_jax.report.page import Block, Section, Table, Tile, write_page
 from diffusion_jax.systems.diffusion.page import page_of
 from diffusion_jax.systems.diffusion.run import DiffusionRun
+from experiments.fashion.latent import sections as sections_of_latents
+from experiments.latents import PSNR
 
 __all__ = ["AIMS", "write"]
 
@@ -23,19 +25,27 @@ TITLES = {
     "unconditional": "Fashion-MNIST, unasked",
     "text": "Fashion-MNIST, drawn by its caption",
     "unet": "Fashion-MNIST, drawn by its class with a U-Net",
+    "latent": "Fashion-MNIST, drawn by its class in latents",
 }
 AIMS = {"reader": 0.91, "behind": 0.07, "right": 0.95}
 """The reader on real pictures at least; class right at guidance 1 at most so far behind it; at some guidance at least."""
 
 
-def write(run: DiffusionRun, found: Mapping[str, Any], report: Path, say: Callable[[str], None]) -> Path:
-    """`index.html` of `report`."""
+def write(
+    run: DiffusionRun,
+    found: Mapping[str, Any],
+    report: Path,
+    say: Callable[[str], None],
+    there_and_back: Mapping[str, np.ndarray] | None = None,
+) -> Path:
+    """`index.html` of `report`; `there_and_back` are the pictures of a latent model's autoencoder (`latent.prepared`)."""
     page = page_of(run, report, say)
     with np.load(report / "samples.npz") as kept:
         pictures = {scale: kept[scale] for scale in kept.files}
     title = TITLES[found["variant"]]
     made = Section("Time", how_it_was_made(Making(found["seconds"], {}, {}, [found["command"]])))
-    sections = (Section("By an independent reader", _read(found, pictures)), *page.sections, made)
+    latent = () if there_and_back is None else sections_of_latents(found, there_and_back, report)
+    sections = (Section("By an independent reader", _read(found, pictures)), *latent, *page.sections, made)
     page = dataclasses.replace(page, title=title, tiles=_tiles(found), sections=sections)
     return write_page(report / "index.html", page)
 
@@ -63,6 +73,10 @@ def _tiles(found: Mapping[str, Any]) -> tuple[Tile, ...]:
                 best["right"] >= AIMS["right"],
             ),
         ]  # fmt: skip
+    if "autoencoder" in found:
+        back = found["autoencoder"]["psnr"]
+        note = f"of test pictures; aimed at {PSNR:g} or more"
+        tiles.append(Tile("the autoencoder, there and back", f"{back:.1f} dB", note, back >= PSNR))
     real, blur = found["real"]["frechet"], found["blurred"]["frechet"]
     note = f"at {first['samples']:,} samples; real against real {number(real)}, blurred {number(blur)}"
     return (*tiles, Tile("Fréchet distance, guidance 1", number(first["frechet"]), note))

@@ -152,6 +152,7 @@ def test_settings_of_either_run_are_told_apart():
     assert overrides(["clip.steps=3", "diffusion.model.width=8"]) == {
         "clip": {"steps": "3"},
         "diffusion": {"model.width": "8"},
+        "vae": {},
     }
     for text, message in (
         ("clap.steps=3", "'clap'.*'clip'"),

@@ -2,6 +2,7 @@
 
 import argparse
 import gzip
+import json
 import struct
 
 import numpy as np
@@ -9,6 +10,7 @@ import pytest
 
 from diffusion_jax.typing import UserError
 from experiments.fashion.__main__ import VARIANTS, tell
+from experiments.fashion.latent import beside_pixels
 from experiments.fashion.measures import blurred, diversity, judged
 
 
@@ -65,6 +67,7 @@ def test_what_is_missing_is_one_line(tmp_path, wrong, said):
         "variant": "",
         "seed": 0,
         "steps": None,
+        "autoencoder_steps": None,
         "samples": 100,
         "sweep": 20,
         "reader_steps": 10,
@@ -72,6 +75,24 @@ def test_what_is_missing_is_one_line(tmp_path, wrong, said):
     with pytest.raises(UserError, match=said) as error:
         tell(argparse.Namespace(**given | wrong))
     assert "\n" not in str(error.value)
+
+
+def test_the_latent_model_stands_beside_the_pixel_model_where_that_was_measured(tmp_path):
+    def numbers(right, reader, samples=100):
+        each = {"right": right, "frechet": 10 * right + 0.5, "diversity": 0.9, "samples": samples}
+        return {"key": f"weights-{reader}-100-20-0", "guidance": {"1": each, "5": each}}
+
+    file = tmp_path / "metrics.json"
+    mine = numbers(0.9, "a")
+    (said,) = beside_pixels(mine, file)
+    assert "No pixel model" in said
+    file.write_text(json.dumps(numbers(0.5, "a")))
+    said, table = beside_pixels(mine, file)
+    assert "90% and the pixel model in 50%" in said and "9.50 and 5.50" in said and "Another reader" not in said
+    assert table.rows[0] == ("guidance 1", "50%", "5.50", "0.900", "90%", "9.50", "0.900")
+    file.write_text(json.dumps(numbers(0.5, "b", samples=50)))
+    said, table = beside_pixels(mine, file)
+    assert "Another reader" in said and table.rows[0][2] == "5.50 (50)" and table.rows[0][5] == "9.50 (100)"
 
 
 @pytest.mark.slow
@@ -87,12 +108,23 @@ def test_the_whole_on_a_few_made_up_clothes(tmp_path, variant, capsys):
             head = bytes([0, 0, 8, array.ndim]) + struct.pack(f">{array.ndim}i", *array.shape)
             (folder / f"{split}-{name}-ubyte.gz").write_bytes(gzip.compress(head + array.tobytes()))
     given = argparse.Namespace(
-        data=str(folder), out=tmp_path / "out", variant=variant, seed=0, steps=4, samples=100, sweep=20, reader_steps=10
-    )
+        data=str(folder), out=tmp_path / "out", variant=variant, seed=0, steps=4, autoencoder_steps=4, samples=100,
+        sweep=20, reader_steps=10,
+    )  # fmt: skip
     assert tell(given) == 0
     name = variant or "diffusion"
     page = (tmp_path / "out" / name / "report" / "index.html").read_text()
     assert "By an independent reader" in page and (tmp_path / "out" / name / "report" / "metrics.json").is_file()
+    if variant == "latent":
+        assert "The autoencoder" in page and "No pixel model was measured" in page and "TFLOP" in page
+        found = json.loads((tmp_path / "out" / name / "report" / "metrics.json").read_text())
+        spent = found["autoencoder"]["costs"]
+        whole = (
+            spent["latents"] * 6008 / 4
+        )  # of the pixel model all steps count, of the latent one those that were asked for
+        assert spent["pixels"] == pytest.approx(whole, rel=1e-3)
+        assert 0 < found["autoencoder"]["psnr"] < 60 and found["autoencoder"]["shape"] == [7, 7, 4]
+        assert (tmp_path / "out" / "latents" / "latents.json").is_file()
     said = capsys.readouterr().out
     assert ("right, Frechet" in said) == (variant != "unconditional")
     assert tell(given) == 0  # all is reused
