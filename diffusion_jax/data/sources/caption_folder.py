@@ -100,7 +100,7 @@ class CaptionFolder:
             said = f"no captioned picture in {str(folder)!r}{which}: {len(found)} have captions in all"
             if self.split in ("validation", "test") and shares[self.split] > 0 and len(named) > 1:
                 more = min(0.5, max(0.2, 3 / len(named)))
-                said += f", of whose names a hash chose none for its share; hold out more: --config.data.{self.split}={more:.2g}"
+                said += f", whose names a hash gives no share of; hold out more: --config.data.{self.split}={more:.2g}"
             raise UserError(said)
         object.__setattr__(self, "path", folder)
         object.__setattr__(self, "names", tuple(chosen))
