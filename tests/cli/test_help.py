@@ -17,6 +17,7 @@ from diffusion_jax.convert.files import DTYPES
 from diffusion_jax.convert.unet import LAYOUTS
 from diffusion_jax.data.text.prompts import TEMPLATES
 from diffusion_jax.nets import CLIP_MODELS
+from diffusion_jax.pipelines.fine_tuning.convert import FORMATS as TUNED
 from diffusion_jax.sampling.likelihood import DIVERGENCES
 
 LISTS = {
@@ -25,7 +26,7 @@ LISTS = {
     ("sample", "--guidance"): steering.GUIDANCE,
     ("evaluate", "--divergence"): DIVERGENCES,
     ("evaluate", "--templates"): TEMPLATES,
-    ("convert", "--format"): [*FORMATS, *LAYOUTS, *OF_DITS[1:]],
+    ("convert", "--format"): [*FORMATS, *LAYOUTS, *OF_DITS[1:], TUNED[0]],
     ("convert", "--dtype"): DTYPES,
 }
 
