@@ -57,6 +57,7 @@ def test_a_moved_pair_loads_and_goes_on(own_run, capsys):
     assert load_run(own_run).clip.path == own_run / "clip"
 
 
+@pytest.mark.slow
 def test_another_text_encoder_is_noticed_on_resume(own_run, capsys):
     assert main([*tiny.clip_arguments(own_run, seed=5), "--overwrite"]) == 0
     before = contents(own_run / "diffusion")

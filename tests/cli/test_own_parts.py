@@ -308,6 +308,7 @@ def test_keys_are_what_the_annotations_say(folder):
     assert found["data.width"].range.kind is float and "model.shape" not in found and "condition.run" not in found
 
 
+@pytest.mark.slow
 def test_a_run_finds_its_parts_wherever_it_is_loaded(whole, tmp_path, monkeypatch):
     """From another folder by the note, moved without its module by its own copy; a module that has changed is said."""
     note = json.loads((whole / "own.json").read_text())

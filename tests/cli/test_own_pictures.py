@@ -37,6 +37,7 @@ def trained(pictures):
     return run
 
 
+@pytest.mark.slow
 def test_a_folder_trains_in_blocks_and_micro_batches_and_learns_its_colours(trained, pictures):
     lines = [json.loads(line) for line in (trained / "metrics.jsonl").read_text().splitlines()]
     found = [line for line in lines if "val_i2t_r1" in line]

@@ -160,6 +160,7 @@ def make_filling(folder):
     assert main(["train", "--no-progress", "--config", tiny.DIFFUSION, *tiny.flags(options)]) == 0
 
 
+@pytest.mark.slow
 def test_several_things_are_asked_for_at_once(once, tmp_path, capsys):
     run = once("filling", make_filling)
     ramp = np.arange(64, dtype=np.uint8).reshape(8, 8) * 4

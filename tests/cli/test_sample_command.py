@@ -143,6 +143,7 @@ def test_a_clip_run_cannot_be_sampled_and_a_misspelt_one_is_named(run, tmp_path,
     tiny.one_line(capsys, f"did you mean '{run}'")
 
 
+@pytest.mark.slow
 def test_a_text_encoder_that_was_trained_again_is_noticed(own_run, tmp_path, capsys):
     assert main([*tiny.clip_arguments(own_run, seed=5), "--overwrite"]) == 0
     capsys.readouterr()

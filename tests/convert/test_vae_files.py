@@ -174,6 +174,7 @@ def test_a_folder_is_loaded_as_an_autoencoder(tmp_path):
         np.testing.assert_allclose(vae.decode(latents, tile=16, slices=True), images, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_a_sample_belongs_to_its_key_and_params_may_be_an_argument(tmp_path):
     vae = load_pretrained(save_vae(tmp_path / "vae", KL, filled(KL), complete_vae))
     assert (vae.scale, vae.shift) == (0.18215, 0.0)

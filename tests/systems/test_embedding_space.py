@@ -70,6 +70,7 @@ def test_embeddings_are_of_unit_scale_within_and_of_unit_norm_without(folder):
     np.testing.assert_array_equal(space.decode(None, jnp.zeros((1, 8))), 0)
 
 
+@pytest.mark.slow
 def test_from_the_cache_it_learns_what_it_learns_in_the_step(folder, once, tmp_path):
     assert main(train(once, tmp_path / "run", cache=str(tmp_path / "kept"), eval_every=100)) == 0
     same(folder, tmp_path / "run", rtol=2e-4, atol=2e-5)
@@ -77,6 +78,7 @@ def test_from_the_cache_it_learns_what_it_learns_in_the_step(folder, once, tmp_p
     assert np.load(table).shape == (len(load_digits("train")), 8)
 
 
+@pytest.mark.slow
 def test_texts_lead_to_embeddings_by_their_own_vector(once, tmp_path, capsys):
     clip = str(once("tiny", tiny.make) / "clip")
     told = {"name": "text", "encoder": clip, "tokens": False, "cache": str(tmp_path / "kept")}

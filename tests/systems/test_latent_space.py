@@ -110,6 +110,7 @@ def test_another_autoencoder_is_refused(folder, vae, tmp_path, capsys):
         load_run(place / "diffusion")
 
 
+@pytest.mark.slow
 def test_what_encode_writes_is_trained_on_alike(folder, vae, tmp_path, capsys):
     kept = tmp_path / "kept"
     assert main(encode(vae, kept, "--shard-size", "500", "--batch-size", "100")) == 0

@@ -87,11 +87,8 @@ def trained(request, base, tmp_path_factory):
     return folder, ROWS[request.param]
 
 
-@pytest.mark.parametrize(
-    "trained",
-    [name if name == "several" else pytest.param(name, marks=pytest.mark.slow) for name in ROWS],
-    indirect=True,
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("trained", ROWS, indirect=True)
 def test_it_goes_on_bit_for_bit(trained, base, tmp_path):
     folder, (row, *_) = trained
     for steps in (2, 3):

@@ -107,6 +107,7 @@ def test_the_adaptive_weight_of_a_linear_decoder_is_exact():
     assert adaptive_weight(lambda gradient: pull(gradient)[0], rec, 0 * adversary, 0.5) == 0.5 * 1e4  # bounded
 
 
+@pytest.mark.slow
 def test_the_weight_in_the_loss_is_that_of_the_whole_networks_gradients(networks):
     network, judge, params = networks
     loss = autoencoder_loss(network.apply, distance=laplacian, adversary=Adversary(judge.apply, 0, 0.75))
