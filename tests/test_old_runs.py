@@ -61,6 +61,7 @@ def test_their_configs_are_as_of_today(old):
     assert runs.read_run(old / "diffusion")[1] == 1
 
 
+@pytest.mark.slow
 def test_they_go_on(old, expected, tmp_path, capsys):
     """Resumed by today's configs; the same losses come, and the config is then of today's format."""
     for name in ("clip", "diffusion"):

@@ -224,6 +224,7 @@ def test_generate_refuses_nothing_to_draw(run):
         load_run(run).generate([])
 
 
+@pytest.mark.slow
 def test_evaluate_and_report(run, own_run, capsys):
     assert main(["report", "--run", str(own_run)]) == 2
     tiny.one_line(capsys, "diffusion-jax evaluate --run")

@@ -43,6 +43,7 @@ def test_a_second_train_says_it_is_done_and_changes_nothing(own_run, capsys):
     assert before == {p: p.stat().st_mtime_ns for p in (own_run / "clip" / "checkpoints").rglob("*") if p.is_file()}
 
 
+@pytest.mark.slow
 def test_progress_is_said_or_not(own_run, capsys, monkeypatch):
     monkeypatch.setattr("diffusion_jax.train.progress.Progress.due", lambda self: self.shown)
     quiet = tiny.clip_arguments(own_run, workdir=own_run / "new", steps=4)

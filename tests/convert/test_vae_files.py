@@ -152,6 +152,7 @@ def test_of_a_whole_checkpoint_the_first_stage_is_read(tmp_path):
     assert load_vae(file, complete_vae, config=KL)[0]["scale"] == 0.25
 
 
+@pytest.mark.slow
 def test_a_folder_is_loaded_as_an_autoencoder(tmp_path):
     x = jnp.asarray(picture(2, 8, 8, 3))
     for name in ("attending", "vq"):

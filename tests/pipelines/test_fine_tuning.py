@@ -81,6 +81,7 @@ def test_a_lora_is_learned_and_nothing_else(folder, adapted):
     assert size < 0.2 * sum(leaf.size for leaf in jax.tree.leaves(base.params))
 
 
+@pytest.mark.slow
 def test_it_is_drawn_from_as_a_run_and_as_a_pipeline(folder, adapted, tmp_path):
     run = load_run(adapted)
     with Image.open(adapted / "samples" / "step_000006.png") as shown:

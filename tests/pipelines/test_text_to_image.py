@@ -90,6 +90,7 @@ def test_other_prompts_scales_seeds_and_weights_compile_nothing(pipeline):
     assert _sample._cache_size() == before
 
 
+@pytest.mark.slow
 def test_any_solver_and_grid_take_the_schedulers_place(pipeline):
     noise = np.random.default_rng(0).standard_normal((1, 8, 8, 4)).astype(np.float32)
     fine = pipeline.generate("a cat", num_steps=60, solver="ddim", noise=noise, guidance_scale=1.0, output="latent")
@@ -190,6 +191,7 @@ def size_of(path):
         return picture.size
 
 
+@pytest.mark.slow
 def test_from_the_command_line(folders, tmp_path, capsys):
     out = tmp_path / "cat.png"
     how = ["--pretrained", str(folders["sd1"]), "--num-steps", "2", "--out", str(out)]
@@ -229,6 +231,7 @@ def test_from_the_command_line(folders, tmp_path, capsys):
         assert said in said_ and "Traceback" not in said_, said_
 
 
+@pytest.mark.slow
 def test_what_xl_is_told_from_the_command_line(folders, tmp_path):
     """As from Python, and noted in a folder's settings."""
     told = ["--second", "red dog", "--original-size", "16x24", "--crop", "0x2", "--clip-skip", "1", "--num-steps", "2"]

@@ -52,6 +52,7 @@ def test_its_latents_have_mean_0_and_variance_1_in_each_channel(folder):
     assert load_vae_run(folder.parent).path == folder
 
 
+@pytest.mark.slow
 def test_it_goes_on_bit_for_bit(folder, tmp_path):
     """Both networks move on, the second from its step on."""
     run = Path(shutil.copytree(folder, tmp_path / "run"))
