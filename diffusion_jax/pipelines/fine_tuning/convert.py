@@ -10,6 +10,7 @@ import jax
 import numpy as np
 
 from diffusion_jax.convert import save_lora
+from diffusion_jax.convert.files import DTYPES
 from diffusion_jax.files import check_file, check_folder
 from diffusion_jax.pipelines.fine_tuning.run import FineTuned
 from diffusion_jax.runs import holds_run
@@ -37,6 +38,7 @@ def convert(arguments: argparse.Namespace, say: Callable[[str], None]) -> int:
         raise UserError(f"the run in {str(source)!r} is of system {run.config.get('system')!r}, which has no LoRA")
     layout = arguments.format or FORMATS[0 if run.adapts else 1]
     one_of("--format", layout, FORMATS)
+    one_of("--dtype", arguments.dtype, DTYPES)
     if layout == "diffusers":
         check_folder(out)
         if out.exists() and any(out.iterdir()):
