@@ -22,9 +22,9 @@ for flag, value in FLAGS.items():
     if flag not in os.environ.get("XLA_FLAGS", ""):
         os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} --{flag}={value}"
 
-from jaxtyping import install_import_hook
+from checked import check_types
 
-install_import_hook("diffusion_jax", "beartype.beartype")
+check_types("diffusion_jax")
 
 import jax
 import pytest

@@ -22,6 +22,31 @@ from diffusion_jax.typing import Array, Params
 __all__ = ["Network", "Stack", "called", "functional"]
 
 
+class Rngs(nnx.Rngs):
+    """flax's Rngs, which gives the very same keys, for building a module within a trace.
+
+    flax counts the keys it gave in a variable. Traced, each change of it looks for a sharding that a tracer has not, and JAX
+    writes an error message over everything traced so far: time that grows with the square of a network's size.
+    """
+
+    def __init__(self, default: Array | int) -> None:
+        super().__init__()
+        self.default = _Stream(default, tag="default")
+
+
+class _Stream(nnx.RngStream):
+    """Counts by a Python number."""
+
+    def __init__(self, key: Array | int, *, tag: str) -> None:
+        super().__init__(key, tag=tag)
+        self.given = 0
+
+    def __call__(self) -> Array:
+        key = jax.random.fold_in(self.key[...], self.given)
+        self.given += 1
+        return key
+
+
 class Network:
     """A network as two functions. Hashable by identity, so that it may be closed over or be a static argument.
 
@@ -35,12 +60,12 @@ class Network:
         after_step: Callable[[Params], Params] | None = None,
     ) -> None:
         self._constructor, self.after_step = constructor, after_step
-        abstract = nnx.eval_shape(lambda: constructor(nnx.Rngs(0)))
+        abstract = nnx.eval_shape(lambda: constructor(Rngs(0)))
         self._graphdef, self._abstract = nnx.split(abstract)
 
     def init(self, key: Array) -> Params:
         """Fresh parameters, float32, as a plain nested dict with string keys."""
-        state = nnx.state(self._constructor(nnx.Rngs(key)), nnx.Param)
+        state = nnx.state(self._constructor(Rngs(key)), nnx.Param)
         return _plain(nnx.to_pure_dict(state))
 
     def apply(self, params: Params, *inputs: Any, key: Array | None = None, train: bool = False) -> Any:
@@ -86,9 +111,9 @@ class Stack(nnx.Module):
         remat: str | None = None,
     ) -> None:
         self.depth, self.scan, self.remat = depth, scan, remat
-        graphdef, _ = nnx.split(nnx.eval_shape(lambda: constructor(nnx.Rngs(0))))
+        graphdef, _ = nnx.split(nnx.eval_shape(lambda: constructor(Rngs(0))))
         keys = jax.vmap(jax.random.fold_in, (None, 0))(rngs.params(), jax.numpy.arange(depth))
-        stacked = jax.vmap(lambda key: nnx.state(constructor(nnx.Rngs(key)), nnx.Param))(keys)
+        stacked = jax.vmap(lambda key: nnx.state(constructor(Rngs(key)), nnx.Param))(keys)
         self.layers = nnx.merge(graphdef, stacked)
 
     def __call__(self, x: Array, *inputs: Any, key: Array | None = None, train: bool = False) -> Array:

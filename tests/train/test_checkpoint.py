@@ -10,9 +10,10 @@ import numpy as np
 import optax
 import pytest
 from jax.sharding import PartitionSpec as P
+from orbax.checkpoint._src.serialization import replica_slices
 
 from diffusion_jax.parallel.mesh import make_mesh
-from diffusion_jax.train.checkpoint import Checkpointer, restore_params
+from diffusion_jax.train.checkpoint import MIN_SLICE_BYTES, Checkpointer, _bits_sum_on_host, _bits_sums, restore_params
 from diffusion_jax.train.ema import Ema
 from diffusion_jax.train.state import init_state
 from diffusion_jax.train.step import make_train_step
@@ -45,6 +46,32 @@ def same(a, b):
 
 def raw(x):
     return jax.random.key_data(x) if jnp.issubdtype(x.dtype, jax.dtypes.prng_key) else x
+
+
+def test_a_sum_on_the_host_is_that_of_a_device():
+    rows = jnp.asarray(np.random.default_rng(0).normal(size=(7, 5)), jnp.float32)
+    leaves = [rows, rows.T, jnp.float32(3), jnp.array([True, False]), jnp.zeros((0, 3)), jax.random.key(5)]
+    leaves += [rows.astype(kind) for kind in (jnp.bfloat16, jnp.float16, jnp.int8, jnp.uint8, jnp.int32)]
+    assert [_bits_sum_on_host(leaf) for leaf in leaves] == [int(found) for found in _bits_sums(leaves)]
+    assert _bits_sum_on_host(np.float64(1.5)) == 0x3FF80000
+
+
+def test_each_device_writes_its_part_of_what_is_large_alone(tmp_path, monkeypatch):
+    """By the slices that Orbax asks for."""
+    whole = jax.NamedSharding(make_mesh(8), P())
+    small, large = (jax.device_put(np.ones((8, n), np.float32), whole) for n in (4, MIN_SLICE_BYTES // 4))
+    asked = []
+    slices = replica_slices.get_replica_slices
+
+    def noted(arr, *given, **told):
+        found = slices(arr, *given, **told)
+        asked.append((arr.size, len(found.replica_slices)))
+        return found
+
+    monkeypatch.setattr(replica_slices, "get_replica_slices", noted)
+    with Checkpointer(tmp_path) as checkpointer:
+        checkpointer.save(1, init_state({"a": small, "b": large}, optax.sgd(1.0)), {}, {})
+    assert {size: count for size, count in asked if size > 1} == {small.size: 1, large.size: 8}
 
 
 @pytest.fixture
