@@ -36,8 +36,18 @@ def _checked(function: Any = None, *, typechecker: Callable[..., Any]) -> Any:
     if isinstance(function, types.FunctionType):
         annotations = function.__annotations__
         if not any(names_shapes(annotation, function.__globals__) for annotation in annotations.values()):
-            return beartype.beartype(function) if annotations else function
+            return _where_enabled(function) if annotations else function
     return _scoped(function, typechecker=typechecker)
+
+
+def _where_enabled(function: Callable[..., Any]) -> Callable[..., Any]:
+    typed = beartype.beartype(function)
+
+    @functools.wraps(function)
+    def call(*args: Any, **kwargs: Any) -> Any:
+        return (function if jaxtyping.config.jaxtyping_disable else typed)(*args, **kwargs)
+
+    return call
 
 
 def check_types(package: str) -> None:

@@ -30,9 +30,15 @@ def row(request):
 
 
 @functools.cache
+def network(row, **how):
+    """Built once: a U-Net's structure takes a second."""
+    return row.network(**how)
+
+
+@functools.cache
 def fresh(row):
     """The parameters that a network begins with."""
-    return jax.jit(row.network().init)(jax.random.key(0))
+    return jax.jit(network(row).init)(jax.random.key(0))
 
 
 @functools.cache
@@ -54,12 +60,11 @@ def split(inputs):
 @functools.cache
 def total(row, **how):
     """One number of everything in the answer, as a function of the parameters and the numbers that go in."""
-    network, (_, whole) = row.network(**how), split(row.inputs(0))
+    apply, (_, whole) = network(row, **how).apply, split(row.inputs(0))
 
     def value(params, floats):
         return sum(
-            jnp.arctan(leaf.astype(jnp.float32)).mean()
-            for leaf in jax.tree.leaves(network.apply(params, *whole(floats)))
+            jnp.arctan(leaf.astype(jnp.float32)).mean() for leaf in jax.tree.leaves(apply(params, *whole(floats)))
         )
 
     return value
@@ -79,8 +84,8 @@ def at_start(row, **how):
 @functools.cache
 def answers(row, **how):
     """The answer as arrays with a leading batch axis."""
-    network = row.network(**how)
-    return jax.jit(lambda params, *inputs: jax.tree.leaves(row.answer(network.apply(params, *inputs))))
+    apply = network(row, **how).apply
+    return jax.jit(lambda params, *inputs: jax.tree.leaves(row.answer(apply(params, *inputs))))
 
 
 def close(a, b, **tolerance):
@@ -108,7 +113,7 @@ def test_parameters_are_float32_in_plain_dicts_with_string_keys_whatever_compute
 
     assert check(fresh(row))
     for other in ({"dtype": jnp.bfloat16}, *({"scan": True, "remat": "dots_saveable"},) * ("scan" in row.how)):
-        made = jax.eval_shape(row.network(**other).init, jax.random.key(0))
+        made = jax.eval_shape(network(row, **other).init, jax.random.key(0))
         assert made == jax.eval_shape(lambda: fresh(row))
 
 
@@ -119,7 +124,7 @@ def test_what_a_network_reads_is_what_its_condition_holds(row):
     for name in set(cond) - set(getattr(row.cls, "optional", ())):
         lacking = [{k: v for k, v in part.items() if k != name} if part is cond else part for part in inputs]
         with pytest.raises((KeyError, ValueError), match=name):
-            jax.eval_shape(row.network().apply, fresh(row), *lacking)
+            jax.eval_shape(network(row).apply, fresh(row), *lacking)
 
 
 def test_an_answer_belongs_to_its_example_alone(row):
