@@ -76,7 +76,7 @@ def get_config() -> ConfigDict:
     )
     config.loss = ConfigDict({"kl": 1e-2, "perceptual": "laplacian", "perceptual_weight": 1.0})
     config.adversary = ConfigDict(
-        {"name": "patch", "start": 2400, "weight": 0.25, "width": 32, "layers": 2, "rate": 1.0}
+        {"name": "patch", "start": 2400, "weight": 0.1, "width": 32, "layers": 2, "rate": 1.0}
     )
 
     config.optimizer = ConfigDict(
