@@ -15,7 +15,7 @@ from pathlib import Path
 import ftfy
 import numpy as np
 import pytest
-from hypothesis import assume, given, settings
+from hypothesis import assume, example, given, settings
 from hypothesis import strategies as st
 
 from diffusion_jax.data.text import bpe
@@ -145,11 +145,16 @@ def test_the_short_way_of_cleaning_is_the_long_one(text):
     assert clean(text) == slowly_cleaned(text)
 
 
+# OpenAI's expression, which ignores case, finds it nowhere: it is no letter, and its capital is one.
+LOST = "\N{COMBINING GREEK YPOGEGRAMMENI}"
+
+
 @given(ANY)
-def test_no_byte_is_lost(text):
+@example(f"a{LOST}b")
+def test_no_byte_is_lost_but_those_of_one_character(text):
     assume("_of_text>" not in text.lower())
     row = LONG.encode([text])["tokens"][0]
-    assert "".join(LONG.decode(row).split()) == "".join(slowly_cleaned(text).split())
+    assert "".join(LONG.decode(row).split()) == "".join(slowly_cleaned(text).replace(LOST, "").split())
 
 
 @given(st.text(st.characters(min_codepoint=32, max_codepoint=126, exclude_characters="&<"), max_size=40))
