@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from diffusion_jax.nets.attention import attend
-from diffusion_jax.nets.functional import Network, Stack
+from diffusion_jax.nets.functional import Network, Rngs, Stack
 from diffusion_jax.nets.layers import (
     LayerNorm,
     Linear,
@@ -161,3 +161,18 @@ def test_dropout_keeps_the_mean_and_needs_a_key(key):
     assert dropout(x, 0.25, None, False) is x
     with pytest.raises(ValueError, match="needs a key"):
         dropout(x, 0.25, None, True)
+
+
+def test_random_keys_are_those_of_flax_traced_or_not():
+    """By every way in which a module of flax asks for one."""
+
+    def asked(rngs):
+        keys = [rngs.params(), rngs(), rngs.dropout(), rngs.dropout.fork()(), rngs["params"](), rngs.params()]
+        return [jax.random.key_data(key) for key in keys]
+
+    key = jax.random.key(3)
+    wanted = asked(nnx.Rngs(key))
+    assert len({tuple(np.asarray(data)) for data in wanted}) == 6
+    for found in (asked(Rngs(key)), jax.jit(lambda key: asked(Rngs(key)))(key)):
+        np.testing.assert_array_equal(found, wanted)
+    assert isinstance(Rngs(0), nnx.Rngs)
