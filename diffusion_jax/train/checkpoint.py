@@ -44,8 +44,8 @@ def _bits_sum(x: Any) -> jax.Array:
 
 
 @jax.jit
-def _bits_sums(leaves: list[Any]) -> list[jax.Array]:
-    return [_bits_sum(leaf) for leaf in leaves]
+def _fingerprint_on_devices(leaves: list[Any]) -> jax.Array:
+    return sum(((2 * i + 1) * _bits_sum(leaf) for i, leaf in enumerate(leaves)), jnp.uint32(0))
 
 
 def _bits_sum_on_host(x: Any) -> int:
@@ -59,8 +59,9 @@ def _bits_sum_on_host(x: Any) -> int:
 def _fingerprint(tree: PyTree) -> int:
     leaves = [x if isinstance(x, jax.Array) else np.asarray(x) for x in jax.tree.leaves(tree)]
     on_host = (not isinstance(x, jax.Array) or (x.is_fully_addressable and _on_cpu(x)) for x in leaves)
-    sums = map(_bits_sum_on_host, leaves) if all(on_host) else map(int, _bits_sums(leaves))
-    return sum((2 * i + 1) * found for i, found in enumerate(sums)) % 2**32
+    if not all(on_host):
+        return int(_fingerprint_on_devices(leaves))  # one number comes to the host
+    return sum((2 * i + 1) * _bits_sum_on_host(leaf) for i, leaf in enumerate(leaves)) % 2**32
 
 
 def _on_cpu(x: jax.Array) -> bool:

@@ -13,7 +13,14 @@ from jax.sharding import PartitionSpec as P
 from orbax.checkpoint._src.serialization import replica_slices
 
 from diffusion_jax.parallel.mesh import make_mesh
-from diffusion_jax.train.checkpoint import MIN_SLICE_BYTES, Checkpointer, _bits_sum_on_host, _bits_sums, restore_params
+from diffusion_jax.train.checkpoint import (
+    MIN_SLICE_BYTES,
+    Checkpointer,
+    _bits_sum_on_host,
+    _fingerprint,
+    _fingerprint_on_devices,
+    restore_params,
+)
 from diffusion_jax.train.ema import Ema
 from diffusion_jax.train.state import init_state
 from diffusion_jax.train.step import make_train_step
@@ -52,7 +59,8 @@ def test_a_sum_on_the_host_is_that_of_a_device():
     rows = jnp.asarray(np.random.default_rng(0).normal(size=(7, 5)), jnp.float32)
     leaves = [rows, rows.T, jnp.float32(3), jnp.array([True, False]), jnp.zeros((0, 3)), jax.random.key(5)]
     leaves += [rows.astype(kind) for kind in (jnp.bfloat16, jnp.float16, jnp.int8, jnp.uint8, jnp.int32)]
-    assert [_bits_sum_on_host(leaf) for leaf in leaves] == [int(found) for found in _bits_sums(leaves)]
+    assert [_bits_sum_on_host(leaf) for leaf in leaves] == [int(_fingerprint_on_devices([leaf])) for leaf in leaves]
+    assert _fingerprint(leaves) == int(_fingerprint_on_devices(leaves))
     assert _bits_sum_on_host(np.float64(1.5)) == 0x3FF80000
 
 
