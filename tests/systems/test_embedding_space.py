@@ -74,7 +74,7 @@ def test_embeddings_are_of_unit_scale_within_and_of_unit_norm_without(folder):
 def test_from_the_cache_it_learns_what_it_learns_in_the_step(folder, once, tmp_path):
     assert main(train(once, tmp_path / "run", cache=str(tmp_path / "kept"), eval_every=100)) == 0
     same(folder, tmp_path / "run", rtol=2e-4, atol=2e-5)
-    (table,) = (tmp_path / "kept").rglob("x0.npy")
+    (table,) = (tmp_path / "kept").rglob("embedding.npy")
     assert np.load(table).shape == (len(load_digits("train")), 8)
 
 

@@ -28,6 +28,7 @@ from diffusion_jax.process.prediction import KINDS
 from diffusion_jax.process.times import MODE_RANGE
 from diffusion_jax.systems.diffusion.conditions import CONDITIONS
 from diffusion_jax.systems.diffusion.conditions.image import IMAGE_KINDS
+from diffusion_jax.systems.diffusion.embedding_scale import SCALINGS
 from diffusion_jax.systems.diffusion.spaces import SPACES
 
 __all__ = ["RANGES"]
@@ -60,6 +61,7 @@ RANGES: dict[str, Range] = {
     "space.name": named("space", SPACES),
     "space.encoder": text("the path of a CLIP run or of published weights, as text", path=True),
     "space.autoencoder": text("the path of an autoencoder, a run or published weights, as text", path=True),
+    "space.scaling": choice("space.scaling", SCALINGS),
     "space.cache": optional(text("the path of a folder, as text"), "x0 is made in the step"),
     "prediction": choice("prediction", PREDICTIONS),
     "time": choice("time", TIME_INPUTS),
