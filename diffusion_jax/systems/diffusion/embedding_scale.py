@@ -86,7 +86,7 @@ def noted(folder: Path, size: int) -> EmbeddingScale:
         raise UserError(f"{file} does not hold the mean and scale of embeddings: train the run anew") from error
     if made.mean.shape != (size,) or made.scale.shape != (size,) or not np.all(made.scale > 0):
         raise UserError(
-            f"{file} has a mean of shape {made.mean.shape} and a scale of {made.scale.shape}, and embeddings have {size} numbers"
+            f"{file} has a mean of shape {made.mean.shape} and a scale of {made.scale.shape}; embeddings have {size} numbers"
         )
     return made
 
@@ -108,5 +108,3 @@ class _Some:
 
     def __getitem__(self, index: int) -> Any:
         return self.data[int(self.places[index])]
-
-
