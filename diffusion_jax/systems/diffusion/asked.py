@@ -11,7 +11,7 @@ import numpy as np
 
 from diffusion_jax.typing import UserError
 
-__all__ = ["distinct", "finite_of", "scale_of"]
+__all__ = ["distinct", "finite_of", "noise_of", "scale_of"]
 
 
 def distinct(requests: list[Any]) -> tuple[list[Any], np.ndarray]:
@@ -29,6 +29,24 @@ def finite_of(options: Mapping[str, Any]) -> Mapping[str, Any]:
         if isinstance(value, float) and not math.isfinite(value):
             raise UserError(f"{key} {value} of the solver is not a finite number")
     return options
+
+
+def noise_of(noise: Any, shape: tuple[int, ...], steps: int) -> tuple[np.ndarray | None, np.ndarray | None]:
+    """(what a drawing of `shape` [n, ...] begins with, what its steps draw [steps, n, ...]) of what is given, or None.
+
+    UserError for arrays of other shapes, and for what is not finite.
+    """
+    if noise is None:
+        return None, None
+    found = np.asarray(noise, np.float32)
+    if found.shape not in (shape, (1 + steps, *shape)):
+        raise UserError(
+            f"noise has shape {found.shape}: it is {shape} for what the drawing begins with, or {(1 + steps, *shape)} for its "
+            f"{steps} steps too"
+        )
+    if not np.isfinite(found).all():
+        raise UserError("noise holds numbers that are not finite")
+    return (found, None) if found.shape == shape else (found[0], found[1:])
 
 
 def scale_of(given: Any) -> Any:

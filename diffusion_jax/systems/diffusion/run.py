@@ -21,9 +21,10 @@ from diffusion_jax.nets import Network
 from diffusion_jax.parallel.mesh import batch_devices, make_mesh, put_batch, replicated
 from diffusion_jax.process import denoiser
 from diffusion_jax.sampling import AdaptiveODE
+from diffusion_jax.sampling.given import with_noise
 from diffusion_jax.sampling.natural import doubt
 from diffusion_jax.systems.clip.run import ClipRun
-from diffusion_jax.systems.diffusion.asked import distinct, finite_of, scale_of
+from diffusion_jax.systems.diffusion.asked import distinct, finite_of, noise_of, scale_of
 from diffusion_jax.systems.diffusion.conditions import Condition, asks_of, told_of
 from diffusion_jax.systems.diffusion.data import examples, examples_of_run
 from diffusion_jax.systems.diffusion.loss import example_keys, generate
@@ -268,6 +269,7 @@ class DiffusionRun:
         solver_options: dict[str, Any] | None = None,
         seed: int = 0,
         start: int = 0,
+        noise: ArrayLike | None = None,
         batch_size: int = 256,
         denoise: DenoiseFn | None = None,
     ) -> np.ndarray:
@@ -277,9 +279,10 @@ class DiffusionRun:
 
         Image i is a function of the seed and of `start` + i, whatever the batch size and the number of devices. A
         negative prompt takes the unconditional prediction's place; it and the scale are one, or one a prompt; `guidance`
-        as in `guided`. Raises UserError for an unknown solver, grid or guidance, for CFG++ with a solver of higher
-        order, for another number of scales or negative prompts than of prompts, for no prompt or what is no text, and
-        for a seed, start or batch size that is no whole number in its range.
+        as in `guided`. `noise` [n, *shape] of unit variance takes the place of what the seed draws, [1 + steps, n, *shape]
+        also that of each step's. Raises UserError for noise of another shape, for an unknown solver, grid or guidance, for
+        CFG++ with a solver of higher order, for another number of scales or negative prompts than of prompts, for no prompt
+        or what is no text, and for a seed, start or batch size that is no whole number in its range.
         """
         prompts = self._requests(prompts, count)
         batch_size, seed = whole_number("batch_size", batch_size, 1), whole_number("seed", seed, 0, 2**32 - 1)
@@ -297,6 +300,7 @@ class DiffusionRun:
                 raise UserError(
                     f"{name} has {len(given)} entries for {len(prompts)} prompts: give one, or one a prompt"
                 )
+        given, drawn = noise_of(noise, (len(prompts), *self.shape), len(ts) - 1)
         mesh = make_mesh(devices=jax.local_devices())
         size = -(-min(batch_size, len(prompts)) // batch_devices(mesh)) * batch_devices(mesh)
         model = jax.device_put(denoise or self.denoise, replicated(mesh))
@@ -315,7 +319,9 @@ class DiffusionRun:
                 guidance=guidance,
                 denoise=model,
             )
-            x0 = generate(guided, self.schedule, chosen, ts, keys, self.shape, cond)
+            x1 = None if given is None else put_batch({"noise": given[places]}, mesh)["noise"]
+            solver = chosen if drawn is None else with_noise(chosen, drawn[:, places])
+            x0 = generate(guided, self.schedule, solver, ts, keys, self.shape, cond, noise=x1)
             lost = chosen.explain(np.asarray(x0)[:real]) if isinstance(chosen, AdaptiveODE) else None
             if lost is not None:
                 raise UserError(lost)

@@ -1,0 +1,45 @@
+"""What the stages of unCLIP do, whatever they are made of: `unclip_runs` has them of runs.
+
+`draw` takes a seed and the number of the first picture, and options of its own; embeddings are float32 [n, d], pictures
+[n, h, w, c] in [-1, 1]. `Decoder.texts` are embeddings of texts in the space of `embed`; `pictures` any pictures as its own;
+`invert` the noise of unit variance that DDIM turns into pictures under their embeddings, each of `shape`.
+"""
+# ruff: noqa: D102 - the module explains them
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Protocol, runtime_checkable
+
+import numpy as np
+
+__all__ = ["Decoder", "Prior", "Upsampler"]
+
+
+@runtime_checkable
+class Prior(Protocol):
+    """Draws embeddings of pictures from texts."""
+
+    def draw(self, prompts: Sequence[str], *, seed: int, start: int, **options: Any) -> np.ndarray: ...
+
+
+@runtime_checkable
+class Decoder(Protocol):
+    """Draws pictures from embeddings, and takes them back to noise."""
+
+    @property
+    def shape(self) -> tuple[int, ...]: ...
+    def embed(self, images: Any) -> np.ndarray: ...
+    def texts(self, prompts: Sequence[str]) -> np.ndarray: ...
+    def pictures(self, images: Any) -> np.ndarray: ...
+    def draw(
+        self, embeddings: np.ndarray, prompts: Sequence[str] | None, *, seed: int, start: int, **options: Any
+    ) -> np.ndarray: ...
+    def invert(self, images: Any, embeddings: np.ndarray, **options: Any) -> np.ndarray: ...
+
+
+@runtime_checkable
+class Upsampler(Protocol):
+    """Enlarges pictures."""
+
+    def draw(self, images: np.ndarray, *, seed: int, start: int, **options: Any) -> np.ndarray: ...
