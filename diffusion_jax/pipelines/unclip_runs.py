@@ -18,12 +18,13 @@ import numpy as np
 from diffusion_jax.pipelines.unclip import UnCLIP
 from diffusion_jax.sampling import invert
 from diffusion_jax.systems.clip.run import ClipRun
+from diffusion_jax.systems.diffusion.cached import embedded
 from diffusion_jax.systems.diffusion.conditions import Condition, Embedding, LowResolution, Several, Text
 from diffusion_jax.systems.diffusion.drawn import shape_shown, x0_of
 from diffusion_jax.systems.diffusion.embeddings import Embeddings
-from diffusion_jax.systems.diffusion.encoder import Encoder, load_encoder
+from diffusion_jax.systems.diffusion.encoder import Encoder, embedder, load_encoder
 from diffusion_jax.systems.diffusion.run import DiffusionRun, load_diffusion
-from diffusion_jax.typing import UserError
+from diffusion_jax.typing import Source, UserError
 
 __all__ = ["RunDecoder", "RunPrior", "RunUpsampler", "load_unclip", "unclip_of"]
 
@@ -115,6 +116,17 @@ class RunDecoder:
     def embed(self, images: Any) -> np.ndarray:
         """Unit-norm embeddings [n, d] of pictures."""
         return self.told.request(self.told.listed("images", images))["embedding"]
+
+    def embed_all(self, data: Source) -> np.ndarray:
+        """The same [n, d] of the examples of a source, with progress."""
+        clip, shape = self.encoder.clip, self.told.pictures.shape
+        skip = self.run.config.data.get("on_error") == "skip"
+        found = embedded(lambda params, images: embedder(clip, shape)[0](params, images), clip.params, data, skip=skip)
+        return found[found.any(axis=1)]
+
+    def notices(self, prompts: Sequence[str]) -> list[str]:
+        """What of the prompts its CLIP does not read."""
+        return self.clip().tokenizer.explain(list(prompts))
 
     def texts(self, prompts: Sequence[str]) -> np.ndarray:
         """Unit-norm embeddings [n, d] of texts, in the same space."""

@@ -11,41 +11,16 @@ sys.path.insert(0, str(Path(__file__).parent.parent / "cli"))
 import smallruns as tiny
 
 from diffusion_jax import load_run
-from diffusion_jax.cli import main
 from diffusion_jax.data.sources.digits import load_digits
 from diffusion_jax.pipelines.components import components_of
 from diffusion_jax.pipelines.unclip import best, rotated, stage_seed
 from diffusion_jax.pipelines.unclip_runs import load_unclip, unclip_of
 from diffusion_jax.typing import UserError
 
-SHORT = {"steps": 2, "optimizer.warmup_steps": 1, "eval_every": 2, "sampler.num_steps": 2}
-
-
-def make(folder):
-    """A CLIP, a decoder that is told embedding and text, a prior whose space is whitened, and an upsampler."""
-    assert main(tiny.clip_arguments(folder)) == 0
-    clip = str(folder / "clip")
-    parts = {"text": {"name": "text", "encoder": clip, "drop": 0.5}, "picture": {"name": "embedding", "encoder": clip}}
-    runs = {
-        "decoder": {"condition": {"name": "several", "parts": parts, "drop": 0.1}},
-        "prior": {
-            "condition": {"name": "text", "encoder": clip, "tokens": False},
-            "space": {"name": "embeddings", "encoder": clip, "scaling": "whitened"},
-            "model": {"name": "mlp", "width": 16, "layers": 1},
-            "prediction": "x0",
-        },
-        "upsampler": {"condition": {"name": "image", "factor": 2}},
-    }
-    for name, own in runs.items():
-        chosen = tiny.SMALL_DIFFUSION | SHORT | own | {"workdir": folder / name}
-        chosen = {key: value for key, value in chosen.items() if not (name == "prior" and key.startswith("model."))}
-        assert main(["train", "--no-progress", "--config", tiny.DIFFUSION, *tiny.flags(chosen)]) == 0
-    return folder
-
 
 @pytest.fixture(scope="module")
 def folder(once):
-    return once("unclip", make)
+    return once("unclip", tiny.make_unclip)
 
 
 @pytest.fixture(scope="module")
@@ -160,7 +135,9 @@ def test_what_does_not_fit(folder, unclip, scans):
         unclip.decode(np.ones((1, 3)))
     with pytest.raises(UserError, match="an embedding of 8 numbers where a picture is wanted"):
         unclip.variations(unclip.decoder.embed(scans), options={"num_steps": 2})
-    with pytest.raises(UserError, match=r"embeddings are floats \[n, 8\], not float32 \(3, 8, 8, 1\): embed pictures first"):
+    with pytest.raises(
+        UserError, match=r"embeddings are floats \[n, 8\], not float32 \(3, 8, 8, 1\): embed pictures first"
+    ):
         unclip.decode(scans)
     with pytest.raises(UserError, match="say the same to the encoder"):
         unclip.text_diffs(scans, "a two", "a two")
