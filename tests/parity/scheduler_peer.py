@@ -32,7 +32,9 @@ def theirs(config, num_steps, strength=1.0, eta=0.0):
     drawn = iter(DRAWN)
     with mock.patch(f"{kind.__module__}.randn_tensor", create=True) as draw:
         draw.side_effect = lambda *_, **__: torch.tensor(next(drawn), dtype=torch.float64)
-        for t in timesteps:
+        for place, t in enumerate(timesteps):
+            if kind is diffusers.UnCLIPScheduler:  # as its pipelines call it
+                more = {"prev_timestep": timesteps[place + 1] if place + 1 < len(timesteps) else None}
             output = network(scheduler.scale_model_input(x, t), t.to(torch.float32), torch.sin)
             if learned:
                 output = torch.cat([output, 0.1 * output], dim=1)

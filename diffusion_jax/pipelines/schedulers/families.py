@@ -240,6 +240,16 @@ def _lcm(asked: Asked) -> Course:
     return Course(times, np.append(times[1:], 0.0), steps, steps, ConsistencyMultistep())
 
 
+def _unclip(asked: Asked) -> Course:
+    """Evenly rounded from the last timestep to the first, both among them; from there to clean data."""
+    if asked.num_steps < 2:
+        raise UserError(f"{asked.where}: num_steps {asked.num_steps} of UnCLIPScheduler: both ends are steps; nearest: 2")
+    steps = np.round(np.arange(asked.num_steps) * ((asked.total - 1) / (asked.num_steps - 1)))[::-1]
+    variance = "learned_range" if asked.fields["variance_type"] == "learned_range" else "posterior"
+    times = time_of_step(steps, asked.total)
+    return Course(times, np.append(times[1:], 0.0), steps, steps, DDPM(variance))
+
+
 COURSES: dict[str, Callable[[Asked], Course]] = {
     "DDIMScheduler": _ddim,
     "DDPMScheduler": _ddpm,
@@ -254,4 +264,5 @@ COURSES: dict[str, Callable[[Asked], Course]] = {
     "UniPCMultistepScheduler": _unipc,
     "DEISMultistepScheduler": _deis,
     "LCMScheduler": _lcm,
+    "UnCLIPScheduler": _unclip,
 }

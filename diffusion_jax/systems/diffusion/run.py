@@ -128,9 +128,18 @@ class DiffusionRun:
         return self.config.get("sigma_data", 0.5)
 
     def encode_text(self, prompts: str | Sequence[str]) -> dict[str, np.ndarray]:
-        """The condition of each prompt, or of one, leading axis n. UserError for none, and for what is no text."""
-        clip, texts = self.clip, texts_of("prompts", prompts)
-        return self.condition.request(texts) if self.asks == ("prompt",) else clip.condition(texts)
+        """The condition of each prompt, or of one, leading axis n, all else that the run is told its null.
+
+        UserError for none, for what is no text, and for a run that reads none.
+        """
+        texts = texts_of("prompts", prompts)
+        if self.asks == ("prompt",):
+            return self.condition.request(texts)
+        return (
+            self.condition.request([{"prompt": text} for text in texts])
+            if "prompt" in self.asks
+            else self.clip.condition(texts)
+        )
 
     @functools.cached_property
     def null(self) -> PyTree:
