@@ -19,11 +19,11 @@ def theirs(config, num_steps, strength=1.0, eta=0.0):
     scheduler = kind.from_config(config)
     scheduler.set_timesteps(num_steps)
     skipped = num_steps - min(int(num_steps * strength), num_steps)
-    timesteps = scheduler.timesteps[skipped * scheduler.order :]
+    timesteps = scheduler.timesteps[skipped * getattr(scheduler, "order", 1) :]
     x = torch.tensor(START, dtype=torch.float64)
     if strength < 1:
         if hasattr(scheduler, "set_begin_index"):
-            scheduler.set_begin_index(skipped * scheduler.order)
+            scheduler.set_begin_index(skipped * getattr(scheduler, "order", 1))
         x = scheduler.add_noise(torch.tensor(PICTURE, dtype=torch.float64), x, timesteps[:1])
     else:
         x = x * scheduler.init_noise_sigma
