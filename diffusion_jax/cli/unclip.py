@@ -17,9 +17,9 @@ from diffusion_jax.cli.options.unclip import OPTIONS
 from diffusion_jax.files import check_file
 from diffusion_jax.parallel.accelerator import configure
 from diffusion_jax.parallel.memory import enough_memory
+from diffusion_jax.pipelines import UnCLIP, load_pipeline, load_unclip
 from diffusion_jax.pipelines.components import components_of
-from diffusion_jax.pipelines.unclip import UnCLIP
-from diffusion_jax.pipelines.unclip_runs import RunDecoder, load_unclip
+from diffusion_jax.pipelines.unclip_runs import RunDecoder
 from diffusion_jax.report.pictures import save_grid
 from diffusion_jax.systems.diffusion.embedding_scale import spread_over
 from diffusion_jax.typing import UserError
@@ -36,7 +36,7 @@ NEEDED = {
 ROW = {"generate": 4, "variations": 4, "interpolate": 8}
 STEPS = 50
 THETAS = (0.0, 0.1, 0.2, 0.3, 0.4)
-NOTED = ("action", "decoder", "prior", "prompt", "image", "source", "target", "eta", "seed", "candidates")
+NOTED = ("action", "decoder", "pretrained", "prior", "prompt", "image", "source", "target", "eta", "seed", "candidates")
 
 
 def unclip(arguments: argparse.Namespace) -> int:
@@ -44,17 +44,31 @@ def unclip(arguments: argparse.Namespace) -> int:
     out = _check(arguments)
     configure(say)
     began = time.perf_counter()
-    found = load_unclip(
-        arguments.decoder, prior=arguments.prior, upsamplers=arguments.upsampler, which=arguments.weights
-    )
+    found = _pipeline(arguments)
     with enough_memory("lower --num-images, or give fewer at once"):
         rows = ACTIONS[arguments.action](found, arguments)
     count, columns = rows.shape[:2]
     note = {name: _noted(getattr(arguments, name)) for name in NOTED if getattr(arguments, name) not in (None, [])}
-    run = found.upsamplers[-1].run if found.upsamplers else _decoder(found).run  # type: ignore[attr-defined]
-    save_grid(out, rows.reshape(count * columns, *rows.shape[2:]), columns, arguments.scale, note, ink=run.ink)
+    ink = isinstance(found.decoder, RunDecoder) and found.decoder.run.ink
+    save_grid(out, rows.reshape(count * columns, *rows.shape[2:]), columns, arguments.scale, note, ink=ink)
     say(f"{counted(count * columns, 'picture')} in {time.perf_counter() - began:.1f} s: {out}")
     return 0
+
+
+def _pipeline(arguments: argparse.Namespace) -> UnCLIP:
+    """That of the runs, or of the folder. UserError for another folder."""
+    if arguments.pretrained is None:
+        return load_unclip(
+            arguments.decoder, prior=arguments.prior, upsamplers=arguments.upsampler, which=arguments.weights
+        )
+    found = load_pipeline(arguments.pretrained)
+    if not isinstance(found, UnCLIP):
+        raise UserError(f"{arguments.pretrained!r} holds no unCLIP: diffusion-jax sample --pretrained draws from it")
+    if arguments.action == "generate" and found.prior is None:
+        raise UserError(
+            f"{arguments.pretrained!r} has no prior, and draws from pictures: diffusion-jax unclip variations"
+        )
+    return found
 
 
 def _noted(value: Any) -> str:
@@ -86,7 +100,13 @@ def _check(arguments: argparse.Namespace) -> Path:
         value = getattr(arguments, option)
         if value is not None and not math.isfinite(value):
             raise UserError(f"{flag(option)} {value} is not finite")
-    if arguments.prior is None:
+    if arguments.pretrained is not None:
+        for option in ("prior", "upsampler", "weights", "data"):
+            if option in arguments.given:
+                raise UserError(f"{flag(option)} does not go with --pretrained, whose folder has all parts")
+        if action == "components":
+            raise UserError("'components' needs the pictures that --decoder was trained on: a folder has none")
+    elif arguments.prior is None:
         for option in ("candidates", "prior_steps", "prior_guidance_scale"):
             if option in arguments.given:
                 raise UserError(f"{flag(option)} needs --prior, without which it changes nothing")
@@ -117,7 +137,7 @@ def _inversion(arguments: argparse.Namespace) -> dict[str, Any]:
 
 
 def _pictures(found: UnCLIP, arguments: argparse.Namespace) -> np.ndarray:
-    return _decoder(found).pictures(list(arguments.image))
+    return found.decoder.pictures(list(arguments.image))
 
 
 def _beside(pictures: np.ndarray, drawn: np.ndarray) -> np.ndarray:
@@ -128,11 +148,10 @@ def _beside(pictures: np.ndarray, drawn: np.ndarray) -> np.ndarray:
 
 
 def _generate(found: UnCLIP, arguments: argparse.Namespace) -> np.ndarray:
-    count = arguments.num_images or ROW["generate"]
-    decoder = _decoder(found)
+    count, decoder = arguments.num_images or ROW["generate"], found.decoder
     for line in in_short(decoder.notices(arguments.prompt)):
         say(line)
-    if not (arguments.untold or decoder.reads):
+    if isinstance(decoder, RunDecoder) and not (arguments.untold or decoder.reads):
         say("the decoder is told embeddings alone: the prompt reaches it through them")
     said = {"num_steps": arguments.prior_steps, "guidance_scale": arguments.prior_guidance_scale}
     drawn = found.generate(
@@ -149,7 +168,7 @@ def _generate(found: UnCLIP, arguments: argparse.Namespace) -> np.ndarray:
 def _variations(found: UnCLIP, arguments: argparse.Namespace) -> np.ndarray:
     pictures = _pictures(found, arguments)
     drawn = found.variations(
-        pictures,
+        list(arguments.image),
         arguments.num_images or ROW["variations"],
         eta=arguments.eta,
         inverted=not arguments.fresh,
@@ -161,10 +180,10 @@ def _variations(found: UnCLIP, arguments: argparse.Namespace) -> np.ndarray:
 
 
 def _interpolate(found: UnCLIP, arguments: argparse.Namespace) -> np.ndarray:
-    first, second = _pictures(found, arguments)
+    first, second = arguments.image
     return found.interpolate(
-        first[None],
-        second[None],
+        first,
+        second,
         arguments.num_images or ROW["interpolate"],
         fixed=arguments.fresh,
         seed=arguments.seed,
@@ -176,7 +195,7 @@ def _interpolate(found: UnCLIP, arguments: argparse.Namespace) -> np.ndarray:
 def _diff(found: UnCLIP, arguments: argparse.Namespace) -> np.ndarray:
     pictures = _pictures(found, arguments)
     drawn = found.text_diffs(
-        pictures,
+        list(arguments.image),
         arguments.source,
         arguments.target,
         arguments.theta or THETAS,

@@ -1,7 +1,8 @@
 """What the stages of unCLIP do, whatever they are made of: `unclip_runs` has them of runs.
 
 `draw` takes a seed and the number of the first picture, and options of its own; embeddings are float32 [n, d], pictures
-[n, h, w, c] in [-1, 1]. `Decoder.texts` are embeddings of texts in the space of `embed`; `pictures` any pictures as its own;
+[n, h, w, c] in [-1, 1]. `Decoder.texts` are embeddings of texts in the space of `embed`,
+`notices` what of texts is not read; `pictures` any pictures as its own;
 `invert` the noise of unit variance that DDIM turns into pictures under their embeddings, each of `shape`.
 """
 # ruff: noqa: D102 - the module explains them
@@ -31,6 +32,7 @@ class Decoder(Protocol):
     def shape(self) -> tuple[int, ...]: ...
     def embed(self, images: Any) -> np.ndarray: ...
     def texts(self, prompts: Sequence[str]) -> np.ndarray: ...
+    def notices(self, prompts: Sequence[str]) -> list[str]: ...
     def pictures(self, images: Any) -> np.ndarray: ...
     def draw(
         self, embeddings: np.ndarray, prompts: Sequence[str] | None, *, seed: int, start: int, **options: Any

@@ -159,8 +159,7 @@ class UnCLIP:
         `inverted`, from noise of their own.
         """
         count = whole_number("count", count, 1)
-        pictures = self.decoder.pictures(images)
-        z = self.decoder.embed(pictures)
+        pictures, z = self.decoder.pictures(images), self.decoder.embed(images)
         chosen: dict[str, Any] = {**options, "solver": "ddim", "eta": eta} if inverted else dict(options)
         if inverted:
             chosen["noise"] = np.repeat(self.decoder.invert(pictures, z, **inversion), count, axis=0)
@@ -189,7 +188,8 @@ class UnCLIP:
         pictures = np.concatenate([self.decoder.pictures(first), self.decoder.pictures(second)])
         if len(pictures) != 2:
             raise UserError(f"interpolation goes from one picture to one, not among {len(pictures)}")
-        z, count = self.decoder.embed(pictures), whole_number("count", count, 2)
+        z = np.concatenate([self.decoder.embed(first), self.decoder.embed(second)])
+        count = whole_number("count", count, 2)
         if fixed:
             noise = np.repeat(initial_noise(jax.random.key(seed), (1, *self.decoder.shape)), count, axis=0)
         else:
@@ -218,9 +218,8 @@ class UnCLIP:
         angles = [float(theta) for theta in thetas]
         if not angles or not all(0 <= theta <= 1 for theta in angles):
             raise UserError(f"thetas {list(thetas)} are not numbers from 0 to 1; usual end at 0.25 to 0.5")
-        pictures = self.decoder.pictures(images)
-        z = self.decoder.embed(pictures)
-        from_text, to_text = self.decoder.texts([source, target])
+        pictures, z = self.decoder.pictures(images), self.decoder.embed(images)
+        from_text, to_text = (text / np.linalg.norm(text) for text in self.decoder.texts([source, target]))
         if np.allclose(from_text, to_text):
             raise UserError(
                 f"source {source!r} and target {target!r} say the same to the encoder: there is no difference"
@@ -249,7 +248,7 @@ class UnCLIP:
 
         The noise of a picture is the same for all its counts.
         """
-        z = self.decoder.embed(self.decoder.pictures(images))
+        z = self.decoder.embed(images)
         kept = np.stack([space.project(z, count) for count in counts], axis=1)
         rows = [
             self.decode(part, seed=seed, options=options, enlarge=enlarge, upsampling=upsampling)

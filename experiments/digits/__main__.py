@@ -1,11 +1,12 @@
-"""The demo: CLIP and guided diffusion on real handwritten digits, end to end, by one command.
+"""The demo: CLIP, guided diffusion and unCLIP on real handwritten digits, end to end, by one command.
 
     python -m experiments.digits [--out runs/digits] [--seed 0]
 
-Trains the CLIP dual encoder of `configs/digits_clip.py`, then the diffusion transformer of
-`configs/digits_diffusion.py` on its frozen text tower, samples, measures on held-out scans, and writes
-`report/index.html` and `report/metrics.json`. What is there already is reused: run it again after a stop and it goes
-on.
+Trains the CLIP dual encoder of `configs/digits_clip.py`; then the diffusion transformer of `configs/digits_diffusion.py`,
+told what the frozen CLIP makes of captions and of scans, each at times, which so draws from text, from an embedding, or from
+both; then the prior of `configs/digits_prior.py`, which draws the embedding that a text may have. Samples, measures on held-out
+scans, and writes `report/index.html` and `report/metrics.json`. What is there already is reused: run it again after a stop and
+it goes on.
 """
 
 from __future__ import annotations
@@ -36,14 +37,18 @@ def main() -> int:
 
 
 def demo(out: Path, seed: int, split: str, fresh: bool) -> int:
-    """Train, train, evaluate, report."""
+    """Train three times, evaluate, report."""
+    from diffusion_jax import build
     from diffusion_jax.config import load_config
     from diffusion_jax.parallel.accelerator import configure
+    from diffusion_jax.pipelines.unclip_runs import unclip_of
     from diffusion_jax.systems.diffusion.run import DiffusionRun
     from diffusion_jax.systems.table import load_run
     from diffusion_jax.training import train_run
+    from experiments.digits.clip_alone import evaluate_clip_alone
     from experiments.digits.measures import evaluate, load_evaluation, save_evaluation
     from experiments.digits.page import write_page
+    from experiments.digits.unclip import evaluate_unclip
 
     began = time.perf_counter()
     one_seed(seed)
@@ -52,31 +57,43 @@ def demo(out: Path, seed: int, split: str, fresh: bool) -> int:
     clock = Clock(out / "seconds.json")
     common = {"seed": str(seed)}
     clip = load_config(str(ROOT / "configs/digits_clip.py"), common | {"workdir": str(out / "clip")})
+    encoder = str(out / "clip")
+    told = dict.fromkeys(("condition.parts.text.encoder", "condition.parts.picture.encoder"), encoder)
     diffusion = load_config(
-        str(ROOT / "configs/digits_diffusion.py"),
-        common | {"workdir": str(out / "diffusion"), "condition.encoder": str(out / "clip")},
+        f"{ROOT / 'configs/digits_diffusion.py'}:decoder", common | {"workdir": str(out / "diffusion")} | told
     )
-    say("1/4 CLIP on captioned scans")
+    prior = load_config(
+        str(ROOT / "configs/digits_prior.py"),
+        common | {"workdir": str(out / "prior")} | dict.fromkeys(("condition.encoder", "space.encoder"), encoder),
+    )
+    say("1/5 CLIP on captioned scans")
     with clock("clip"):
         train_run(clip, overwrite=fresh, say=say)
-    say("2/4 diffusion on CLIP's text")
+    say("2/5 diffusion on CLIP's text and embeddings")
     with clock("diffusion"):
         train_run(diffusion, overwrite=fresh, say=say)
-    say("3/4 evaluation")
+    say("3/5 the prior: from a text to an embedding")
+    with clock("prior"):
+        train_run(prior, overwrite=fresh, say=say)
+    say("4/5 evaluation")
     run = load_run(out)
-    assert isinstance(run, DiffusionRun)
+    first = load_run(out / "prior")
+    assert isinstance(run, DiffusionRun) and isinstance(first, DiffusionRun)
     report = out / "report"
     evaluation = load_evaluation(report)
-    key = f"{run.fingerprint}-{split}-{seed}"
+    key = f"{run.fingerprint}-{first.fingerprint}-{split}-{seed}"
     if evaluation is not None and evaluation.notes.get("key") == key:
         say(f"reusing {report / 'metrics.json'}")
     else:
         with clock("evaluation"):
             evaluation = evaluate(run, split, seed=seed, say=say)
+            scans = [build.source(run.config.data, name) for name in ("train", split)]
+            evaluate_clip_alone(run.clip, *scans, evaluation, seed=seed)
+            evaluate_unclip(unclip_of(run, first), *scans, evaluation, seed=seed, say=say)
         evaluation.notes |= {"key": key, "commands": ["make demo" + (f" SEED={seed}" if seed else "")]}
     evaluation.metrics["seconds"] = dict(clock.seconds)
     save_evaluation(report, evaluation)
-    say("4/4 report")
+    say("5/5 report")
     with clock("report"):
         page = write_page(out)
     evaluation.metrics["seconds"] = dict(clock.seconds)
@@ -88,13 +105,17 @@ def demo(out: Path, seed: int, split: str, fresh: bool) -> int:
 
 def summary(metrics: dict) -> None:
     """The main numbers, in the terminal."""
-    clip, diffusion = metrics["clip"], metrics["diffusion"]
+    clip, diffusion, unclip = metrics["clip"], metrics["diffusion"], metrics["unclip"]
     accuracy, negative = diffusion["digit_accuracy"], diffusion["negative_prompt"]
     for line in (
         f"zero-shot accuracy of CLIP           {clip['zero_shot_accuracy']:.1%}",
         f"digit drawn is the digit asked for   {accuracy['guidance_1']:.1%} at guidance 1, {accuracy['guidance_3']:.1%} at 3",
         f"Frechet distance to real scans       {diffusion['frechet']:.2f} (real against real {diffusion['frechet_real']:.2f})",
         f"diversity, 1 is real                 {diffusion['diversity']:.2f}",
+        f"unCLIP: the digit asked for           {unclip['digit_accuracy']:.1%} at guidance 3; kept by variations "
+        f"{unclip['variation_accuracy']:.1%}",
+        f"cosine to the scan's own embedding    {unclip['prior_cosine']:.2f} of the prior's, {unclip['text_cosine']:.2f} "
+        "of the caption's",
         f"thin digits with 'a thin digit' as negative prompt: {negative['thin_without']:.1%} -> {negative['thin_with']:.1%}",
     ):
         print(line)

@@ -28,12 +28,13 @@ def clip_alone_section(evaluation: Evaluation) -> Section | None:
         return None
     found, images = evaluation.metrics["clip_alone"], evaluation.arrays["clip_alone"]
     text = (
-        f"Gradients on pixels find images that CLIP likes better (cosine {found['cosine']:.2f}) than any caption’s own real scan "
-        f"({found['cosine_real']:.2f}), and the independent reader finds the digit in {percent(found['digit_accuracy'])} of them. "
-        "CLIP says how well an image fits; which images there are it does not know. That is what diffusion is for."
+        f"Gradients on pixels find images that CLIP likes better (cosine {found['cosine']:.2f}) than the real scans of a "
+        f"prompt’s digit ({found['cosine_real']:.2f}), and the independent reader finds the digit in "
+        f"{percent(found['digit_accuracy'])} of them. CLIP says how well an image fits; which images there are it does not "
+        "know. That is what diffusion is for."
     )
     figure = image_grid(
-        [[row for row in images]],
+        [list(images)],
         [],
         [f"{digit}" for digit in range(len(images))],
         per_line=1,
@@ -126,8 +127,8 @@ def _interpolations(found: Mapping[str, Any], ways: np.ndarray) -> Any:
         title="Ways between",
         alt="Pictures on the way from one scan to another.",
         caption=(
-            "Embedding and noise go along great circles from the left scan to the right one. The largest step in CLIP’s space is "
-            f"{found['interpolation_jump']:.2f} times the mean one."
+            "Embedding and noise go along great circles from the left scan to the right one. The largest step in CLIP’s space "
+            f"is {found['interpolation_jump']:.2f} times the mean one."
         ),
         widest=56,
     )
@@ -142,9 +143,9 @@ def _diffs(found: Mapping[str, Any], images: np.ndarray, thetas: list[float]) ->
         title="Moved by words",
         alt="Thin scans whose embedding is turned step by step towards bold.",
         caption=(
-            "The embedding of a thin scan is turned towards the difference of “a bold” and “a thin” digit, by shares of the angle "
-            f"between them. At {max(thetas):g} {percent(found['diff_turned'])} of all thin and bold scans became the other, and "
-            f"{percent(found['diff_kept'])} are still read as their digit."
+            "The embedding of a thin scan is turned towards the difference of “a bold” and “a thin” digit, by shares of the "
+            f"angle between them. At {max(thetas):g} {percent(found['diff_turned'])} of all thin and bold scans became the "
+            f"other, and {percent(found['diff_kept'])} are still read as their digit."
         ),
         widest=56,
     )

@@ -52,7 +52,13 @@ def add(commands: Any) -> None:
         "          diffusion-jax unclip components --decoder runs/digits/diffusion --image a.png --out parts.png",
     )
     unclip.add_argument("action", choices=ACTIONS, help="what to do")
-    unclip.add_argument("--decoder", required=True, metavar="DIR", help="a diffusion run told an image embedding")
+    source = unclip.add_mutually_exclusive_group(required=True)
+    source.add_argument("--decoder", metavar="DIR", help="a diffusion run told an image embedding")
+    source.add_argument(
+        "--pretrained",
+        metavar="DIR",
+        help="a folder of Karlo as diffusers keeps it, in place of --decoder, --prior and --upsampler",
+    )
     unclip.add_argument("--prior", metavar="DIR", help="a diffusion run in the space of embeddings, asked for a prompt")
     unclip.add_argument(
         "--upsampler", metavar="DIR", action="append", default=[], help="a run that enlarges; repeat it for several"

@@ -247,7 +247,9 @@ def _unclip(asked: Asked) -> Course:
     That last step multiplies x0 by beta / (1 - (1 - beta)) of the first beta in float32, 0.9995 of a table of 1000.
     """
     if asked.num_steps < 2:
-        raise UserError(f"{asked.where}: num_steps {asked.num_steps} of UnCLIPScheduler: both ends are steps; nearest: 2")
+        raise UserError(
+            f"{asked.where}: num_steps {asked.num_steps} of UnCLIPScheduler: both ends are steps; nearest: 2"
+        )
     steps = np.round(np.arange(asked.num_steps) * ((asked.total - 1) / (asked.num_steps - 1)))[::-1]
     variance = "learned_range" if asked.fields["variance_type"] == "learned_range" else "posterior"
     times = time_of_step(steps, asked.total)

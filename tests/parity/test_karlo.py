@@ -1,0 +1,86 @@
+"""Karlo's pipelines of small width and random weights, stage by stage beside diffusers' with the same noise."""
+
+import sys
+from pathlib import Path
+from unittest import mock
+
+import numpy as np
+import pytest
+
+torch = pytest.importorskip("torch")
+diffusers = pytest.importorskip("diffusers")
+sys.path.insert(0, str(Path(__file__).parent))
+import karlo_folders as folders
+
+from diffusion_jax.pipelines import load_pipeline
+
+pytestmark = pytest.mark.parity
+PROMPTS = ["a cat", "a red dog do"]
+STEPS = (12, 10, 7)
+BOUND = 1e-4
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    return folders.karlo(tmp_path_factory.mktemp("karlo") / "karlo")
+
+
+def noises(seed, *shapes):
+    """For each shape and number of steps of a stage, [1 + steps, n, ...] with channels last."""
+    rng = np.random.default_rng(seed)
+    return [rng.normal(size=(1 + steps, 2, *shape)).astype(np.float32) for steps, shape in shapes]
+
+
+def first(array):
+    """Channels last as torch has them first."""
+    return torch.tensor(array if array.ndim < 4 else np.moveaxis(array, -1, -3))
+
+
+def close(found, wanted, bound=BOUND):
+    assert np.abs(found - wanted).max() <= bound * np.abs(wanted).max()
+
+
+def staged(peer, prompts):
+    """The peer's own embedding, small picture and large one, with the arrays that it drew."""
+    edges = [(edge, edge, 3) for edge in (folders.SMALL, folders.LARGE)]
+    stages = noises(0, *zip(STEPS, [(folders.WIDTH,), *edges]))
+    rows = iter([row for stage in stages for row in stage[:-1]])  # the last step of each draws nothing
+    kept = {}
+    project, interpolate = peer.text_proj.forward, torch.nn.functional.interpolate
+
+    def projected(**given):
+        kept["embedding"] = given["image_embeddings"].numpy()
+        return project(**given)
+
+    def enlarged(image, **given):
+        kept["small"] = np.moveaxis(image.numpy(), 1, -1)
+        return interpolate(image, **given)
+
+    names = ["diffusers.schedulers.scheduling_unclip.randn_tensor", f"{type(peer).__module__}.randn_tensor"]
+    with (
+        mock.patch(names[0]) as one,
+        mock.patch(names[1]) as two,
+        mock.patch.object(peer.text_proj, "forward", projected),
+        mock.patch(f"{type(peer).__module__}.F.interpolate", enlarged),
+    ):
+        one.side_effect = two.side_effect = lambda *_, **__: first(next(rows))
+        images = peer(
+            prompts, prior_num_inference_steps=STEPS[0], decoder_num_inference_steps=STEPS[1],
+            super_res_num_inference_steps=STEPS[2], output_type="np",
+        ).images  # fmt: skip
+    assert next(rows, None) is None
+    return kept["embedding"], kept["small"], 2.0 * images - 1.0, stages
+
+
+def test_every_stage_of_text_to_image(folder):
+    peer, unclip = folders.peer(folder), load_pipeline(folder)
+    z, small, large, (of_prior, of_decoder, of_upsampler) = staged(peer, PROMPTS)
+    close(unclip.prior.draw(PROMPTS, num_steps=STEPS[0], noise=of_prior), z)
+    close(unclip.decoder.draw(z, PROMPTS, num_steps=STEPS[1], noise=of_decoder), small)
+    (upsampler,) = unclip.upsamplers
+    close(upsampler.draw(small, num_steps=STEPS[2], noise=of_upsampler), large)
+    found = unclip.generate(
+        PROMPTS, candidates=1, prior={"num_steps": STEPS[0], "noise": of_prior},
+        options={"num_steps": STEPS[1], "noise": of_decoder}, upsampling={"num_steps": STEPS[2], "noise": of_upsampler},
+    )  # fmt: skip
+    close(found, large, 1e-3)
