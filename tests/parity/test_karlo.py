@@ -1,20 +1,18 @@
 """Karlo's pipelines of small width and random weights, stage by stage beside diffusers' with the same noise."""
 
-import sys
-from pathlib import Path
 from unittest import mock
 
 import numpy as np
 import pytest
 
+pytestmark = [pytest.mark.parity, pytest.mark.filterwarnings("default"), pytest.mark.timeout(900)]
 torch = pytest.importorskip("torch")
-diffusers = pytest.importorskip("diffusers")
-sys.path.insert(0, str(Path(__file__).parent))
-import karlo_folders as folders
+pytest.importorskip("diffusers")
 
-from diffusion_jax.pipelines import load_pipeline
+import karlo_folders as folders  # noqa: E402
 
-pytestmark = pytest.mark.parity
+from diffusion_jax.pipelines import load_pipeline  # noqa: E402
+
 PROMPTS = ["a cat", "a red dog do"]
 STEPS = (12, 10, 7)
 BOUND = 1e-4
