@@ -105,7 +105,17 @@ class Row:
 ROWS = {
     "DiT": Row(
         DiT,
-        VISION | {"pooled": 6, "context": 5, "classes": 4, "embedding": 3, "image": 2, "level": True, "augment": 9},
+        VISION
+        | {
+            "pooled": 6,
+            "context": 5,
+            "classes": 4,
+            "embedding": 3,
+            "image": 2,
+            "level": True,
+            "augment": 9,
+            "image_tokens": 2,
+        },
         lambda seed: (
             normal(seed, 8, 8, 1),
             500 + 200 * normal(seed + 1),

@@ -91,6 +91,7 @@ RANGES: dict[str, Range] = {
     "model.resample": optional(choice("model.resample", RESAMPLES), "the preset's, or conv"),
     "model.modulation": optional(choice("model.modulation", MODULATIONS), "the preset's, or scale_shift"),
     "model.block": optional(choice("model.block", BLOCKS), "the preset's, or resnet"),
+    "model.image_tokens": whole(0, 64),
     "model.groups": optional(whole(1, 1024), "the preset's, or of each norm min(channels / 4, 32)"),
     "model[unet].dropout_rate": optional(share(usual=0.1), "the preset's, or 0"),
     "schedule.name": named("schedule", SCHEDULES),
