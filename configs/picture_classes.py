@@ -4,7 +4,8 @@ Command    diffusion-jax train --config configs/picture_classes.py --config.data
 Needs      pictures/CLASS/PICTURE, or pictures/train/CLASS/PICTURE with val and test beside; any size, any of PIL's formats
 Hardware   a laptop for 32 pixels; an accelerator for more: `diffusion-jax config check` says what a step costs
 Variants   `unconditional` is told nothing; `flow` is rectified flow; `edm` is EDM's preconditioning, noise and augmentation;
-           `small` is of a size for two cores and a minute or two; so is `small_unconditional`, told nothing
+           `small` is of a size for two cores and a minute or two; so is `small_unconditional`, told nothing; `latent` works in
+           the latents of configs/picture_vae.py (docs/latents.md), `small_latent` in those of its `small`
 """
 
 from ml_collections import ConfigDict
@@ -33,11 +34,17 @@ SMALL = {
     "sampler.num_steps": 20,
 }
 UNCONDITIONAL = {"condition": {"name": "none"}, "sampler.guidance_scale": 1.0}
+LATENT = {
+    "space": {"name": "latents", "autoencoder": "runs/picture_vae"},
+    "model.patch": 1,
+}
 VARIANTS = {
     "unconditional": UNCONDITIONAL,
     "flow": {"prediction": "velocity", "loss.space": "velocity", "schedule.name": "rectified_flow"},
     "edm": EDM | {"data.augment": 0.12, "data.flip": False},
+    "latent": LATENT,
     "small": SMALL,
+    "small_latent": SMALL | LATENT | {"preprocess.size": 32},
     "small_unconditional": SMALL | UNCONDITIONAL,
 }
 

@@ -6,7 +6,8 @@ Command    diffusion-jax train --config configs/picture_folder.py --config.data.
 Needs      a folder of pictures, as deep as one likes; for `text` with captions.csv, or another table, or a text beside each
 Hardware   a laptop for 32 pixels; an accelerator for more: `diffusion-jax config check` says what a step costs
 Variants   `text` is told captions; `flow` is rectified flow; `edm` is EDM's preconditioning, noise and augmentation;
-           `small` is of a size for two cores and a minute or two; so is `small_text`, told captions
+           `small` is of a size for two cores and a minute or two; so is `small_text`, told captions; `latent` works in the
+           latents of configs/picture_vae.py (docs/latents.md), `small_latent` in those of its `small`
 """
 
 from ml_collections import ConfigDict
@@ -38,11 +39,17 @@ SMALL = {
     "checkpoint_every": 500,
     "sampler.num_steps": 20,
 }
+LATENT = {
+    "space": {"name": "latents", "autoencoder": "runs/picture_vae"},
+    "model.patch": 1,
+}
 VARIANTS = {
     "text": TEXT,
     "flow": {"prediction": "velocity", "loss.space": "velocity", "schedule.name": "rectified_flow"},
     "edm": EDM | {"data.augment": 0.12, "data.flip": False},
+    "latent": LATENT,
     "small": SMALL,
+    "small_latent": SMALL | LATENT | {"preprocess.size": 32},
     "small_text": SMALL | TEXT,
 }
 

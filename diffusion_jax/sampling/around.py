@@ -31,6 +31,10 @@ class Around:
         """The inner solver's state."""
         return self.solver.init(x)
 
+    def finish(self, x0: Array) -> Array:
+        """What the inner solver makes of the sample at the end."""
+        return self.solver.finish(x0) if hasattr(self.solver, "finish") else x0
+
     def _check_inner(self) -> None:
         """UserError for what another solver cannot hold: no solver, one with error control, and one with arrays."""
         solver = self.solver

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from members import gaussian, two_blobs
 
+from diffusion_jax.pipelines.shown import Shown
 from diffusion_jax.process import Discrete, VPLinear, denoiser
 from diffusion_jax.sampling import (
     DDIM,
@@ -68,6 +69,16 @@ def test_a_last_step_may_lead_nowhere():
         short = sample(model, schedule, solver, X1, ts[:-1], KEY)
         found = sample(model, schedule, stays, X1, ts, KEY)
         np.testing.assert_allclose(found, 2 * short, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    "around",
+    [Shown, lambda solver: Inpaint(solver, jnp.zeros_like(X1), jnp.zeros(X1.shape, bool))],
+    ids=["shown", "inpaint"],
+)
+def test_what_stands_around_a_solver_hands_on_its_end(around):
+    told = Told(DDIM(), tuple(TS[:-1].tolist()), tuple(TS[1:].tolist()), scale=2.0)
+    np.testing.assert_allclose(run(around(told)), 2.0 * run(around(DDIM())), rtol=1e-5, atol=1e-6)
 
 
 def test_stages_are_asked_at_the_times_that_were_told():

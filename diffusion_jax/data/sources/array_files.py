@@ -103,7 +103,7 @@ def _family(folder: Path) -> dict[str, Part]:
     if not found:
         raise UserError(
             f"no arrays in {str(folder)!r}: a folder holds IDX files (train-images-idx3-ubyte, gzipped or not); of an .npz or "
-            ".npy give the file"
+            ".npy give the file; folders of pictures are read by data.name=folder or classes (configs/picture_*.py)"
         )
     if len(found) > 1:
         first = next(iter(found.values()))

@@ -176,7 +176,8 @@ class Inpaint(Around):
         return jax.lax.scan(body, (x, state), (jnp.arange(self.substeps), times[:-1], times[1:]))[0]
 
     def finish(self, x0: Array) -> Array:
-        """x0 with the known entries as they were given."""
+        """x0 as the solver ends it, with the known entries as they were given."""
+        x0 = super().finish(x0)
         return jnp.where(self.mask, jnp.asarray(self.known, x0.dtype), x0)
 
     def evaluations(self, schedule: Schedule, ts: Array) -> Array:

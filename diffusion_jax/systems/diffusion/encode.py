@@ -18,7 +18,7 @@ from diffusion_jax.runs import read_json
 from diffusion_jax.systems.check import check
 from diffusion_jax.systems.diffusion.data import examples
 from diffusion_jax.systems.diffusion.latent_cache import DTYPES, NOTE, write_latents
-from diffusion_jax.systems.diffusion.latents import latents, moments
+from diffusion_jax.systems.diffusion.latents import autoencoder_at, latents_of, moments
 from diffusion_jax.systems.system import Say
 from diffusion_jax.typing import one_of, whole_number
 
@@ -32,15 +32,15 @@ def encode(arguments: argparse.Namespace, config: ConfigDict, say: Say) -> int:
     shard_size = whole_number("--shard-size", arguments.shard_size, 1)
     out = Path(arguments.out)
     check_folder(out.parent)
+    found = autoencoder_at(arguments.autoencoder)
     config = config.copy_and_resolve_references()
     with config.unlocked():
         config.space = ConfigDict({"name": "latents", "autoencoder": arguments.autoencoder, "cache": str(out)})
     check(config)  # what alters pictures by chance is refused here
     data = examples(config, "train")
     image = tuple(np.shape(first_readable(data, config.data.get("on_error"))["image"]))
-    space = latents(arguments.autoencoder, image, config)
+    space = latents_of(found, image, config)
     flip = build.gives_pictures(config.data) and build.reading(config.data)["flip"]
-    found = space.autoencoder
     note: dict[str, Any] = {
         "autoencoder": str(found.path), "class": found.kind, "fingerprint": space.noted.fingerprint,
         "scale": np.asarray(found.scale).tolist(), "shift": np.asarray(found.shift).tolist(), "shape": list(space.shape),

@@ -27,7 +27,7 @@ from diffusion_jax.systems.vae.pretrained import Autoencoder, load_vae_network, 
 from diffusion_jax.systems.vae.run import load_vae_run
 from diffusion_jax.typing import Array, Batch, PyTree, Source, UserError
 
-__all__ = ["AUTOENCODER", "Latents", "autoencoder_at", "latents", "moments", "noted_of"]
+__all__ = ["AUTOENCODER", "Latents", "autoencoder_at", "latents", "latents_of", "moments", "noted_of"]
 
 AUTOENCODER = "autoencoder.json"
 """Where the autoencoder of a run's space lies, relative to it, and a fingerprint of the weights that it was trained on."""
@@ -42,7 +42,14 @@ def autoencoder_at(path: str | Path) -> Autoencoder:
     place = next((one for one in (path, path / "vae") if one.exists() and publishes(one)), None)
     if place is None and path.is_file():
         place = path
-    return load_vae_run(path).autoencoder if place is None else load_vae_network(place)
+    if place is not None:
+        return load_vae_network(place)
+    if not any(runs.is_run(one) for one in (path, path / "vae")):
+        raise UserError(
+            f"{runs.place(path)} is neither a run nor a published autoencoder (no config.json in it or its folder vae)"
+            f"{runs.nearest(path)}"
+        )
+    return load_vae_run(path).autoencoder
 
 
 def noted_of(autoencoder: Autoencoder) -> Noted:
@@ -145,11 +152,17 @@ def latents(
                 f"the {WHAT} in {place} has other weights, or another scale of its latents, than those that {run} was trained "
                 "on: put it back, or train the diffusion run anew"
             )
-    if len(image) != 3 or image[2] != found.config["in_channels"]:
+    return latents_of(found, image, config, cache)
+
+
+def latents_of(
+    autoencoder: Autoencoder, image: tuple[int, ...], config: ConfigDict, cache: str | None = None
+) -> Latents:
+    """The space of an autoencoder. UserError for pictures that it cannot take."""
+    channels = autoencoder.config["in_channels"]
+    if len(image) != 3 or image[2] != channels:
         raise UserError(
-            f"the data hold arrays {tuple(image)}; the {WHAT} in {found.path} takes pictures of {found.config['in_channels']} "
-            "channels"
+            f"the data hold arrays {tuple(image)}; the {WHAT} in {autoencoder.path} takes pictures of {channels} channels"
         )
-    made = Latents(tuple(image), found, config, cache)
-    found.latent_shape(*made.image[:2])
-    return made
+    autoencoder.latent_shape(*image[:2])
+    return Latents(tuple(image), autoencoder, config, cache)

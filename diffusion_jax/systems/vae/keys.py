@@ -60,7 +60,7 @@ def check(config: ConfigDict) -> None:
     if patch is not None and patch.start >= config.steps:
         raise UserError(
             f"config key 'adversary.start' is {patch.start}, which is not below key 'steps', {config.steps}: it would never "
-            f"count; nearest: {config.steps - 1}, or adversary.name=none"
+            f"count; nearest: {config.steps - 1}, or without one --config.adversary={{}} --config.adversary.name=none"
         )
 
 

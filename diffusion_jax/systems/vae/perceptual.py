@@ -33,7 +33,7 @@ from diffusion_jax.metrics import lpips
 from diffusion_jax.systems.clip.run import ClipRun
 from diffusion_jax.systems.diffusion.encoder import Encoder, as_seen, load_encoder
 from diffusion_jax.systems.diffusion.noted import Noted
-from diffusion_jax.typing import UserError
+from diffusion_jax.typing import UserError, nearest_path
 
 __all__ = ["PERCEPTUAL", "Perceptual", "laplacian", "perceptual_named"]
 
@@ -132,6 +132,8 @@ def perceptual_named(name: str) -> Perceptual | None:
         return _own(name)
     if os.path.exists(name):
         return _lpips(name) if holds_lpips(name) else _clip(name)
+    near = nearest_path(name, PERCEPTUAL)
     raise UserError(
-        f"loss.perceptual {name!r} is none of {', '.join(PERCEPTUAL)}, no module:attribute, and no folder of a CLIP or of LPIPS"
+        f"loss.perceptual {name!r} is neither of {' and '.join(map(repr, PERCEPTUAL))}, no module:attribute, and no folder of "
+        "a CLIP or of LPIPS" + (f"; did you mean {near!r}?" if near else "")
     )
