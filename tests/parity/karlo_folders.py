@@ -16,7 +16,7 @@ from diffusers.pipelines.deprecated.unclip.text_proj import UnCLIPTextProjModel
 from stable_folders import CONTEXT, WIDTH, save, spread, text, tokenizer
 from transformers import CLIPVisionConfig, CLIPVisionModelWithProjection
 
-TIME, CROSS, SMALL, LARGE = 128, 24, 8, 16
+TIME, CROSS, SMALL, LARGE = 128, 24, 12, 24  # not 8: diffusers mistakes 4 x 4 places for the 16 tokens
 EYE = {
     "size": {"shortest_edge": 16},
     "crop_size": {"height": 16, "width": 16},
@@ -119,7 +119,7 @@ def karlo(folder: Path, *, variations: bool = False, seed: int = 0) -> Path:
 
 
 def peer(folder: Path):
-    """diffusers' pipeline of a folder; its parts are loaded one by one, as its own loading wants torchvision."""
+    """diffusers' pipeline of a folder in float64; its parts are loaded one by one, as its own loading wants torchvision."""
     from transformers import CLIPTextModelWithProjection, CLIPTokenizer
 
     index = json.loads((folder / "model_index.json").read_text())
@@ -130,6 +130,12 @@ def peer(folder: Path):
         **dict.fromkeys(("decoder_scheduler", "super_res_scheduler", "prior_scheduler"), UnCLIPScheduler),
     }  # fmt: skip
     parts = {name: classes[name].from_pretrained(folder / name) for name in index if name in classes}
+    for name, part in parts.items():
+        if name.endswith("_scheduler"):
+            for table in ("betas", "alphas", "alphas_cumprod", "one"):
+                setattr(part, table, getattr(part, table).double())
+        else:
+            part.double()
     parts["tokenizer"] = CLIPTokenizer.from_pretrained(folder / "tokenizer")
     if "image_encoder" in index:
         parts["feature_extractor"] = None

@@ -1,4 +1,8 @@
-"""Karlo's pipelines of small width and random weights, stage by stage beside diffusers' with the same noise."""
+"""Karlo's pipelines of small width and random weights, stage by stage beside diffusers' with the same noise.
+
+The peer computes in float64, on the tables of its schedulers as they are: its first step divides by an alpha of 5e-5, and takes
+1 - (1 - beta) of a beta of 1 - 4e-8, so that its own float32 is 3e-4 (decoder) and 6e-4 (upsampler) away from that.
+"""
 
 from unittest import mock
 
@@ -31,7 +35,7 @@ def noises(seed, *shapes):
 
 def first(array):
     """Channels last as torch has them first."""
-    return torch.tensor(array if array.ndim < 4 else np.moveaxis(array, -1, -3))
+    return torch.tensor(array if array.ndim < 4 else np.moveaxis(array, -1, -3), dtype=torch.float64)
 
 
 def close(found, wanted, bound=BOUND):
@@ -47,12 +51,13 @@ def staged(peer, prompts):
     project, interpolate = peer.text_proj.forward, torch.nn.functional.interpolate
 
     def projected(**given):
-        kept["embedding"] = given["image_embeddings"].numpy()
+        kept["embedding"] = given["image_embeddings"].numpy().astype(np.float32)
         return project(**given)
 
-    def enlarged(image, **given):
-        kept["small"] = np.moveaxis(image.numpy(), 1, -1)
-        return interpolate(image, **given)
+    def enlarged(image, size=None, *more, antialias=False, **given):  # the peer looks for the name of the last
+        if image.shape[1] == 3:
+            kept["small"] = np.moveaxis(image.numpy(), 1, -1).astype(np.float32)
+        return interpolate(image, size, *more, antialias=antialias, **given)
 
     names = ["diffusers.schedulers.scheduling_unclip.randn_tensor", f"{type(peer).__module__}.randn_tensor"]
     with (
