@@ -1,12 +1,16 @@
-"""The demo: CLIP, guided diffusion and unCLIP on real handwritten digits, end to end, by one command.
+"""The demo: CLIP and guided diffusion on real handwritten digits, end to end, by one command.
 
-    python -m experiments.digits [--out runs/digits] [--seed 0]
+    python -m experiments.digits [--out runs/digits] [--seed 0] [--unclip]
 
-Trains the CLIP dual encoder of `configs/digits_clip.py`; then the diffusion transformer of `configs/digits_diffusion.py`,
-told what the frozen CLIP makes of captions and of scans, each at times, which so draws from text, from an embedding, or from
-both; then the prior of `configs/digits_prior.py`, which draws the embedding that a text may have. Samples, measures on held-out
-scans, and writes `report/index.html` and `report/metrics.json`. What is there already is reused: run it again after a stop and
-it goes on.
+Trains the CLIP dual encoder of `configs/digits_clip.py`, then the diffusion transformer of
+`configs/digits_diffusion.py` on its frozen text tower, samples, measures on held-out scans, and writes
+`report/index.html` and `report/metrics.json`. What is there already is reused: run it again after a stop and it goes
+on.
+
+With `--unclip` (by default in runs/digits-unclip) the transformer is the variant `decoder`, told what CLIP makes of captions
+and of scans, each at times, which so draws from a text, from an embedding, or from both; then the prior of
+`configs/digits_prior.py` is trained, which draws the embedding that a text may have, and the page goes on to what the two make
+of CLIP's space.
 """
 
 from __future__ import annotations
@@ -25,19 +29,21 @@ ROOT = Path(__file__).resolve().parents[2]
 def main() -> int:
     """Every stage in turn, each timed; the times of finished stages are kept beside the run."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--out", type=Path, default=Path("runs/digits"), help="the run's folder")
+    parser.add_argument("--out", type=Path, help="the run's folder (default: runs/digits, or runs/digits-unclip)")
     parser.add_argument("--seed", type=int, default=0, help="seed of the weights, the data order and the samples")
     parser.add_argument("--split", choices=("validation", "test"), default="test", help="scans that judge the result")
     parser.add_argument("--fresh", action="store_true", help="delete what is there and begin anew")
+    parser.add_argument("--unclip", action="store_true", help="a decoder and a prior too: unCLIP")
     arguments = parser.parse_args()
+    out = arguments.out or Path("runs/digits-unclip" if arguments.unclip else "runs/digits")
 
     from diffusion_jax.cli import guarded
 
-    return guarded(lambda: demo(arguments.out, arguments.seed, arguments.split, arguments.fresh))
+    return guarded(lambda: demo(out, arguments.seed, arguments.split, arguments.fresh, arguments.unclip))
 
 
-def demo(out: Path, seed: int, split: str, fresh: bool) -> int:
-    """Train three times, evaluate, report."""
+def demo(out: Path, seed: int, split: str, fresh: bool, whole: bool) -> int:
+    """Train, train, evaluate, report; with `whole` a prior too."""
     from diffusion_jax import build
     from diffusion_jax.config import load_config
     from diffusion_jax.parallel.accelerator import configure
@@ -57,43 +63,46 @@ def demo(out: Path, seed: int, split: str, fresh: bool) -> int:
     clock = Clock(out / "seconds.json")
     common = {"seed": str(seed)}
     clip = load_config(str(ROOT / "configs/digits_clip.py"), common | {"workdir": str(out / "clip")})
-    encoder = str(out / "clip")
-    told = dict.fromkeys(("condition.parts.text.encoder", "condition.parts.picture.encoder"), encoder)
+    encoder, stages = str(out / "clip"), 5 if whole else 4
+    told = ("condition.parts.text.encoder", "condition.parts.picture.encoder") if whole else ("condition.encoder",)
     diffusion = load_config(
-        f"{ROOT / 'configs/digits_diffusion.py'}:decoder", common | {"workdir": str(out / "diffusion")} | told
+        f"{ROOT / 'configs/digits_diffusion.py'}{':decoder' if whole else ''}",
+        common | {"workdir": str(out / "diffusion")} | dict.fromkeys(told, encoder),
     )
-    prior = load_config(
-        str(ROOT / "configs/digits_prior.py"),
-        common | {"workdir": str(out / "prior")} | dict.fromkeys(("condition.encoder", "space.encoder"), encoder),
-    )
-    say("1/5 CLIP on captioned scans")
+    say(f"1/{stages} CLIP on captioned scans")
     with clock("clip"):
         train_run(clip, overwrite=fresh, say=say)
-    say("2/5 diffusion on CLIP's text and embeddings")
+    say(f"2/{stages} diffusion on CLIP's {'text and embeddings' if whole else 'text'}")
     with clock("diffusion"):
         train_run(diffusion, overwrite=fresh, say=say)
-    say("3/5 the prior: from a text to an embedding")
-    with clock("prior"):
-        train_run(prior, overwrite=fresh, say=say)
-    say("4/5 evaluation")
-    run = load_run(out)
-    first = load_run(out / "prior")
-    assert isinstance(run, DiffusionRun) and isinstance(first, DiffusionRun)
+    first = None
+    if whole:
+        say(f"3/{stages} the prior: from a text to an embedding")
+        own = {"workdir": str(out / "prior")} | dict.fromkeys(("condition.encoder", "space.encoder"), encoder)
+        prior = load_config(str(ROOT / "configs/digits_prior.py"), common | own)
+        with clock("prior"):
+            train_run(prior, overwrite=fresh, say=say)
+        first = load_run(out / "prior")
+        assert isinstance(first, DiffusionRun)
+    say(f"{stages - 1}/{stages} evaluation")
+    run = load_run(out / "diffusion")
+    assert isinstance(run, DiffusionRun)
     report = out / "report"
     evaluation = load_evaluation(report)
-    key = f"{run.fingerprint}-{first.fingerprint}-{split}-{seed}"
+    key = f"{run.fingerprint}{f'-{first.fingerprint}' if first else ''}-{split}-{seed}"
     if evaluation is not None and evaluation.notes.get("key") == key:
         say(f"reusing {report / 'metrics.json'}")
     else:
         with clock("evaluation"):
             evaluation = evaluate(run, split, seed=seed, say=say)
-            scans = [build.source(run.config.data, name) for name in ("train", split)]
-            evaluate_clip_alone(run.clip, *scans, evaluation, seed=seed)
-            evaluate_unclip(unclip_of(run, first), *scans, evaluation, seed=seed, say=say)
-        evaluation.notes |= {"key": key, "commands": ["make demo" + (f" SEED={seed}" if seed else "")]}
+            if first is not None:
+                scans = [build.source(run.config.data, name) for name in ("train", split)]
+                evaluate_clip_alone(run.clip, *scans, evaluation, seed=seed)
+                evaluate_unclip(unclip_of(run, first), *scans, evaluation, seed=seed, say=say)
+        evaluation.notes |= {"key": key, "commands": [_command(seed, whole)]}
     evaluation.metrics["seconds"] = dict(clock.seconds)
     save_evaluation(report, evaluation)
-    say("5/5 report")
+    say(f"{stages}/{stages} report")
     with clock("report"):
         page = write_page(out)
     evaluation.metrics["seconds"] = dict(clock.seconds)
@@ -103,22 +112,31 @@ def demo(out: Path, seed: int, split: str, fresh: bool) -> int:
     return 0
 
 
+def _command(seed: int, whole: bool) -> str:
+    if whole:
+        return f"python -m experiments.digits --unclip{f' --seed {seed}' if seed else ''}"
+    return f"make demo{f' SEED={seed}' if seed else ''}"
+
+
 def summary(metrics: dict) -> None:
     """The main numbers, in the terminal."""
-    clip, diffusion, unclip = metrics["clip"], metrics["diffusion"], metrics["unclip"]
+    clip, diffusion = metrics["clip"], metrics["diffusion"]
     accuracy, negative = diffusion["digit_accuracy"], diffusion["negative_prompt"]
     for line in (
         f"zero-shot accuracy of CLIP           {clip['zero_shot_accuracy']:.1%}",
         f"digit drawn is the digit asked for   {accuracy['guidance_1']:.1%} at guidance 1, {accuracy['guidance_3']:.1%} at 3",
         f"Frechet distance to real scans       {diffusion['frechet']:.2f} (real against real {diffusion['frechet_real']:.2f})",
         f"diversity, 1 is real                 {diffusion['diversity']:.2f}",
-        f"unCLIP: the digit asked for           {unclip['digit_accuracy']:.1%} at guidance 3; kept by variations "
-        f"{unclip['variation_accuracy']:.1%}",
-        f"cosine to the scan's own embedding    {unclip['prior_cosine']:.2f} of the prior's, {unclip['text_cosine']:.2f} "
-        "of the caption's",
         f"thin digits with 'a thin digit' as negative prompt: {negative['thin_without']:.1%} -> {negative['thin_with']:.1%}",
     ):
         print(line)
+    if "unclip" in metrics:
+        unclip = metrics["unclip"]
+        print(f"unCLIP: digit asked for, guidance 3  {unclip['digit_accuracy']:.1%}")
+        print(f"digits that variations keep          {unclip['variation_accuracy']:.1%}")
+        print(
+            f"cosine to the scan's own embedding   {unclip['prior_cosine']:.2f} (the caption's {unclip['text_cosine']:.2f})"
+        )
 
 
 if __name__ == "__main__":
