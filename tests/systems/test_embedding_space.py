@@ -12,7 +12,7 @@ from ml_collections import ConfigDict
 sys.path.insert(0, str(Path(__file__).parent.parent / "cli"))
 import smallruns as tiny
 
-from diffusion_jax import load_run
+from diffusion_jax import load_pretrained, load_run
 from diffusion_jax.cli import main
 from diffusion_jax.data.sources.digits import load_digits
 from diffusion_jax.systems.diffusion.data import training_batches
@@ -91,6 +91,25 @@ def test_texts_lead_to_embeddings_by_their_own_vector(once, tmp_path, capsys):
     drawn = run.generate(["a seven", "a thin three"], seed=1, negative="a zero")
     np.testing.assert_allclose(np.linalg.norm(drawn, axis=1), 1, rtol=1e-5)
     assert np.abs(drawn[0] - drawn[1]).max() > 1e-6
+
+
+@pytest.mark.slow
+def test_a_prior_is_told_the_tokens_of_texts_and_written_for_diffusers(once, tmp_path):
+    told = {"name": "text", "encoder": str(once("tiny", tiny.make) / "clip")}
+    model = "{'name': 'prior', 'width': 16, 'layers': 2}"
+    assert main(train(once, tmp_path / "run", model=model, condition=told, eval_every=100, prediction="x0")) == 0
+    run = load_run(tmp_path / "run")
+    texts = ["a seven", "a thin three"]
+    drawn = run.generate(texts, seed=1)
+    np.testing.assert_allclose(np.linalg.norm(drawn, axis=1), 1, rtol=1e-5)
+    np.testing.assert_array_equal(run.params["mean"], 0)
+    np.testing.assert_array_equal(run.params["std"], 1)
+    assert main(["convert", str(tmp_path / "run"), "--out", str(tmp_path / "prior")]) == 0
+    written, x, time = load_pretrained(tmp_path / "prior"), jnp.asarray(drawn), jnp.array([17.0, 803.0])
+    cond = {name: jnp.asarray(value) for name, value in run.condition.tell(texts).items()}
+    np.testing.assert_allclose(
+        written.network.apply(written.params, x, time, cond), run.network.apply(run.params, x, time, cond), atol=1e-5
+    )
 
 
 @pytest.mark.slow

@@ -22,6 +22,7 @@ from diffusion_jax.build.ranges import (
     whole,
 )  # fmt: skip
 from diffusion_jax.build.samplers import GRIDS, SOLVERS
+from diffusion_jax.nets.unet.blocks import ACTIVATIONS
 from diffusion_jax.nets.unet.config import BLOCKS, CONFIGURABLE, MODULATIONS, RESAMPLES, TEXTS
 from diffusion_jax.process.network_time import TIME_INPUTS
 from diffusion_jax.process.prediction import KINDS
@@ -74,6 +75,12 @@ RANGES: dict[str, Range] = {
     "model.time_scale": number(0.0, 1e6, above=True, usual=1.0),
     "model.dropout_rate": share(usual=0.1),
     "model.time_shift": number(0.0, 1.0),
+    "model.time_width": optional(SIZE, "the width"),
+    "model.time_act": choice("model.time_act", ACTIVATIONS),
+    "model.query": flag(),
+    "model.pooled_norm": flag(),
+    "model.norm_in": flag(),
+    "model.out_dim": optional(SIZE, "as many as the vector has"),
     "model.out_channels": optional(SIZE, "as many as the picture has"),
     "model.eps": number(1e-12, 1.0, usual=1e-6),
     "model.preset": optional(choice("model.preset", CONFIGURABLE), "the sizes that are given"),
