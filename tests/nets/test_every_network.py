@@ -184,7 +184,7 @@ WAYS = ({"scan": True}, {"scan": True, "remat": "nothing_saveable"}, {"remat": "
 @pytest.mark.parametrize(
     ("row", "how"),
     [
-        # Scanned and thought over again at once is the hardest: what is scanned alone, and each alone of a U-Net, are slow ones.
+        # Scanned and thought over again at once is the hardest: scanned alone, and each alone of a U-Net, are slow ones.
         marked(
             name, how, id=f"{name}-{'-'.join(how)}", slow=how == {"scan": True} or (name == "UNet" and len(how) == 1)
         )
