@@ -30,7 +30,7 @@ PIPELINES: dict[str, str] = {
 }
 """Classes of pipelines that are read, and which system each is."""
 
-NEEDED = {"sd": ("unet", "vae", "scheduler"), "dit": ("transformer", "vae", "scheduler")}
+NEEDED: dict[str, tuple[str, ...]] = {"sd": ("unet", "vae", "scheduler"), "dit": ("transformer", "vae", "scheduler")}
 NEEDED["sdxl"] = NEEDED["sd"]
 NEEDED["unclip"] = (
     "decoder",
@@ -41,7 +41,7 @@ NEEDED["unclip"] = (
     "super_res_scheduler",
 )
 OF_PRIOR, OF_IMAGES = ("prior", "prior_scheduler"), ("image_encoder", "feature_extractor")
-PARTS = {"sd": (*NEEDED["sd"], *TEXT, *TEXT_2), "dit": NEEDED["dit"]}
+PARTS: dict[str, tuple[str, ...]] = {"sd": (*NEEDED["sd"], *TEXT, *TEXT_2), "dit": NEEDED["dit"]}
 PARTS["sdxl"] = PARTS["sd"]
 PARTS["unclip"] = (*NEEDED["unclip"], *TEXT, *OF_PRIOR, *OF_IMAGES)
 """The parts of each system that are read, and of those the ones without which it is not whole."""

@@ -9,7 +9,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
@@ -17,16 +17,21 @@ import numpy as np
 __all__ = ["Decoder", "Prior", "Upsampler"]
 
 
+Call = Callable[..., np.ndarray]
+
+
 @runtime_checkable
 class Prior(Protocol):
-    """Draws embeddings of pictures from texts."""
+    """Draws embeddings of pictures from texts: draw(prompts, *, seed, start, ...)."""
 
-    def draw(self, prompts: Sequence[str], *, seed: int, start: int, **options: Any) -> np.ndarray: ...
+    @property
+    def draw(self) -> Call: ...
 
 
 @runtime_checkable
 class Decoder(Protocol):
-    """Draws pictures from embeddings, and takes them back to noise."""
+    """Draws pictures from embeddings, draw(embeddings, prompts or None, *, seed, start, ...), and takes them back to noise,
+    invert(images, embeddings, ...)."""
 
     @property
     def shape(self) -> tuple[int, ...]: ...
@@ -34,14 +39,15 @@ class Decoder(Protocol):
     def texts(self, prompts: Sequence[str]) -> np.ndarray: ...
     def notices(self, prompts: Sequence[str]) -> list[str]: ...
     def pictures(self, images: Any) -> np.ndarray: ...
-    def draw(
-        self, embeddings: np.ndarray, prompts: Sequence[str] | None, *, seed: int, start: int, **options: Any
-    ) -> np.ndarray: ...
-    def invert(self, images: Any, embeddings: np.ndarray, **options: Any) -> np.ndarray: ...
+    @property
+    def draw(self) -> Call: ...
+    @property
+    def invert(self) -> Call: ...
 
 
 @runtime_checkable
 class Upsampler(Protocol):
-    """Enlarges pictures."""
+    """Enlarges pictures: draw(images, *, seed, start, ...)."""
 
-    def draw(self, images: np.ndarray, *, seed: int, start: int, **options: Any) -> np.ndarray: ...
+    @property
+    def draw(self) -> Call: ...

@@ -89,7 +89,8 @@ class RunDecoder:
     @property
     def told(self) -> Embedding:
         """Its condition of pictures."""
-        return next(part for part in parts_of(self.run.condition) if isinstance(part, Embedding))
+        found: Any = next(part for part in parts_of(self.run.condition) if isinstance(part, Embedding))
+        return found
 
     @property
     def encoder(self) -> Encoder:

@@ -96,9 +96,9 @@ def demo(out: Path, seed: int, split: str, fresh: bool, whole: bool) -> int:
         with clock("evaluation"):
             evaluation = evaluate(run, split, seed=seed, say=say)
             if first is not None:
-                scans = [build.source(run.config.data, name) for name in ("train", split)]
-                evaluate_clip_alone(run.clip, *scans, evaluation, seed=seed)
-                evaluate_unclip(unclip_of(run, first), *scans, evaluation, seed=seed, say=say)
+                scans, held_out = (build.source(run.config.data, name) for name in ("train", split))
+                evaluate_clip_alone(run.clip, scans, held_out, evaluation, seed=seed)
+                evaluate_unclip(unclip_of(run, first), scans, held_out, evaluation, seed=seed, say=say)
         evaluation.notes |= {"key": key, "commands": [_command(seed, whole)]}
     evaluation.metrics["seconds"] = dict(clock.seconds)
     save_evaluation(report, evaluation)

@@ -309,7 +309,7 @@ class DiffusionRun:
                 raise UserError(
                     f"{name} has {len(given)} entries for {len(prompts)} prompts: give one, or one a prompt"
                 )
-        given, drawn = noise_of(noise, (len(prompts), *self.shape), len(ts) - 1)
+        first, drawn = noise_of(noise, (len(prompts), *self.shape), len(ts) - 1)
         mesh = make_mesh(devices=jax.local_devices())
         size = -(-min(batch_size, len(prompts)) // batch_devices(mesh)) * batch_devices(mesh)
         model = jax.device_put(denoise or self.denoise, replicated(mesh))
@@ -328,7 +328,7 @@ class DiffusionRun:
                 guidance=guidance,
                 denoise=model,
             )
-            x1 = None if given is None else put_batch({"noise": given[places]}, mesh)["noise"]
+            x1 = None if first is None else put_batch({"noise": first[places]}, mesh)["noise"]
             solver = chosen if drawn is None else with_noise(chosen, drawn[:, places])
             x0 = generate(guided, self.schedule, solver, ts, keys, self.shape, cond, noise=x1)
             lost = chosen.explain(np.asarray(x0)[:real]) if isinstance(chosen, AdaptiveODE) else None
