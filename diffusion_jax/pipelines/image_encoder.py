@@ -76,4 +76,4 @@ def load_image_encoder(
     sizes = {key: value for key, value in config["vision"].items() if key != "tower"}
     network = Network(lambda rngs: VisionTransformer(rngs, embed=config["embed"], **sizes, **how))
     prepare = build.preprocess(prepared, {"vision": sizes, "logit_bias": False})
-    return ImageEncoder(folder, network, kept(params["vision"], param_dtype), config["embed"], prepare)
+    return ImageEncoder(folder, network, kept(params["visual"], param_dtype), config["embed"], prepare)

@@ -87,3 +87,33 @@ def test_every_stage_of_text_to_image(folder):
         options={"num_steps": STEPS[1], "noise": of_decoder}, upsampling={"num_steps": STEPS[2], "noise": of_upsampler},
     )  # fmt: skip
     close(found, large, 1e-3)
+
+
+def test_variations_of_a_picture(tmp_path):
+    folder = folders.karlo(tmp_path / "karlo", variations=True, seed=1)
+    peer, unclip = folders.peer(folder), load_pipeline(folder)
+    assert unclip.prior is None
+    rng = np.random.default_rng(2)
+    pictures = [rng.integers(0, 256, (20, 30, 3), dtype=np.uint8) for _ in range(2)]
+    encoder = unclip.decoder.image_encoder
+    with torch.no_grad():
+        wanted = peer.image_encoder(first(np.stack([encoder.preprocess(picture) for picture in pictures]))).image_embeds
+    z = unclip.decoder.embed(pictures)
+    close(z, wanted.numpy(), 1e-5)
+    edges = [(edge, edge, 3) for edge in (folders.SMALL, folders.LARGE)]
+    of_decoder, of_upsampler = noises(3, *zip(STEPS[1:], edges))
+    rows = iter([row for stage in (of_decoder, of_upsampler) for row in stage[:-1]])
+    names = ["diffusers.schedulers.scheduling_unclip.randn_tensor", f"{type(peer).__module__}.randn_tensor"]
+    with mock.patch(names[0]) as one, mock.patch(names[1]) as two:
+        one.side_effect = two.side_effect = lambda *_, **__: first(next(rows))
+        images = peer(
+            image_embeddings=torch.tensor(z, dtype=torch.float64), decoder_num_inference_steps=STEPS[1],
+            super_res_num_inference_steps=STEPS[2], output_type="np",
+        ).images  # fmt: skip
+    small = unclip.decoder.draw(z, num_steps=STEPS[1], noise=of_decoder)
+    found = unclip.upsamplers[0].draw(small, num_steps=STEPS[2], noise=of_upsampler)
+    close(found, 2.0 * images - 1.0, 1e-3)
+    varied = unclip.variations(
+        pictures, 2, options={"num_steps": 3}, inversion={"num_steps": 3}, upsampling={"num_steps": 2}
+    )
+    assert varied.shape == (2, 2, folders.LARGE, folders.LARGE, 3) and np.isfinite(varied).all()
