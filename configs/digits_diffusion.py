@@ -5,7 +5,19 @@ Command   diffusion-jax train --config configs/digits_diffusion.py
 
 from ml_collections import ConfigDict
 
+ENCODER = "runs/digits/clip"
+
 VARIANTS = {
+    "decoder": {
+        "condition": {
+            "name": "several",
+            "parts": {
+                "text": {"name": "text", "encoder": ENCODER, "drop": 0.3},
+                "picture": {"name": "embedding", "encoder": ENCODER, "drop": 0.5},
+            },
+            "drop": 0.0,
+        },
+    },
     "eps": {"prediction": "eps", "loss.space": "eps", "schedule.name": "vp_linear"},
     "x0": {"prediction": "x0", "loss.space": "v"},
     "flow": {"prediction": "velocity", "loss.space": "velocity", "schedule.name": "rectified_flow"},
@@ -29,7 +41,7 @@ def get_config() -> ConfigDict:
     config.batch_size = 128
 
     config.data = ConfigDict({"name": "digits", "shift": 0.0})
-    config.condition = ConfigDict({"name": "text", "encoder": "runs/digits/clip", "drop": 0.12})
+    config.condition = ConfigDict({"name": "text", "encoder": ENCODER, "drop": 0.12})
 
     config.model = ConfigDict(
         {

@@ -20,16 +20,22 @@ from flax import nnx
 
 from diffusion_jax.build.constructors import Spec, accepts, as_declared, signature_of, wanted
 from diffusion_jax.build.own import is_own, pick
-from diffusion_jax.nets import ConfigUNet, DiT, EDM2UNet, Network, VectorMLP
+from diffusion_jax.nets import ConfigUNet, DiT, EDM2UNet, Network, PriorTransformer, VectorMLP
 from diffusion_jax.typing import Params, UserError, one_of
 
 __all__ = ["GIVEN", "NETWORKS", "compute_dtype", "diffusion_network", "given_to", "kept", "network_keywords"]
 
-NETWORKS: dict[str, Callable[..., Any]] = {"dit": DiT, "edm2_unet": EDM2UNet, "mlp": VectorMLP, "unet": ConfigUNet}
+NETWORKS: dict[str, Callable[..., Any]] = {
+    "dit": DiT,
+    "edm2_unet": EDM2UNet,
+    "mlp": VectorMLP,
+    "prior": PriorTransformer,
+    "unet": ConfigUNet,
+}
 SHAPES = ("shape", "entries", "counts")
 GIVEN = (
-    *SHAPES, "dim", "image_size", "channels", "pooled", "context", "classes", "embedding", "image", "level", "augment",
-    "in_channels", "ids", "tokens", "guidance",
+    *SHAPES, "dim", "image_size", "channels", "pooled", "context", "context_length", "classes", "embedding", "image", "level",
+    "augment", "in_channels", "ids", "tokens", "guidance",
 )  # fmt: skip
 """Keywords of networks that the data and the condition decide."""
 

@@ -1,4 +1,4 @@
-"""`diffusion-jax train | sample | evaluate | encode | convert | vocabulary | report | config`: arguments read round a call.
+"""`diffusion-jax train | sample | unclip | evaluate | encode | convert | vocabulary | report | config`: how it is called.
 
 Exit codes: 0 done, 1 a defect of ours (with a traceback), 2 something the user can mend (one line), 130 interrupted.
 """
@@ -59,6 +59,10 @@ def _command(argv: Sequence[str] | None) -> int:
         from diffusion_jax.cli.sample import sample
 
         return sample(arguments, rest)
+    if arguments.command == "unclip":
+        from diffusion_jax.cli.unclip import unclip
+
+        return unclip(arguments)
     if arguments.command == "config":
         from diffusion_jax.cli.config import config
 

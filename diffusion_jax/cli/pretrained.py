@@ -13,7 +13,7 @@ import numpy as np
 
 from diffusion_jax import runs
 from diffusion_jax.cli.applies import flag
-from diffusion_jax.pipelines import ClassToImage, Sizes, TextToImage, load_pipeline
+from diffusion_jax.pipelines import ClassToImage, Sizes, TextToImage, UnCLIP, load_pipeline
 from diffusion_jax.pipelines.drawing import plan_of
 from diffusion_jax.typing import Params, UserError, whole_number
 
@@ -129,6 +129,10 @@ def published(arguments: argparse.Namespace) -> Published:
         )  # fmt: skip
     except UserError as error:
         raise UserError(_by_option(str(error))) from error
+    if isinstance(pipeline, UnCLIP):
+        raise UserError(
+            f"{arguments.pretrained!r} holds an unCLIP: diffusion-jax unclip generate --pretrained {arguments.pretrained}"
+        )
     if isinstance(pipeline, ClassToImage):
         edge = pipeline.size * pipeline.vae.factor
         if arguments.size is not None and _size(arguments.size) != (edge, edge):

@@ -15,7 +15,20 @@ from typing import Any
 
 from diffusion_jax.typing import UserError, one_of
 
-__all__ = ["UNUSED", "Field", "Table", "choice", "flag", "number", "only", "read", "reads", "square", "whole"]
+__all__ = [
+    "UNUSED",
+    "Field",
+    "Table",
+    "choice",
+    "flag",
+    "natural",
+    "number",
+    "only",
+    "read",
+    "reads",
+    "square",
+    "whole",
+]
 
 
 @dataclasses.dataclass(frozen=True)

@@ -6,8 +6,11 @@ from diffusion_jax.nets.dit_presets import DIT_MODELS, dit_model
 from diffusion_jax.nets.functional import Network, Stack, functional
 from diffusion_jax.nets.mlp import MLP
 from diffusion_jax.nets.presets import CLIP_MODELS, clip_model, complete
+from diffusion_jax.nets.prior import PriorTransformer
+from diffusion_jax.nets.prior_presets import PRIOR_MODELS, prior_model
 from diffusion_jax.nets.resnet import ModifiedResNet
 from diffusion_jax.nets.text import TextTransformer
+from diffusion_jax.nets.unclip_text import TextProjection
 from diffusion_jax.nets.unet import (
     GLIDE,
     UNET_MODELS,
@@ -40,6 +43,7 @@ __all__ = [
     "DIT_MODELS",
     "GLIDE",
     "MLP",
+    "PRIOR_MODELS",
     "UNET_MODELS",
     "VAE_MODELS",
     "VQ",
@@ -51,8 +55,10 @@ __all__ = [
     "ModifiedResNet",
     "Network",
     "Posterior",
+    "PriorTransformer",
     "Quantized",
     "Stack",
+    "TextProjection",
     "TextTransformer",
     "TowerOutput",
     "UNet",
@@ -64,6 +70,7 @@ __all__ = [
     "complete_vae",
     "dit_model",
     "functional",
+    "prior_model",
     "sliced",
     "tiled",
     "unet_keywords",

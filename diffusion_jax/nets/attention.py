@@ -17,7 +17,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float, Int
 
-from diffusion_jax.nets.layers import LayerNorm, Linear
+from diffusion_jax.nets.layers import LayerNorm, Linear, dropout
 from diffusion_jax.typing import UserError
 
 __all__ = ["Attention", "Block", "Mlp", "attend"]
@@ -147,7 +147,7 @@ class Mlp(nnx.Module):
 
 
 class Block(nnx.Module):
-    """Pre-norm transformer block: x + attention(ln_1(x)), then x + mlp(ln_2(x)). CLIP's residual block."""
+    """Pre-norm transformer block: x + attention(ln_1(x)), then x + dropout(mlp(ln_2(x))). CLIP's residual block."""
 
     def __init__(
         self,
@@ -160,17 +160,18 @@ class Block(nnx.Module):
         attention_init: dict[str, Any],
         mlp_init: dict[str, Any],
         causal: bool = False,
+        dropout_rate: float = 0.0,
         norm: str = "saved",
         eps: float = 1e-5,
         dtype: Any = jnp.float32,
     ) -> None:
-        self.causal = causal
+        self.causal, self.dropout_rate = causal, dropout_rate
         self.ln_1 = LayerNorm(width, eps=eps, norm=norm, dtype=dtype)
         self.attn = Attention(width, heads, rngs, dtype=dtype, **attention_init)
         self.ln_2 = LayerNorm(width, eps=eps, norm=norm, dtype=dtype)
         self.mlp = Mlp(width, round(width * mlp_ratio), rngs, activation=activation, dtype=dtype, **mlp_init)
 
     def __call__(self, x: Array, *, key: Array | None = None, train: bool = False) -> Array:
-        """[batch, tokens, width] -> the same; deterministic."""
+        """[batch, tokens, width] -> the same; deterministic but for dropout in training."""
         x = x + self.attn(self.ln_1(x), causal=self.causal)
-        return x + self.mlp(self.ln_2(x))
+        return x + dropout(self.mlp(self.ln_2(x)), self.dropout_rate, key, train)

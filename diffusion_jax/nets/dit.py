@@ -17,7 +17,8 @@ The condition is a dict of any of these entries; without any (`cond=None`) the n
   `label` [batch], whole numbers, by a table whose last row stands for no label (section 3.2 there); `level` [batch] in [0, 1],
   the noise of what is joined, by features and an MLP like the time's (arXiv 2106.15282, section 3); `augment` [batch, k],
   by a map without a bias, so that zeros say nothing (arXiv 2206.00364, appendix F.2).
-- Attended to: `tokens` [batch, keys, features] with `length` [batch], the number of valid ones.
+- Attended to: `tokens` [batch, keys, features] with `length` [batch], the number of valid ones; with `image_tokens` as many
+  tokens more, a linear map of `embedding`, before them or alone (unCLIP's decoder: arXiv 2204.06125, section 2.1).
 - Joined to the noised image by channels: `image` [batch, height, width, channels] (arXiv 2104.07636, section 2.2).
 """
 
@@ -168,6 +169,7 @@ class DiT(nnx.Module):
         image: int | None = None,
         level: bool = False,
         augment: int | None = None,
+        image_tokens: int = 0,
         out_channels: int | None = None,
         time_scale: float = 1.0,
         time_shift: float = 0.0,
@@ -182,6 +184,11 @@ class DiT(nnx.Module):
             raise UserError(f"image_size {image_size} is not divided by patch {patch}")
         if width % 4:
             raise UserError(f"width {width} is not divided by 4, as the two-dimensional positions need")
+        if image_tokens and embedding is None:
+            raise UserError(
+                f"image_tokens {image_tokens} are made of a picture's embedding, and the condition has none"
+            )
+        attended = width if context is None and image_tokens else context
         small = jax.nn.initializers.normal(0.02)
         self.patch, self.image_size, self.time_scale, self.time_shift = patch, image_size, time_scale, time_shift
         drawn = channels if out_channels is None else out_channels
@@ -198,7 +205,7 @@ class DiT(nnx.Module):
                 heads,
                 rngs,
                 mlp_ratio=mlp_ratio,
-                context_width=context,
+                context_width=attended,
                 dropout_rate=dropout_rate,
                 eps=eps,
                 norm=norm,
@@ -216,6 +223,9 @@ class DiT(nnx.Module):
 
         self.label = None if classes is None else nnx.Param(small(rngs.params(), (classes, width), jnp.float32))
         self.embedding, self.augment = added(embedding), added(augment, bias_init=None)
+        self.image_tokens = image_tokens
+        made = image_tokens * (attended or 0)
+        self.tokens_in = Linear(embedding or 0, made, rngs, kernel_init=small, dtype=dtype) if made else None
         self.level_in = added(256 if level else None)
         self.level_out = Linear(width, width, rngs, kernel_init=_zeros, dtype=dtype) if level else None
 
@@ -248,6 +258,11 @@ class DiT(nnx.Module):
             c = c + self.level_out(jax.nn.silu(self.level_in(time_features(1000.0 * _entry(cond, "level"), 256))))
         if self.context_norm is not None:
             context, length = self.context_norm(_entry(cond, "tokens")), _entry(cond, "length")
+        if self.tokens_in is not None:
+            picture = self.tokens_in(_entry(cond, "embedding")).reshape(len(xt), self.image_tokens, -1)
+            # The picture's first, so that a length hides the text's end.
+            context = picture if context is None else jnp.concatenate([picture, context], axis=1)
+            length = None if length is None else length + self.image_tokens
         c = jax.nn.silu(c)
         x = self.blocks(x, c, context, length, key=key, train=train)
         shift, scale = jnp.split(self.modulation(c), 2, axis=-1)

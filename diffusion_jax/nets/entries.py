@@ -1,12 +1,22 @@
-"""What every network asks of the condition that a run brings it, before it has sizes."""
+"""What every network asks of the condition that a run brings it: before it has sizes, and of each of its entries."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 
+from jaxtyping import Array
+
 from diffusion_jax.typing import UserError
 
-__all__ = ["check_entries"]
+__all__ = ["check_entries", "entry"]
+
+
+def entry(cond: dict[str, Array] | None, name: str) -> Array:
+    """An entry of a condition. UserError for one that is missing."""
+    if cond is None or name not in cond:
+        given = "none" if not cond else ", ".join(sorted(cond))
+        raise UserError(f"this network needs a condition with {name!r}; given: {given}")
+    return cond[name]
 
 
 def check_entries(

@@ -74,7 +74,7 @@ class TextTransformer(nnx.Module):
         tokens, positions = (0.02, 0.01) if openai else (width**-0.5, 0.02)
         self.token_embedding = nnx.Param(normal(tokens)(rngs.params(), (vocabulary_size, width), jnp.float32))
         self.positional_embedding = nnx.Param(normal(positions)(rngs.params(), (context_length, width), jnp.float32))
-        inits = _openai_blocks(width, hidden, layers) if openai else glorot_blocks(width, hidden)
+        inits: dict[str, Any] = _openai_blocks(width, hidden, layers) if openai else glorot_blocks(width, hidden)
         self.pool, self.end_token = one_of("pool", pool, ("end", "first", "last")), end_token
         self.causal = pool == "end" if causal is None else causal
         if not projected and embed not in (None, width):

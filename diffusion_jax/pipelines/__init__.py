@@ -5,6 +5,8 @@ from diffusion_jax.pipelines.loading import load_pipeline
 from diffusion_jax.pipelines.prompts import Sizes
 from diffusion_jax.pipelines.scheduler import Plan, Scheduler, read_scheduler
 from diffusion_jax.pipelines.text_to_image import TextToImage
+from diffusion_jax.pipelines.unclip import UnCLIP
+from diffusion_jax.pipelines.unclip_runs import load_unclip, unclip_of
 
 __all__ = [
     "ClassToImage",
@@ -12,7 +14,10 @@ __all__ = [
     "Scheduler",
     "Sizes",
     "TextToImage",
+    "UnCLIP",
     "class_to_image",
     "load_pipeline",
+    "load_unclip",
     "read_scheduler",
+    "unclip_of",
 ]

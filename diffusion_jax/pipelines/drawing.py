@@ -92,7 +92,7 @@ def drawn(
     cond: dict[str, Array],
     away: dict[str, Array],
     keys: Array,
-    shape: tuple[int, int, int],
+    shape: tuple[int, ...],
     *,
     guidance_scale: float,
     guidance: Mapping[str, Any] | str | None = None,

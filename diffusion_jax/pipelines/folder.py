@@ -25,13 +25,25 @@ PIPELINES: dict[str, str] = {
     "LatentConsistencyModelPipeline": "sd",
     "LatentConsistencyModelImg2ImgPipeline": "sd",
     "DiTPipeline": "dit",
+    "UnCLIPPipeline": "unclip",
+    "UnCLIPImageVariationPipeline": "unclip",
 }
 """Classes of pipelines that are read, and which system each is."""
 
-NEEDED = {"sd": ("unet", "vae", "scheduler"), "dit": ("transformer", "vae", "scheduler")}
+NEEDED: dict[str, tuple[str, ...]] = {"sd": ("unet", "vae", "scheduler"), "dit": ("transformer", "vae", "scheduler")}
 NEEDED["sdxl"] = NEEDED["sd"]
-PARTS = {"sd": (*NEEDED["sd"], *TEXT, *TEXT_2), "dit": NEEDED["dit"]}
+NEEDED["unclip"] = (
+    "decoder",
+    "text_proj",
+    "super_res_first",
+    "super_res_last",
+    "decoder_scheduler",
+    "super_res_scheduler",
+)
+OF_PRIOR, OF_IMAGES = ("prior", "prior_scheduler"), ("image_encoder", "feature_extractor")
+PARTS: dict[str, tuple[str, ...]] = {"sd": (*NEEDED["sd"], *TEXT, *TEXT_2), "dit": NEEDED["dit"]}
 PARTS["sdxl"] = PARTS["sd"]
+PARTS["unclip"] = (*NEEDED["unclip"], *TEXT, *OF_PRIOR, *OF_IMAGES)
 """The parts of each system that are read, and of those the ones without which it is not whole."""
 
 CLASSES: dict[str, tuple[str, ...]] = {
@@ -42,6 +54,15 @@ CLASSES: dict[str, tuple[str, ...]] = {
     "text_encoder_2": ("CLIPTextModelWithProjection",),
     "tokenizer": ("CLIPTokenizer", "CLIPTokenizerFast"),
     "tokenizer_2": ("CLIPTokenizer", "CLIPTokenizerFast"),
+    "prior": ("PriorTransformer",),
+    "decoder": ("UNet2DConditionModel",),
+    "text_proj": ("UnCLIPTextProjModel",),
+    "super_res_first": ("UNet2DModel",),
+    "super_res_last": ("UNet2DModel",),
+    "image_encoder": ("CLIPVisionModelWithProjection",),
+    "prior_scheduler": ("UnCLIPScheduler",),
+    "decoder_scheduler": ("UnCLIPScheduler",),
+    "super_res_scheduler": ("UnCLIPScheduler",),
 }
 FIELDS = ("force_zeros_for_empty_prompt", "requires_aesthetics_score", "requires_safety_checker", "id2label")
 UNREAD = ("safety_checker", "feature_extractor", "image_encoder", "add_watermarker", "watermark")
@@ -49,8 +70,8 @@ UNREAD = ("safety_checker", "feature_extractor", "image_encoder", "add_watermark
 
 
 class Index:
-    """What model_index.json says: `kind` "sd", "sdxl" or "dit", the `parts` there are, the class of the `scheduler`, flags, and
-    `labels`, the names of classes by their numbers."""
+    """What model_index.json says: `kind` "sd", "sdxl", "dit" or "unclip", the `parts` there are, the class of the `scheduler`,
+    flags, and `labels`, the names of classes by their numbers."""
 
     def __init__(self, folder: Path, told: Mapping[str, Any]) -> None:
         where = f"{str(folder / INDEX)!r}"
@@ -62,7 +83,8 @@ class Index:
         self.parts: list[str] = []
         self.scheduler: str | None = None
         for key, value in told.items():
-            if key.startswith("_") or key in FIELDS or key in UNREAD:
+            unread = key in UNREAD and key not in PARTS[self.kind]
+            if key.startswith("_") or key in FIELDS or unread:
                 continue
             if key not in PARTS[self.kind]:
                 if value in (None, [None, None]):
@@ -93,6 +115,8 @@ class Index:
 
     def _check_whole(self, where: str) -> None:
         needed = set(NEEDED[self.kind]) - set(self.parts)
+        if self.kind == "unclip":
+            needed |= set(OF_PRIOR if self.name == "UnCLIPPipeline" else OF_IMAGES) - set(self.parts)
         texts = [pair for pair in (TEXT, TEXT_2) if set(pair) <= set(self.parts)]
         if not texts and self.kind != "dit":
             needed |= set(TEXT_2 if "text_encoder_2" in self.parts else TEXT) - set(self.parts)

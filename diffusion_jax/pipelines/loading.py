@@ -11,10 +11,12 @@ from diffusion_jax.nets import DIT_MODELS
 from diffusion_jax.pipelines.class_to_image import ClassToImage, class_to_image
 from diffusion_jax.pipelines.descriptions import Description
 from diffusion_jax.pipelines.folder import Index, read_index
+from diffusion_jax.pipelines.karlo_folder import load_karlo
 from diffusion_jax.pipelines.scheduler import Scheduler, read_scheduler
 from diffusion_jax.pipelines.single_file import load_single_file
 from diffusion_jax.pipelines.text_encoder import TextEncoder, load_text_encoder
 from diffusion_jax.pipelines.text_to_image import TextToImage
+from diffusion_jax.pipelines.unclip import UnCLIP
 from diffusion_jax.systems.diffusion.pretrained import Pretrained, load_network
 from diffusion_jax.systems.vae.pretrained import Autoencoder, load_vae_network
 from diffusion_jax.typing import UserError, one_of, path_of
@@ -35,8 +37,8 @@ def load_pipeline(
     dtype: str = "auto",
     remat: str | None = None,
     param_dtype: str = "float32",
-) -> TextToImage | ClassToImage:
-    """The Stable Diffusion or DiT in a folder of diffusers, or in one file in its authors' layout, ready to `generate`.
+) -> TextToImage | ClassToImage | UnCLIP:
+    """The Stable Diffusion, DiT or unCLIP in a folder of diffusers, or in one file in its authors' layout, to `generate`.
 
     `tokenizer`, `model` and `prediction` say what a single file of Stable Diffusion does not, see
     `single_file.load_single_file`; of a DiT's file `model` is a name of `nets.DIT_MODELS` and `vae` the folder of the
@@ -65,6 +67,8 @@ def load_pipeline(
                 f"{what} {value!r} is for a single file, and {str(folder)!r} is none: a folder says it itself"
             )
     index = read_index(folder)
+    if index.kind == "unclip":
+        return load_karlo(index, how)
     scheduler = _scheduler_of(index)
     return (_class_to_image if index.kind == "dit" else _text_to_image)(index, scheduler, how)
 

@@ -251,9 +251,9 @@ def read_scheduler(told: Mapping[str, Any], where: str) -> Scheduler:
         )
     name = one_of(f"{where}: _class_name", told["_class_name"], COURSES)
     fields = read(table(name), told, where)
-    given, steps = fields["trained_betas"], fields["num_train_timesteps"]
+    given, steps = fields.get("trained_betas"), fields["num_train_timesteps"]
     if given is not None and len(given) != steps:
         raise UserError(f"{where}: trained_betas has {len(given)} numbers for num_train_timesteps {steps}")
-    if fields["beta_start"] > fields["beta_end"] and given is None:
+    if given is None and fields.get("beta_start", 0.0) > fields.get("beta_end", 1.0):
         raise UserError(f"{where}: beta_start {fields['beta_start']} is above beta_end {fields['beta_end']}")
     return Scheduler(name, fields, where)

@@ -155,8 +155,8 @@ def with_data(config: ConfigDict, data: str | Path | None) -> ConfigDict:
 
 
 def load_pretrained(path: str | Path, **options: Any) -> Any:
-    """Published weights in a folder or file: a CLIP or SigLIP as a `ClipRun`, a U-Net or DiT as `Pretrained`, an autoencoder as
-    `Autoencoder`.
+    """Published weights in a folder or file: a CLIP or SigLIP as a `ClipRun`, a U-Net, DiT or prior as `Pretrained`, an
+    autoencoder as `Autoencoder`.
 
     `options` are those of `systems.clip.pretrained.load_pretrained`, of `systems.diffusion.pretrained.load_network` and of
     `systems.vae.pretrained.load_vae_network`. Raises UserError for what is not read here, and for an option of another kind of

@@ -42,13 +42,13 @@ __all__ = [
 
 NO_DECAY = (
     r"(^|/)(bias|[^/]*_bias)$",
-    r"(^|/)(scale|gain|logit_scale|mean|var|alpha)$",
+    r"(^|/)(scale|gain|logit_scale|mean|std|var|alpha)$",
     r"(^|/)(norm|ln)(_[^/]*)?/",
-    r"(^|/)(class|positional|null)_embedding$",
+    r"(^|/)(class|positional|null|query)_embedding$",
     r"(^|/)frequencies$",
 )
-"""What does not decay: biases, norms and their statistics, the temperature, the alpha of adapters, class, positional and null
-embeddings."""
+"""What does not decay: biases, norms and their statistics, the temperature, the alpha of adapters, and the embeddings of
+class, position, null and query."""
 HIDDEN = (r"(^|/)blocks/(.*/)?kernel$",)
 """The kernels that Muon turns: those of a transformer's blocks, not the first layer, the last, or an embedding."""
 

@@ -1,11 +1,16 @@
 """The demo: CLIP and guided diffusion on real handwritten digits, end to end, by one command.
 
-    python -m experiments.digits [--out runs/digits] [--seed 0]
+    python -m experiments.digits [--out runs/digits] [--seed 0] [--unclip]
 
 Trains the CLIP dual encoder of `configs/digits_clip.py`, then the diffusion transformer of
 `configs/digits_diffusion.py` on its frozen text tower, samples, measures on held-out scans, and writes
 `report/index.html` and `report/metrics.json`. What is there already is reused: run it again after a stop and it goes
 on.
+
+With `--unclip` (by default in runs/digits-unclip) the transformer is the variant `decoder`, told what CLIP makes of captions
+and of scans, each at times, which so draws from a text, from an embedding, or from both; then the prior of
+`configs/digits_prior.py` is trained, which draws the embedding that a text may have, and the page goes on to what the two make
+of CLIP's space.
 """
 
 from __future__ import annotations
@@ -24,26 +29,32 @@ ROOT = Path(__file__).resolve().parents[2]
 def main() -> int:
     """Every stage in turn, each timed; the times of finished stages are kept beside the run."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--out", type=Path, default=Path("runs/digits"), help="the run's folder")
+    parser.add_argument("--out", type=Path, help="the run's folder (default: runs/digits, or runs/digits-unclip)")
     parser.add_argument("--seed", type=int, default=0, help="seed of the weights, the data order and the samples")
     parser.add_argument("--split", choices=("validation", "test"), default="test", help="scans that judge the result")
     parser.add_argument("--fresh", action="store_true", help="delete what is there and begin anew")
+    parser.add_argument("--unclip", action="store_true", help="a decoder and a prior too: unCLIP")
     arguments = parser.parse_args()
+    out = arguments.out or Path("runs/digits-unclip" if arguments.unclip else "runs/digits")
 
     from diffusion_jax.cli import guarded
 
-    return guarded(lambda: demo(arguments.out, arguments.seed, arguments.split, arguments.fresh))
+    return guarded(lambda: demo(out, arguments.seed, arguments.split, arguments.fresh, arguments.unclip))
 
 
-def demo(out: Path, seed: int, split: str, fresh: bool) -> int:
-    """Train, train, evaluate, report."""
+def demo(out: Path, seed: int, split: str, fresh: bool, whole: bool) -> int:
+    """Train, train, evaluate, report; with `whole` a prior too."""
+    from diffusion_jax import build
     from diffusion_jax.config import load_config
     from diffusion_jax.parallel.accelerator import configure
+    from diffusion_jax.pipelines.unclip_runs import unclip_of
     from diffusion_jax.systems.diffusion.run import DiffusionRun
     from diffusion_jax.systems.table import load_run
     from diffusion_jax.training import train_run
+    from experiments.digits.clip_alone import evaluate_clip_alone
     from experiments.digits.measures import evaluate, load_evaluation, save_evaluation
     from experiments.digits.page import write_page
+    from experiments.digits.unclip import evaluate_unclip
 
     began = time.perf_counter()
     one_seed(seed)
@@ -52,31 +63,46 @@ def demo(out: Path, seed: int, split: str, fresh: bool) -> int:
     clock = Clock(out / "seconds.json")
     common = {"seed": str(seed)}
     clip = load_config(str(ROOT / "configs/digits_clip.py"), common | {"workdir": str(out / "clip")})
+    encoder, stages = str(out / "clip"), 5 if whole else 4
+    told = ("condition.parts.text.encoder", "condition.parts.picture.encoder") if whole else ("condition.encoder",)
     diffusion = load_config(
-        str(ROOT / "configs/digits_diffusion.py"),
-        common | {"workdir": str(out / "diffusion"), "condition.encoder": str(out / "clip")},
+        f"{ROOT / 'configs/digits_diffusion.py'}{':decoder' if whole else ''}",
+        common | {"workdir": str(out / "diffusion")} | dict.fromkeys(told, encoder),
     )
-    say("1/4 CLIP on captioned scans")
+    say(f"1/{stages} CLIP on captioned scans")
     with clock("clip"):
         train_run(clip, overwrite=fresh, say=say)
-    say("2/4 diffusion on CLIP's text")
+    say(f"2/{stages} diffusion on CLIP's {'text and embeddings' if whole else 'text'}")
     with clock("diffusion"):
         train_run(diffusion, overwrite=fresh, say=say)
-    say("3/4 evaluation")
-    run = load_run(out)
+    first = None
+    if whole:
+        say(f"3/{stages} the prior: from a text to an embedding")
+        own = {"workdir": str(out / "prior")} | dict.fromkeys(("condition.encoder", "space.encoder"), encoder)
+        prior = load_config(str(ROOT / "configs/digits_prior.py"), common | own)
+        with clock("prior"):
+            train_run(prior, overwrite=fresh, say=say)
+        first = load_run(out / "prior")
+        assert isinstance(first, DiffusionRun)
+    say(f"{stages - 1}/{stages} evaluation")
+    run = load_run(out / "diffusion")
     assert isinstance(run, DiffusionRun)
     report = out / "report"
     evaluation = load_evaluation(report)
-    key = f"{run.fingerprint}-{split}-{seed}"
+    key = f"{run.fingerprint}{f'-{first.fingerprint}' if first else ''}-{split}-{seed}"
     if evaluation is not None and evaluation.notes.get("key") == key:
         say(f"reusing {report / 'metrics.json'}")
     else:
         with clock("evaluation"):
             evaluation = evaluate(run, split, seed=seed, say=say)
-        evaluation.notes |= {"key": key, "commands": ["make demo" + (f" SEED={seed}" if seed else "")]}
+            if first is not None:
+                scans, held_out = (build.source(run.config.data, name) for name in ("train", split))
+                evaluate_clip_alone(run.clip, scans, held_out, evaluation, seed=seed)
+                evaluate_unclip(unclip_of(run, first), scans, held_out, evaluation, seed=seed, say=say)
+        evaluation.notes |= {"key": key, "commands": [_command(seed, whole)]}
     evaluation.metrics["seconds"] = dict(clock.seconds)
     save_evaluation(report, evaluation)
-    say("4/4 report")
+    say(f"{stages}/{stages} report")
     with clock("report"):
         page = write_page(out)
     evaluation.metrics["seconds"] = dict(clock.seconds)
@@ -84,6 +110,12 @@ def demo(out: Path, seed: int, split: str, fresh: bool) -> int:
     summary(evaluation.metrics)
     say(f"look at {page} ({time.perf_counter() - began:.0f} s this time)")
     return 0
+
+
+def _command(seed: int, whole: bool) -> str:
+    if whole:
+        return f"python -m experiments.digits --unclip{f' --seed {seed}' if seed else ''}"
+    return f"make demo{f' SEED={seed}' if seed else ''}"
 
 
 def summary(metrics: dict) -> None:
@@ -98,6 +130,13 @@ def summary(metrics: dict) -> None:
         f"thin digits with 'a thin digit' as negative prompt: {negative['thin_without']:.1%} -> {negative['thin_with']:.1%}",
     ):
         print(line)
+    if "unclip" in metrics:
+        unclip = metrics["unclip"]
+        print(f"unCLIP: digit asked for, guidance 3  {unclip['digit_accuracy']:.1%}")
+        print(f"digits that variations keep          {unclip['variation_accuracy']:.1%}")
+        print(
+            f"cosine to the scan's own embedding   {unclip['prior_cosine']:.2f} (the caption's {unclip['text_cosine']:.2f})"
+        )
 
 
 if __name__ == "__main__":

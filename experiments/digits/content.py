@@ -15,6 +15,7 @@ from jaxtyping import Float
 
 from diffusion_jax.report.making import Making
 from diffusion_jax.report.numbers import Number
+from diffusion_jax.report.page import Section
 
 __all__ = [
     "Comparison",
@@ -126,3 +127,5 @@ class DigitsContent:
     comparison: Comparison
     metrics: Sequence[Metric]
     making: Making
+    clip_alone: Section | None = None
+    unclip: Section | None = None

@@ -29,6 +29,7 @@ from experiments.digits.content import (
 from experiments.digits.figures import save_figures
 from experiments.digits.measures import Evaluation, load_evaluation
 from experiments.digits.report import write_report
+from experiments.digits.unclip_sections import clip_alone_section, unclip_section
 
 __all__ = ["TARGETS", "write_page"]
 
@@ -78,6 +79,44 @@ TARGETS: dict[str, tuple[str, float | None, bool, bool, str]] = {
     "diffusion.negative_prompt.thin_with": ("Thin digits with 'a thin digit' as negative", None, False, True, "the same seeds"),
     "diffusion.negative_prompt.ratio": ("What is left of the thin digits", 0.5, False, False, "the second over the first"),
 }  # fmt: skip
+UNCLIP: dict[str, tuple[str, float | None, bool, bool, str]] = {
+    "clip_alone.digit_accuracy": (
+        "Digit in images that climb CLIP's similarity", None, True, True, "100 images by 200 steps of Adam on pixels",
+    ),
+    "unclip.digit_accuracy": (
+        "unCLIP: the digit asked for, guidance 3", 0.97, True, True,
+        "{samples} samples of held-out captions by prior and decoder, both told the caption; the better of two embeddings",
+    ),
+    "unclip.prior_cosine": (
+        "Cosine of the prior's embedding to the scan's own", 0.5, True, False, "one draw for the first caption of each scan",
+    ),
+    "unclip.reranked_cosine": ("The same of the better of two", None, True, False, "the nearer to the caption's embedding"),
+    "unclip.text_cosine": ("Cosine of the caption's embedding to the scan's own", None, True, False, "no prior"),
+    "unclip.shuffled_cosine": ("Cosine of other captions' draws to a scan's", None, True, False, "captions shuffled"),
+    "unclip.weight_moves": (
+        "Digits whose ink grows from 'thin' to 'bold'", 1.0, True, True, "20 samples a digit and word, guidance 3",
+    ),
+    "unclip.slant_moves": (
+        "Digits that lean further from 'backward' to 'slanted'", 1.0, True, True, "20 samples a digit and word, guidance 3",
+    ),
+    "unclip.variation_accuracy": (
+        "Variations read as their scan's digit", 0.95, True, True, "two of each held-out scan, eta 1 from the inverted noise",
+    ),
+    "unclip.variation_distance": (
+        "How far variations are from their scan", None, True, False, "over the distance of another scan of that digit",
+    ),
+    "unclip.interpolation_jump": (
+        "Largest step over the mean one on ways between scans", 2.0, False, False, "nine pictures a way, in CLIP's space",
+    ),
+    "unclip.diff_turned": (
+        "Text diffs that turned thin to bold, or bold to thin", 0.9, True, True, "all such held-out scans, by terciles of ink",
+    ),
+    "unclip.diff_kept": ("Text diffs that kept the digit", 0.9, True, True, "the same, by the independent reader"),
+    "unclip.inversion_psnr": (
+        "Inversion and back, PSNR in dB", 30.0, True, False, "50 steps of DDIM, three refinements a step on the way up",
+    ),
+    "unclip.inversion_psnr_plain": ("The same without refinements", None, True, False, "50 steps of DDIM"),
+}  # fmt: skip
 
 
 def _value(metrics: dict[str, Any], name: str) -> Any:
@@ -88,7 +127,8 @@ def _value(metrics: dict[str, Any], name: str) -> Any:
 
 def _rows(metrics: dict[str, Any], samples: int) -> list[Metric]:
     rows = []
-    for name, (title, target, at_least, percent, how) in TARGETS.items():
+    wanted = TARGETS | (UNCLIP if "unclip" in metrics else {})
+    for name, (title, target, at_least, percent, how) in wanted.items():
         value = _value(metrics, name)
         met, text = None, None
         if target is not None and value is not None:
@@ -158,6 +198,8 @@ def _content(run: Path, runs: _Runs, evaluation: Evaluation) -> DigitsContent:
         guidance=notes["sweep"],
         comparison=Comparison(notes["real_captions"], arrays["real"], arrays["generated"]),
         metrics=_rows(metrics, notes["samples"]),
+        clip_alone=clip_alone_section(evaluation),
+        unclip=unclip_section(evaluation),
         making=Making(
             seconds=metrics.get("seconds", {}),
             versions=versions,

@@ -42,12 +42,14 @@ def digits_page(content: DigitsContent) -> Page:
     """The page as a value."""
     head = content.headline
     total = sum(content.making.seconds.values())
-    sections = (
+    sections: tuple[Section | None, ...] = (
+        content.clip_alone,
         Section("Prompts became handwriting", (_prompts(content.prompts),)),
         Section("Saying what not to draw", (_negative(content.negative),)),
         Section("From noise to a digit", (_trajectory(content.trajectory),)),
         Section("What guidance buys and costs", _guidance(content.guidance)),
         Section("Beside real scans", (_comparison(content.comparison),)),
+        content.unclip,
         Section("How CLIP sees a batch", (_similarity(content.similarity),)),
         Section("Training", _training(content)),
         Section("Measurements", (_metrics(content.metrics),)),
@@ -62,7 +64,7 @@ def digits_page(content: DigitsContent) -> Page:
             f"{percent(head.digit_accuracy_3)} of the time."
         ),
         tiles=_tiles(head),
-        sections=sections,
+        sections=tuple(section for section in sections if section is not None),
         foot=f"Written by diffusion-jax after {duration(total)} of computing. One file: nothing is loaded from elsewhere.",
     )
 

@@ -136,6 +136,31 @@ def make(folder: Path) -> Path:
     return folder
 
 
+SHORT = {"steps": 2, "optimizer.warmup_steps": 1, "eval_every": 2, "sampler.num_steps": 2}
+
+
+def make_unclip(folder: Path) -> Path:
+    """A CLIP, a decoder that is told embedding and text, a prior whose space is whitened, and an upsampler."""
+    assert main(clip_arguments(folder)) == 0
+    clip = str(folder / "clip")
+    parts = {"text": {"name": "text", "encoder": clip, "drop": 0.5}, "picture": {"name": "embedding", "encoder": clip}}
+    runs = {
+        "decoder": {"condition": {"name": "several", "parts": parts, "drop": 0.1}},
+        "prior": {
+            "condition": {"name": "text", "encoder": clip, "tokens": False},
+            "space": {"name": "embeddings", "encoder": clip, "scaling": "whitened"},
+            "model": {"name": "mlp", "width": 16, "layers": 1},
+            "prediction": "x0",
+        },
+        "upsampler": {"condition": {"name": "image", "factor": 2}},
+    }
+    for name, own in runs.items():
+        chosen = SMALL_DIFFUSION | SHORT | own | {"workdir": folder / name}
+        chosen = {key: value for key, value in chosen.items() if not (name == "prior" and key.startswith("model."))}
+        assert main(["train", "--no-progress", "--config", DIFFUSION, *flags(chosen)]) == 0
+    return folder
+
+
 def one_line(capsys: Any, *said: str) -> None:
     """What was written to stderr ends with its one error line, which holds what is `said`."""
     err = capsys.readouterr().err

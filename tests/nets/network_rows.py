@@ -19,7 +19,9 @@ from diffusion_jax.nets import (
     EDM2UNet,
     ModifiedResNet,
     Network,
+    PriorTransformer,
     Stack,
+    TextProjection,
     TextTransformer,
     UNet,
     VectorMLP,
@@ -31,6 +33,7 @@ BATCH = 8
 TOWER = {"width": 16, "layers": 2, "heads": 2}
 VISION = {**TOWER, "image_size": 8, "channels": 1, "patch": 4}
 TEXT = {**TOWER, "vocabulary_size": 20, "context_length": 6}
+PROJECTION = {"embedding": 5, "tokens": 4, "width": 6, "context": 7, "count": 2}
 SIGLIP = {"init": "glorot", "eps": 1e-6, "activation": "gelu_tanh"}
 HOW = ("scan", "remat", "norm", "dtype")
 
@@ -77,6 +80,10 @@ def embedding(out):
     return out.embedding
 
 
+def heard(out):
+    return out["embedding"], out["tokens"]
+
+
 @dataclasses.dataclass(frozen=True, eq=False)
 class Row:
     """A network: `make(rngs, **how)`, what goes in by a seed, and the arrays of the answer that count.
@@ -105,7 +112,17 @@ class Row:
 ROWS = {
     "DiT": Row(
         DiT,
-        VISION | {"pooled": 6, "context": 5, "classes": 4, "embedding": 3, "image": 2, "level": True, "augment": 9},
+        VISION
+        | {
+            "pooled": 6,
+            "context": 5,
+            "classes": 4,
+            "embedding": 3,
+            "image": 2,
+            "level": True,
+            "augment": 9,
+            "image_tokens": 2,
+        },
         lambda seed: (
             normal(seed, 8, 8, 1),
             500 + 200 * normal(seed + 1),
@@ -246,6 +263,36 @@ ROWS = {
             },
         ),
         zero=True,
+    ),
+    "PriorTransformer": Row(
+        PriorTransformer,
+        {"dim": 6, "pooled": 5, "context": 4, "context_length": 6, **TOWER, "pooled_norm": True, "norm_in": True},
+        lambda seed: (
+            normal(seed, 6),
+            500 + 200 * normal(seed + 1),
+            {
+                "pooled": normal(seed + 2, 5),
+                "tokens": normal(seed + 3, 6, 4),
+                "length": 1 + (seed + jnp.arange(BATCH)) % 6,
+            },
+        ),
+        frozen="^(mean|std)$",
+        zero=True,
+    ),
+    "TextProjection": Row(
+        TextProjection,
+        PROJECTION,
+        lambda seed: (normal(seed, 5), normal(seed + 1, 5), normal(seed + 2, 3, 4), 1 + (seed + jnp.arange(BATCH)) % 3),
+        answer=heard,
+        frozen="^null_embedding$",
+        how=("norm", "dtype"),
+    ),
+    "TextProjection without a picture": Row(
+        TextProjection,
+        PROJECTION,
+        lambda seed: (None, normal(seed + 1, 5), normal(seed + 2, 3, 4), 1 + (seed + jnp.arange(BATCH)) % 3),
+        answer=heard,
+        how=("norm", "dtype"),
     ),
     "MLP": Row(
         MLP,

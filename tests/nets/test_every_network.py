@@ -184,8 +184,10 @@ WAYS = ({"scan": True}, {"scan": True, "remat": "nothing_saveable"}, {"remat": "
 @pytest.mark.parametrize(
     ("row", "how"),
     [
-        # Of a U-Net's blocks, scanned and thought over again at once is the hardest.
-        marked(name, how, id=f"{name}-{'-'.join(how)}", slow=name == "UNet" and len(how) == 1)
+        # Scanned and thought over again at once is the hardest: scanned alone, and each alone of a U-Net, are slow ones.
+        marked(
+            name, how, id=f"{name}-{'-'.join(how)}", slow=how == {"scan": True} or (name == "UNet" and len(how) == 1)
+        )
         for name, one in ROWS.items()
         for how in WAYS
         if set(how) <= set(one.how)

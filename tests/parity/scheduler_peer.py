@@ -19,11 +19,11 @@ def theirs(config, num_steps, strength=1.0, eta=0.0):
     scheduler = kind.from_config(config)
     scheduler.set_timesteps(num_steps)
     skipped = num_steps - min(int(num_steps * strength), num_steps)
-    timesteps = scheduler.timesteps[skipped * scheduler.order :]
+    timesteps = scheduler.timesteps[skipped * getattr(scheduler, "order", 1) :]
     x = torch.tensor(START, dtype=torch.float64)
     if strength < 1:
         if hasattr(scheduler, "set_begin_index"):
-            scheduler.set_begin_index(skipped * scheduler.order)
+            scheduler.set_begin_index(skipped * getattr(scheduler, "order", 1))
         x = scheduler.add_noise(torch.tensor(PICTURE, dtype=torch.float64), x, timesteps[:1])
     else:
         x = x * scheduler.init_noise_sigma
@@ -32,7 +32,9 @@ def theirs(config, num_steps, strength=1.0, eta=0.0):
     drawn = iter(DRAWN)
     with mock.patch(f"{kind.__module__}.randn_tensor", create=True) as draw:
         draw.side_effect = lambda *_, **__: torch.tensor(next(drawn), dtype=torch.float64)
-        for t in timesteps:
+        for place, t in enumerate(timesteps):
+            if kind is diffusers.UnCLIPScheduler:  # as its pipelines call it
+                more = {"prev_timestep": timesteps[place + 1] if place + 1 < len(timesteps) else None}
             output = network(scheduler.scale_model_input(x, t), t.to(torch.float32), torch.sin)
             if learned:
                 output = torch.cat([output, 0.1 * output], dim=1)

@@ -167,6 +167,9 @@ CASES = {
     "ddpm": {"_class_name": "DDPMScheduler"},
     "ddpm large": {"_class_name": "DDPMScheduler", "variance_type": "fixed_large", "clip_sample": False},
     "ddpm small log": sd("DDPMScheduler", variance_type="fixed_small_log", clip_sample=False),
+    "unclip": {"_class_name": "UnCLIPScheduler"},
+    "unclip x0": {"_class_name": "UnCLIPScheduler", "prediction_type": "sample", "clip_sample_range": 5.0},
+    "unclip learned": {"_class_name": "UnCLIPScheduler", "variance_type": "learned_range"},
     "ddpm learned": {"_class_name": "DDPMScheduler", "variance_type": "learned_range", "thresholding": True},
     "ddpm v zero snr": sd(
         "DDPMScheduler",

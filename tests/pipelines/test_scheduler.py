@@ -31,6 +31,7 @@ DEFAULT = {
     ("euler ancestral", "noise"),
     ("heun karras", "noise"),
     ("lms", "noise"),
+    ("unclip", "noise"),
     ("dpm2 linspace", "noise"),
     ("dpm2 ancestral karras", "picture"),
     ("dpm++ 2 midpoint", "noise"),

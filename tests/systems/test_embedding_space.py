@@ -12,7 +12,7 @@ from ml_collections import ConfigDict
 sys.path.insert(0, str(Path(__file__).parent.parent / "cli"))
 import smallruns as tiny
 
-from diffusion_jax import load_run
+from diffusion_jax import load_pretrained, load_run
 from diffusion_jax.cli import main
 from diffusion_jax.data.sources.digits import load_digits
 from diffusion_jax.systems.diffusion.data import training_batches
@@ -74,7 +74,7 @@ def test_embeddings_are_of_unit_scale_within_and_of_unit_norm_without(folder):
 def test_from_the_cache_it_learns_what_it_learns_in_the_step(folder, once, tmp_path):
     assert main(train(once, tmp_path / "run", cache=str(tmp_path / "kept"), eval_every=100)) == 0
     same(folder, tmp_path / "run", rtol=2e-4, atol=2e-5)
-    (table,) = (tmp_path / "kept").rglob("x0.npy")
+    (table,) = (tmp_path / "kept").rglob("embedding.npy")
     assert np.load(table).shape == (len(load_digits("train")), 8)
 
 
@@ -91,6 +91,30 @@ def test_texts_lead_to_embeddings_by_their_own_vector(once, tmp_path, capsys):
     drawn = run.generate(["a seven", "a thin three"], seed=1, negative="a zero")
     np.testing.assert_allclose(np.linalg.norm(drawn, axis=1), 1, rtol=1e-5)
     assert np.abs(drawn[0] - drawn[1]).max() > 1e-6
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("tokens", [True, False])
+def test_a_prior_is_told_texts_and_written_where_diffusers_has_such_a_one(once, tmp_path, capsys, tokens):
+    told = {"name": "text", "encoder": str(once("tiny", tiny.make) / "clip"), "tokens": tokens}
+    model = "{'name': 'prior', 'width': 16, 'layers': 2}"
+    assert main(train(once, tmp_path / "run", model=model, condition=told, eval_every=100, prediction="x0")) == 0
+    run = load_run(tmp_path / "run")
+    texts = ["a seven", "a thin three"]
+    drawn = run.generate(texts, seed=1)
+    np.testing.assert_allclose(np.linalg.norm(drawn, axis=1), 1, rtol=1e-5)
+    np.testing.assert_array_equal(run.params["mean"], 0)
+    np.testing.assert_array_equal(run.params["std"], 1)
+    asked = ["convert", str(tmp_path / "run"), "--out", str(tmp_path / "prior")]
+    if tokens:  # of 16 features, and the embedding has 8
+        tiny.fails(capsys, asked, "PriorTransformer has no context 16, only 8")
+        return
+    assert main(asked) == 0
+    written, x, time = load_pretrained(tmp_path / "prior"), jnp.asarray(drawn), jnp.array([17.0, 803.0])
+    cond = {name: jnp.asarray(value) for name, value in run.condition.tell(texts).items()}
+    np.testing.assert_allclose(
+        written.network.apply(written.params, x, time, cond), run.network.apply(run.params, x, time, cond), atol=1e-5
+    )
 
 
 @pytest.mark.slow

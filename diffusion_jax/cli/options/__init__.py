@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import argparse
 
-from diffusion_jax.cli.options import config, convert, encode, evaluate, report, sample, train, vocabulary
+from diffusion_jax.cli.options import config, convert, encode, evaluate, report, sample, train, unclip, vocabulary
 from diffusion_jax.cli.options.words import Help, Parser, Version
 
 __all__ = ["COMMANDS", "parser"]
 
-COMMANDS = ("train", "sample", "evaluate", "encode", "convert", "vocabulary", "report", "config")
+COMMANDS = ("train", "sample", "unclip", "evaluate", "encode", "convert", "vocabulary", "report", "config")
 
 
 def parser() -> argparse.ArgumentParser:
@@ -23,6 +23,6 @@ def parser() -> argparse.ArgumentParser:
     )
     top.add_argument("--version", action=Version, nargs=0, help="the versions of this package, of JAX and of Flax")
     commands = top.add_subparsers(dest="command", metavar="COMMAND", required=True, parser_class=Parser)
-    for command in (train, sample, evaluate, encode, convert, vocabulary, report, config):
+    for command in (train, sample, unclip, evaluate, encode, convert, vocabulary, report, config):
         command.add(commands)
     return top

@@ -13,9 +13,9 @@ def add(commands: Any) -> None:
     """Adds the command."""
     convert = commands.add_parser(
         "convert",
-        help="weights of a CLIP, U-Net, DiT, autoencoder or fine-tuned run from one library's format into another's",
+        help="weights of a CLIP, U-Net, DiT, prior, autoencoder or fine-tuned run from one library's format into another's",
         formatter_class=Help,
-        description="Read the CLIP or SigLIP in a Hugging Face or open_clip folder, the U-Net, DiT or\n"
+        description="Read the CLIP or SigLIP in a Hugging Face or open_clip folder, the U-Net, DiT, unCLIP's prior or\n"
         "autoencoder in a folder of diffusers, a file of weights or a run of one's own, and write it for another library.",
         epilog="examples: diffusion-jax convert ViT-B-32.pt --out clip-b32 --format hf\n"
         "          diffusion-jax convert model.safetensors --model ViT-B-32 --out clip-b32 --format hf\n"
@@ -32,7 +32,7 @@ def add(commands: Any) -> None:
     convert.add_argument(
         "--format",
         metavar="NAME",
-        help="of a CLIP (default: hf), of a U-Net or DiT (default: diffusers) or of a fine-tuned run (default: what it "
+        help="of a CLIP (default: hf), of a U-Net, DiT or prior (default: diffusers) or of a fine-tuned run (default: what it "
         "trained): hf, open_clip, openai, diffusers, guided, latent, meta or peft",
     )
     convert.add_argument("--dtype", default="float32", metavar="NAME", help="float32, float16 or bfloat16")

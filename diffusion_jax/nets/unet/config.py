@@ -4,7 +4,8 @@
     config.model = ConfigDict({"name": "unet", "preset": "ddpm++-cifar10"})
 
 `attention` are sizes of the pictures: a level that works at one of them attends, to the text where the condition has one and in
-the way that `text` says, else to itself. What is given takes the preset's place.
+the way that `text` says, else to itself. `image_tokens` are as many tokens more, made of the condition's `embedding` (unCLIP's
+decoder: arXiv 2204.06125, section 2.1). What is given takes the preset's place.
 """
 
 from __future__ import annotations
@@ -69,6 +70,7 @@ def unet_keywords(
     modulation: str | None = None,
     block: str | None = None,
     groups: int | None = None,
+    image_tokens: int = 0,
     time_scale: float = 1.0,
     dropout_rate: float | None = None,
     scan: bool = False,
@@ -89,7 +91,12 @@ def unet_keywords(
             f"pictures of {image_size} x {image_size} are not halved {len(widths) - 1} times, as channels {widths} would "
             "have it"
         )
-    attends = text if tokens is not None else "attention"
+    if image_tokens and embedding is None:
+        raise UserError(f"image_tokens {image_tokens} are made of a picture's embedding, and the condition has none")
+    if image_tokens:
+        by, wide = ("image", widths[-1]) if tokens is None else ("text_image", tokens)
+        heard |= {"tokens_by": by, "image_tokens": image_tokens, "context": wide}
+    attends = text if tokens is not None or image_tokens else "attention"
     sizes = [image_size >> i for i in range(len(widths))]
     if attention is not None:
         wrong = [size for size in attention if size not in sizes]

@@ -27,10 +27,10 @@ from flax import nnx
 from jaxtyping import Array, Float
 
 from diffusion_jax.nets.attention import attend
+from diffusion_jax.nets.entries import entry
 from diffusion_jax.nets.functional import called
 from diffusion_jax.nets.layers import dropout
 from diffusion_jax.nets.unet.convolution import double, halve, nearest_divisor
-from diffusion_jax.nets.unet.hearing import entry
 from diffusion_jax.typing import Params, UserError, one_of
 
 __all__ = ["EDM2UNet", "magnitude_join", "magnitude_silu", "magnitude_sum", "pixel_norm", "unit_filters"]

@@ -16,9 +16,9 @@ from flax import nnx
 from jaxtyping import Array, Float
 
 from diffusion_jax.nets.attention import Block
+from diffusion_jax.nets.entries import entry
 from diffusion_jax.nets.functional import Stack
 from diffusion_jax.nets.layers import LayerNorm, gelu
-from diffusion_jax.nets.unet.hearing import entry
 from diffusion_jax.nets.unet.unet import UNet
 
 __all__ = ["GLIDE"]

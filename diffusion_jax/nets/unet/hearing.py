@@ -19,6 +19,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float
 
+from diffusion_jax.nets.entries import entry
 from diffusion_jax.nets.layers import LayerNorm, Linear
 from diffusion_jax.nets.unet.blocks import activation
 from diffusion_jax.nets.unet.convolution import Conv
@@ -26,19 +27,11 @@ from diffusion_jax.nets.unet.embedding import EmbeddingMlp, TimeFeatures, Vector
 from diffusion_jax.nets.unet.levels import Told
 from diffusion_jax.typing import UserError, one_of
 
-__all__ = ["Hearing", "entry"]
+__all__ = ["Hearing"]
 
 PROJECTIONS = (None, "text", "image", "text_image")
 HINT = ((16, 1), (16, 1), (32, 2), (32, 1), (96, 2), (96, 1), (256, 2), (4, 1))  # width and stride of each convolution
 HINT_CHANNELS = 4
-
-
-def entry(cond: dict[str, Array] | None, name: str) -> Array:
-    """An entry of a condition. UserError for one that is missing."""
-    if cond is None or name not in cond:
-        given = "none" if not cond else ", ".join(sorted(cond))
-        raise UserError(f"this network needs a condition with {name!r}; given: {given}")
-    return cond[name]
 
 
 class TokenPool(nnx.Module):

@@ -11,6 +11,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from diffusion_jax import runs
+from diffusion_jax.pipelines.class_to_image import ClassToImage
 from diffusion_jax.pipelines.fine_tuning.prompts import PRETRAINED, WHAT, Prompts, noted_of
 from diffusion_jax.pipelines.fine_tuning.trains import LoRA, trains
 from diffusion_jax.pipelines.loading import load_pipeline
@@ -62,9 +63,10 @@ def load_base(config: ConfigDict, path: str | Path | None = None) -> TextToImage
     told = config.pretrained
     how = {name: told.get(name) for name in ("tokenizer", "prediction", "remat")}
     found = load_pipeline(path or told.path, **how, dtype=told.get("dtype", "auto"))
-    where = repr(str(found.path))
+    where = repr(str(path or told.path))
     if not isinstance(found, TextToImage):
-        raise UserError(f"{where} holds a DiT told classes: fine-tuned are Stable Diffusion's U-Nets")
+        what = "a DiT told classes" if isinstance(found, ClassToImage) else "an unCLIP"
+        raise UserError(f"{where} holds {what}: fine-tuned are Stable Diffusion's U-Nets")
     if found.joins:
         raise UserError(
             f"{where}: its U-Net fills in what a mask hides, which no caption tells: fine-tuned are U-Nets of "

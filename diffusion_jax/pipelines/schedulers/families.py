@@ -12,6 +12,7 @@ import numpy as np
 from diffusion_jax.pipelines.schedulers.courses import Asked, Course, from_levels, time_of_level, time_of_step
 from diffusion_jax.pipelines.schedulers.levels import SPACINGS, step_at, timesteps
 from diffusion_jax.pipelines.schedulers.published import PublishedDPM, PublishedDPMPP
+from diffusion_jax.process.discrete import beta_table
 from diffusion_jax.sampling.grids import exactly
 from diffusion_jax.sampling.solvers.ancestral import Ancestral
 from diffusion_jax.sampling.solvers.consistency import ConsistencyMultistep
@@ -240,6 +241,23 @@ def _lcm(asked: Asked) -> Course:
     return Course(times, np.append(times[1:], 0.0), steps, steps, ConsistencyMultistep())
 
 
+def _unclip(asked: Asked) -> Course:
+    """Evenly rounded from the last timestep to the first, both among them; from there to clean data.
+
+    That last step multiplies x0 by beta / (1 - (1 - beta)) of the first beta in float32, 0.9995 of a table of 1000.
+    """
+    if asked.num_steps < 2:
+        raise UserError(
+            f"{asked.where}: num_steps {asked.num_steps} of UnCLIPScheduler: both ends are steps; nearest: 2"
+        )
+    steps = np.round(np.arange(asked.num_steps) * ((asked.total - 1) / (asked.num_steps - 1)))[::-1]
+    variance = "learned_range" if asked.fields["variance_type"] == "learned_range" else "posterior"
+    times = time_of_step(steps, asked.total)
+    one, first = np.float32(1), np.float32(beta_table("cosine", asked.total)[0])
+    scale = float(first / (one - (one - first)))
+    return Course(times, np.append(times[1:], 0.0), steps, steps, DDPM(variance), scale=scale)
+
+
 COURSES: dict[str, Callable[[Asked], Course]] = {
     "DDIMScheduler": _ddim,
     "DDPMScheduler": _ddpm,
@@ -254,4 +272,5 @@ COURSES: dict[str, Callable[[Asked], Course]] = {
     "UniPCMultistepScheduler": _unipc,
     "DEISMultistepScheduler": _deis,
     "LCMScheduler": _lcm,
+    "UnCLIPScheduler": _unclip,
 }

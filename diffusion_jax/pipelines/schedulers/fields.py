@@ -194,6 +194,13 @@ CLASSES: dict[str, dict[str, Field]] = {
         "timestep_spacing": UNUSED,  # its timesteps are those of its distillation
         "timestep_scaling": reads(number, 10.0),
     },
+    "UnCLIPScheduler": {
+        "num_train_timesteps": reads(whole, 1000),
+        "variance_type": reads(choice(("fixed_small_log", "learned_range")), "fixed_small_log"),
+        "prediction_type": reads(choice(("epsilon", "sample")), "epsilon"),
+        "beta_schedule": reads(choice(("squaredcos_cap_v2",)), "squaredcos_cap_v2"),
+        **CLIP,
+    },
 }
 
 

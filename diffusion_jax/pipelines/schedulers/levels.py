@@ -41,7 +41,7 @@ def _line(start: float, end: float, count: int) -> np.ndarray:
 
 def _betas(fields: Mapping[str, Any]) -> np.ndarray:
     count = fields["num_train_timesteps"]
-    if fields["trained_betas"] is not None:
+    if fields.get("trained_betas") is not None:
         return np.asarray(fields["trained_betas"], np.float32)
     if fields["beta_schedule"] == "squaredcos_cap_v2":
         return beta_table("cosine", count).astype(np.float32)

@@ -1,4 +1,4 @@
-"""`diffusion-jax convert` of diffusion networks: U-Nets and DiTs from one layout into another, and runs for diffusers."""
+"""`diffusion-jax convert` of diffusion networks: U-Nets, DiTs and priors between layouts, and runs for diffusers."""
 
 from __future__ import annotations
 
@@ -10,12 +10,14 @@ from typing import Any
 import jax
 import numpy as np
 
+from diffusion_jax.build.constructors import parameters
 from diffusion_jax.build.networks import network_keywords
 from diffusion_jax.convert.dit import LAYOUTS as DIT_LAYOUTS
 from diffusion_jax.convert.dit import save_dit
 from diffusion_jax.convert.files import DTYPES
+from diffusion_jax.convert.prior import save_prior
 from diffusion_jax.convert.unet import LAYOUTS, save_unet
-from diffusion_jax.nets import ConfigUNet, DiT, complete_unet, unet_keywords
+from diffusion_jax.nets import ConfigUNet, DiT, PriorTransformer, complete_unet, unet_keywords
 from diffusion_jax.nets.layers import sincos_positions
 from diffusion_jax.runs import holds_run
 from diffusion_jax.systems.converting import check_out, refuse_positions
@@ -53,6 +55,10 @@ def convert(arguments: argparse.Namespace, say: Callable[[str], None]) -> int:
         side = config["image_size"] // config.get("patch", 2)
         positions = sincos_positions(side, side, config["width"])
         save_dit(out, config, params, layout=layout, dtype=arguments.dtype, positions=positions)
+    elif kind == "PriorTransformer":
+        if layout != "diffusers":
+            raise UserError(f"format {layout!r} holds no prior; nearest: 'diffusers'")
+        save_prior(out, config, params, dtype=arguments.dtype)
     elif layout not in LAYOUTS:
         raise UserError(f"format {layout!r} holds DiTs alone; nearest: 'diffusers'")
     else:
@@ -69,7 +75,7 @@ def convert(arguments: argparse.Namespace, say: Callable[[str], None]) -> int:
     return 0
 
 
-def _of_run(run: DiffusionRun) -> tuple[str, Mapping[str, Any], int, list[str]]:
+def _of_run(run: DiffusionRun) -> tuple[str, Mapping[str, Any], int | None, list[str]]:
     """(kind, keywords, size of the pictures, what is to be said) of a run's network. UserError for one that no format holds."""
     condition, config = run.condition, run.config
     make, keywords = network_keywords(config.model, run.shape, condition.entries, condition.counts)
@@ -84,6 +90,9 @@ def _of_run(run: DiffusionRun) -> tuple[str, Mapping[str, Any], int, list[str]]:
         )
     if make is ConfigUNet:
         return "UNet", unet_keywords(**keywords), run.shape[0], notes
+    keywords = {**parameters(make), **keywords}  # a layout holds what a config may leave out
     if make is DiT:
         return "DiT", keywords, run.shape[0], notes
+    if make is PriorTransformer:
+        return "PriorTransformer", keywords, None, notes
     raise UserError(f"the run in {str(run.path)!r} has a model {config.model.name!r}, which no format holds")

@@ -122,10 +122,15 @@ def generate(
     keys: Array,
     shape: tuple[int, ...],
     cond: PyTree = None,
+    *,
+    noise: Array | None = None,
 ) -> Array:
-    """Samples [batch, *shape]: noise drawn from each example's key, then the one driver.
+    """Samples [batch, *shape]: noise drawn from each example's key, or given [batch, *shape], then the one driver.
 
-    `denoise` is guided already, or not; keys [batch]; cond leading axis batch.
+    `denoise` is guided already, or not; keys [batch]; cond leading axis batch; noise of unit variance.
     """
-    x1 = initial_noise(keys, (keys.shape[0], *shape), schedule)
+    if noise is None:
+        x1 = initial_noise(keys, (keys.shape[0], *shape), schedule)
+    else:
+        x1 = schedule.sigma(jnp.float32(schedule.t_max)) * noise
     return sample(denoise, schedule, solver, x1, ts, keys, cond)

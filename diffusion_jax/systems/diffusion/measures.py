@@ -69,7 +69,9 @@ def _brings(config: Any) -> bool:
     if "data" not in config or build.gives_pictures(config.data):
         return True
     told = getattr(build.source(config.data, "train"), "told", None)
-    return told is None or (config.get("condition") or {"name": "none"})["name"] in told
+    condition = config.get("condition") or {"name": "none"}
+    names = {condition["name"], *(part["name"] for part in (condition.get("parts") or {}).values())}
+    return told is None or not names.isdisjoint(told)
 
 
 def report(arguments: argparse.Namespace, say: Say) -> int:

@@ -14,20 +14,32 @@ from typing import Any
 from diffusion_jax.build.networks import compute_dtype, kept
 from diffusion_jax.convert.dit import load_dit
 from diffusion_jax.convert.files import read_config
+from diffusion_jax.convert.prior import load_prior
 from diffusion_jax.convert.unet import load_unet
-from diffusion_jax.nets import DIT_MODELS, UNET_MODELS, DiT, Network, UNet, complete_unet, dit_model, unet_model
+from diffusion_jax.nets import (
+    DIT_MODELS,
+    UNET_MODELS,
+    DiT,
+    Network,
+    PriorTransformer,
+    UNet,
+    complete_unet,
+    dit_model,
+    unet_model,
+)
 from diffusion_jax.typing import Params, UserError, path_of
 
 __all__ = ["Pretrained", "load_network", "order_of", "publishes"]
 
 UNETS = ("UNet2DModel", "UNet2DConditionModel")
 DITS = ("DiTTransformer2DModel", "Transformer2DModel")
+PRIORS = ("PriorTransformer",)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Pretrained:
-    """A published network: `network.apply(params, xt, time, cond)`; `config` are the keywords of its class `kind`, "UNet" or
-    "DiT", `told` its own config.json."""
+    """A published network: `network.apply(params, xt, time, cond)`; `config` are the keywords of its class `kind`, "UNet",
+    "DiT" or "PriorTransformer", `told` its own config.json."""
 
     path: Path
     kind: str
@@ -57,7 +69,7 @@ def load_network(
     remat: str | None = None,
     param_dtype: str = "float32",
 ) -> Pretrained:
-    """The U-Net or DiT in a folder or file, its parameters on the device, "float32" or rounded to "bfloat16".
+    """The U-Net, DiT or unCLIP's prior in a folder or file, its parameters on the device, "float32" or rounded to "bfloat16".
 
     `model` is a name of `nets.UNET_MODELS` for weights that do not say what they are (guided-diffusion's, whose q, k and v are
     in an `order` "heads" or "parts", by default that of its publication, and whole checkpoints of latent diffusion), or one of
@@ -82,9 +94,13 @@ def load_network(
     elif name in DITS:
         kind, (config, params) = "DiT", load_dit(path)
         network = Network(lambda rngs: DiT(rngs, **config, **how))
+    elif name in PRIORS:
+        kind, (config, params) = "PriorTransformer", load_prior(path)
+        network = Network(lambda rngs: PriorTransformer(rngs, **config, **how))
     elif name in UNETS or name is None:
         config, params = load_unet(path, complete_unet, order=order)
         network = Network(lambda rngs: UNet(rngs, **config, **how))
     else:
-        raise UserError(f"{str(path)!r} holds a {name}, which is not read here; read are {', '.join((*UNETS, *DITS))}")
+        known = ", ".join((*UNETS, *DITS, *PRIORS))
+        raise UserError(f"{str(path)!r} holds a {name}, which is not read here; read are {known}")
     return Pretrained(path, kind, network, kept(params, param_dtype), config, told)

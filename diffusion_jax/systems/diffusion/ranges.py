@@ -22,12 +22,14 @@ from diffusion_jax.build.ranges import (
     whole,
 )  # fmt: skip
 from diffusion_jax.build.samplers import GRIDS, SOLVERS
+from diffusion_jax.nets.unet.blocks import ACTIVATIONS
 from diffusion_jax.nets.unet.config import BLOCKS, CONFIGURABLE, MODULATIONS, RESAMPLES, TEXTS
 from diffusion_jax.process.network_time import TIME_INPUTS
 from diffusion_jax.process.prediction import KINDS
 from diffusion_jax.process.times import MODE_RANGE
 from diffusion_jax.systems.diffusion.conditions import CONDITIONS
 from diffusion_jax.systems.diffusion.conditions.image import IMAGE_KINDS
+from diffusion_jax.systems.diffusion.embedding_scale import SCALINGS
 from diffusion_jax.systems.diffusion.spaces import SPACES
 
 __all__ = ["RANGES"]
@@ -60,6 +62,7 @@ RANGES: dict[str, Range] = {
     "space.name": named("space", SPACES),
     "space.encoder": text("the path of a CLIP run or of published weights, as text", path=True),
     "space.autoencoder": text("the path of an autoencoder, a run or published weights, as text", path=True),
+    "space.scaling": choice("space.scaling", SCALINGS),
     "space.cache": optional(text("the path of a folder, as text"), "x0 is made in the step"),
     "prediction": choice("prediction", PREDICTIONS),
     "time": choice("time", TIME_INPUTS),
@@ -72,6 +75,12 @@ RANGES: dict[str, Range] = {
     "model.time_scale": number(0.0, 1e6, above=True, usual=1.0),
     "model.dropout_rate": share(usual=0.1),
     "model.time_shift": number(0.0, 1.0),
+    "model.time_width": optional(SIZE, "the width"),
+    "model.time_act": choice("model.time_act", ACTIVATIONS),
+    "model.query": flag(),
+    "model.pooled_norm": flag(),
+    "model.norm_in": flag(),
+    "model.out_dim": optional(SIZE, "as many as the vector has"),
     "model.out_channels": optional(SIZE, "as many as the picture has"),
     "model.eps": number(1e-12, 1.0, usual=1e-6),
     "model.preset": optional(choice("model.preset", CONFIGURABLE), "the sizes that are given"),
@@ -89,6 +98,7 @@ RANGES: dict[str, Range] = {
     "model.resample": optional(choice("model.resample", RESAMPLES), "the preset's, or conv"),
     "model.modulation": optional(choice("model.modulation", MODULATIONS), "the preset's, or scale_shift"),
     "model.block": optional(choice("model.block", BLOCKS), "the preset's, or resnet"),
+    "model.image_tokens": whole(0, 64),
     "model.groups": optional(whole(1, 1024), "the preset's, or of each norm min(channels / 4, 32)"),
     "model[unet].dropout_rate": optional(share(usual=0.1), "the preset's, or 0"),
     "schedule.name": named("schedule", SCHEDULES),

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-import math
 import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -22,8 +21,10 @@ from diffusion_jax.nets import Network
 from diffusion_jax.parallel.mesh import batch_devices, make_mesh, put_batch, replicated
 from diffusion_jax.process import denoiser
 from diffusion_jax.sampling import AdaptiveODE
+from diffusion_jax.sampling.given import with_noise
 from diffusion_jax.sampling.natural import doubt
 from diffusion_jax.systems.clip.run import ClipRun
+from diffusion_jax.systems.diffusion.asked import distinct, finite_of, noise_of, scale_of
 from diffusion_jax.systems.diffusion.conditions import Condition, asks_of, told_of
 from diffusion_jax.systems.diffusion.data import examples, examples_of_run
 from diffusion_jax.systems.diffusion.loss import example_keys, generate
@@ -127,9 +128,18 @@ class DiffusionRun:
         return self.config.get("sigma_data", 0.5)
 
     def encode_text(self, prompts: str | Sequence[str]) -> dict[str, np.ndarray]:
-        """The condition of each prompt, or of one, leading axis n. UserError for none, and for what is no text."""
-        clip, texts = self.clip, texts_of("prompts", prompts)
-        return self.condition.request(texts) if self.asks == ("prompt",) else clip.condition(texts)
+        """The condition of each prompt, or of one, leading axis n, all else that the run is told its null.
+
+        UserError for none, for what is no text, and for a run that reads none.
+        """
+        texts = texts_of("prompts", prompts)
+        if self.asks == ("prompt",):
+            return self.condition.request(texts)
+        return (
+            self.condition.request([{"prompt": text} for text in texts])
+            if "prompt" in self.asks
+            else self.clip.condition(texts)
+        )
 
     @functools.cached_property
     def null(self) -> PyTree:
@@ -151,11 +161,11 @@ class DiffusionRun:
         scale or option that is not finite. Warns of a grid that cannot be right under the schedule (`sampling.natural`).
         """
         default = self.config.sampler
-        scale = _scale(default.guidance_scale if guidance_scale is None else guidance_scale)
+        scale = scale_of(default.guidance_scale if guidance_scale is None else guidance_scale)
         steps = whole_number("num_steps", default.num_steps if num_steps is None else num_steps, 1)
         if steps > MOST_STEPS:
             raise UserError(f"num_steps {steps} is more than {MOST_STEPS}; usual are 10 to 1000")
-        options = _finite(solver_options or {})
+        options = finite_of(solver_options or {})
         chosen, name = build.solver(solver or default.solver, **options), self.grid_name(grid, steps)
         ts = build.grid(name, steps, self.schedule)
         # An adaptive solver finds its own steps.
@@ -183,7 +193,7 @@ class DiffusionRun:
         negative prompt are one, or one an image of the batch. Raises UserError for an unknown name or option, for a
         negative scale without a negative prompt, and for a negative prompt that is not text.
         """
-        scale = _scale(self.config.sampler.guidance_scale if guidance_scale is None else guidance_scale)
+        scale = scale_of(self.config.sampler.guidance_scale if guidance_scale is None else guidance_scale)
         if not self.condition.guides:
             off = not isinstance(scale, jax.core.Tracer) and np.all(scale == 1)
             if negative is not None or guidance is not None or not off:
@@ -268,6 +278,7 @@ class DiffusionRun:
         solver_options: dict[str, Any] | None = None,
         seed: int = 0,
         start: int = 0,
+        noise: ArrayLike | None = None,
         batch_size: int = 256,
         denoise: DenoiseFn | None = None,
     ) -> np.ndarray:
@@ -277,14 +288,15 @@ class DiffusionRun:
 
         Image i is a function of the seed and of `start` + i, whatever the batch size and the number of devices. A
         negative prompt takes the unconditional prediction's place; it and the scale are one, or one a prompt; `guidance`
-        as in `guided`. Raises UserError for an unknown solver, grid or guidance, for CFG++ with a solver of higher
-        order, for another number of scales or negative prompts than of prompts, for no prompt or what is no text, and
-        for a seed, start or batch size that is no whole number in its range.
+        as in `guided`. `noise` [n, *shape] of unit variance takes the place of what the seed draws, [1 + steps, n, *shape]
+        also that of each step's. Raises UserError for noise of another shape, for an unknown solver, grid or guidance, for
+        CFG++ with a solver of higher order, for another number of scales or negative prompts than of prompts, for no prompt
+        or what is no text, and for a seed, start or batch size that is no whole number in its range.
         """
         prompts = self._requests(prompts, count)
         batch_size, seed = whole_number("batch_size", batch_size, 1), whole_number("seed", seed, 0, 2**32 - 1)
         start = whole_number("start", start, 0, 2**31 - 1 - len(prompts))
-        guidance_scale = None if guidance_scale is None else _scale(guidance_scale)
+        guidance_scale = None if guidance_scale is None else scale_of(guidance_scale)
         chosen, ts, scale = self.sampler(
             solver=solver, num_steps=num_steps, grid=grid, guidance_scale=guidance_scale, solver_options=solver_options
         )
@@ -297,10 +309,11 @@ class DiffusionRun:
                 raise UserError(
                     f"{name} has {len(given)} entries for {len(prompts)} prompts: give one, or one a prompt"
                 )
+        first, drawn = noise_of(noise, (len(prompts), *self.shape), len(ts) - 1)
         mesh = make_mesh(devices=jax.local_devices())
         size = -(-min(batch_size, len(prompts)) // batch_devices(mesh)) * batch_devices(mesh)
         model = jax.device_put(denoise or self.denoise, replicated(mesh))
-        unique, rows = _distinct(prompts)
+        unique, rows = distinct(prompts)
         table = self.condition.request(unique)
 
         def one(part: slice) -> np.ndarray:
@@ -315,7 +328,9 @@ class DiffusionRun:
                 guidance=guidance,
                 denoise=model,
             )
-            x0 = generate(guided, self.schedule, chosen, ts, keys, self.shape, cond)
+            x1 = None if first is None else put_batch({"noise": first[places]}, mesh)["noise"]
+            solver = chosen if drawn is None else with_noise(chosen, drawn[:, places])
+            x0 = generate(guided, self.schedule, solver, ts, keys, self.shape, cond, noise=x1)
             lost = chosen.explain(np.asarray(x0)[:real]) if isinstance(chosen, AdaptiveODE) else None
             if lost is not None:
                 raise UserError(lost)
@@ -323,38 +338,6 @@ class DiffusionRun:
 
         starts = range(0, len(prompts), size)
         return np.concatenate([one(slice(begin, min(begin + size, len(prompts)))) for begin in starts])
-
-
-def _distinct(requests: list[Any]) -> tuple[list[Any], np.ndarray]:
-    """(each request once, the row of each there); those that cannot be told apart by a hash all stay."""
-    try:
-        place = {request: row for row, request in enumerate(dict.fromkeys(requests))}
-    except TypeError:
-        return requests, np.arange(len(requests))
-    return list(place), np.array([place[request] for request in requests])
-
-
-def _finite(options: Mapping[str, Any]) -> Mapping[str, Any]:
-    """The options of a solver. UserError for a number that is not finite."""
-    for key, value in options.items():
-        if isinstance(value, float) and not math.isfinite(value):
-            raise UserError(f"{key} {value} of the solver is not a finite number")
-    return options
-
-
-def _scale(given: Any) -> Any:
-    """A guidance scale as a float, or one an image as float32 [n]. UserError for what is no finite number."""
-    if isinstance(given, jax.core.Tracer):
-        return given
-    try:
-        scale = np.asarray(given)
-    except ValueError:  # a list of lists of several lengths
-        scale = np.asarray(None)
-    if scale.dtype.kind not in "iuf" or scale.ndim > 1 or not scale.size:
-        raise UserError(f"guidance scale {given!r} is not a number, or one an image")
-    if not np.isfinite(scale).all():
-        raise UserError(f"guidance scale {scale} is not finite; 1 is no guidance, usual are 1 to 8")
-    return float(scale) if scale.ndim == 0 else scale.astype(np.float32)
 
 
 def unloaded(

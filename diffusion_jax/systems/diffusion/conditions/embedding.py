@@ -1,8 +1,9 @@
 """The condition of a picture, by the image tower of a CLIP: its unit-norm embedding (unCLIP, arXiv 2204.06125, section 2.1).
 
-The tower is frozen and runs within the compiled step, on the pictures as they are trained on; with `cache` it sees each
-training picture once, prepared without chance, and training reads the outputs from disk. Nothing told is the zero vector,
-which no picture has.
+A request is a picture, or an embedding itself, such as a prior draws. The tower is frozen and runs within the compiled step,
+on the pictures as they are trained on; with `cache` it sees each training picture once, prepared without chance, and training
+reads the outputs from disk. Nothing told is the zero vector, which no picture has: what a network makes of it (the bias of the
+map that reads it) is the learned null.
 """
 
 from __future__ import annotations
@@ -93,12 +94,22 @@ class Embedding(Plain):
         return [held_out[i]["image"] for i in range(min(SHOWN, len(held_out)))]
 
     def listed(self, what: str, given: Any) -> list[Any]:
-        """Pictures."""
+        """Pictures, or embeddings: arrays of floats [d], several also [n, d]."""
+        array = np.asarray(given) if isinstance(given, np.ndarray | jax.Array) else None
+        if array is not None and array.dtype.kind == "f" and array.ndim in (1, 2) and array.size:
+            return list(np.atleast_2d(array))
         return pictures_of(what, given)
 
     def request(self, requests: Sequence[Any]) -> PyTree:
-        """Of pictures."""
-        return {"embedding": np.asarray(self._embed(self.encoder.clip.params, self.pictures(requests)))}
+        """Of pictures, and of embeddings [d] in their place, of which the direction counts. UserError for ones of another
+        size, and for zeros."""
+        size = self.entries["embedding"][0]
+        arrays = {row: one for row, one in enumerate(requests) if isinstance(one, np.ndarray | jax.Array)}
+        vectors = {row: _unit(one, size) for row, one in arrays.items() if one.ndim == 1}
+        pictures = [request for row, request in enumerate(requests) if row not in vectors]
+        seen = iter(self._embed(self.encoder.clip.params, self.pictures(pictures)) if pictures else ())
+        rows = [vectors[row] if row in vectors else np.asarray(next(seen)) for row in range(len(requests))]
+        return {"embedding": np.stack(rows)}
 
     def notes(self, folder: Path) -> Mapping[str, Mapping[str, Any]]:
         """Of the encoder, and whether it saw the pictures as they were trained on or, to be cached, without chance."""
@@ -116,6 +127,19 @@ class Embedding(Plain):
                     f"{folder} began {began} a cache, and config key 'condition.cache' is {self.cache!r}: pictures that are "
                     "altered have other embeddings; choose another --config.workdir, or --overwrite to begin anew"
                 )
+
+
+def _unit(given: Any, size: int) -> np.ndarray:
+    """An embedding of unit norm. UserError for none of this `size`."""
+    found = np.asarray(given)
+    if found.shape != (size,) or found.dtype.kind != "f":
+        raise UserError(
+            f"an embedding of shape {found.shape} {found.dtype}: the run's image encoder gives {size} floats"
+        )
+    norm = np.linalg.norm(found)
+    if not np.isfinite(norm) or norm == 0:
+        raise UserError(f"an embedding of norm {norm}: it has a direction, and finite numbers")
+    return (found / norm).astype(np.float32)
 
 
 def embedding(

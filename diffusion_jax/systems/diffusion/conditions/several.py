@@ -144,21 +144,22 @@ class Several(Plain):
         return found if len(self.asks) > 1 else [row.get(self.asks[0]) if self.asks else None for row in found]
 
     def listed(self, what: str, given: Any) -> list[Any]:
-        """One request {name: value} or several; of parts that ask one thing alone its values."""
+        """One request {name: value} or several, a text alone as a prompt; of parts that ask one thing alone its values."""
         if len(self.asks) == 1:
             return next(part for part in self.parts.values() if asks_of(part)).listed(what, given)
-        found = [given] if isinstance(given, Mapping) else list(given) if isinstance(given, list | tuple) else []
+        alone = isinstance(given, Mapping | str)
+        found = [given] if alone else list(given) if isinstance(given, list | tuple) else []
         if not found:
             example = ", ".join(f"{ask!r}: ..." for ask in self.asks)
             raise UserError(f"{what}: the model is asked by {{{example}}}, or several of these; given {given!r:.80}")
-        for request in found:
-            self._named(request)
-        return found
+        return [self._named(request) for request in found]
 
     def _named(self, request: Any) -> Mapping[str, Any]:
         """A request by name. UserError for a name that no part asks by."""
         if len(self.asks) == 1:
             return {self.asks[0]: request}
+        if isinstance(request, str) and "prompt" in self.asks:
+            return {"prompt": request}
         if not isinstance(request, Mapping):
             example = ", ".join(f"{ask!r}: ..." for ask in self.asks)
             raise UserError(f"a request is {{{example}}}, what is left out tells nothing; not {request!r:.80}")

@@ -1,0 +1,74 @@
+"""unCLIP's prior on handwritten digits: diffusion over the image embeddings of `digits_clip.py`, asked for a text.
+
+Command   diffusion-jax train --config configs/digits_prior.py
+"""
+
+from ml_collections import ConfigDict
+
+VARIANTS = {
+    "mlp": {
+        "condition.tokens": False,
+        "model": {
+            "name": "mlp",
+            "width": 256,
+            "layers": 4,
+            "mlp_ratio": 2.0,
+            "dropout_rate": 0.0,
+            "dtype": "auto",
+            "scan": False,
+        },
+    },
+    "unit": {"space.scaling": "unit"},
+}
+
+
+def get_config() -> ConfigDict:
+    config = ConfigDict()
+    config.system = "diffusion"
+    config.workdir = "runs/digits/prior"
+    config.seed = 0
+    config.steps = 2000
+    config.batch_size = 256
+
+    config.data = ConfigDict({"name": "digits", "shift": 0.0})
+    config.space = ConfigDict({"name": "embeddings", "encoder": "runs/digits/clip", "scaling": "whitened"})
+    config.condition = ConfigDict({"name": "text", "encoder": "runs/digits/clip", "drop": 0.1, "tokens": True})
+
+    config.model = ConfigDict(
+        {
+            "name": "prior",
+            "width": 64,
+            "layers": 3,
+            "heads": 4,
+            "mlp_ratio": 4.0,
+            "dropout_rate": 0.0,
+            "dtype": "auto",
+            "scan": False,
+        }
+    )
+    config.schedule = ConfigDict({"name": "cosine"})
+    config.prediction = "x0"
+    config.time = "t1000"
+    config.loss = ConfigDict({"space": "x0", "weight": "simple", "times": "stratified"})
+
+    config.optimizer = ConfigDict(
+        {
+            "name": "adamw",
+            "learning_rate": 1e-3,
+            "warmup_steps": 50,
+            "schedule": "cosine",
+            "b1": 0.9,
+            "b2": 0.99,
+            "eps": 1e-8,
+            "weight_decay": 0.01,
+            "clip_norm": 1.0,
+        }
+    )
+    config.ema = ConfigDict({"decay": 0.995})
+
+    config.sampler = ConfigDict({"solver": "ddpm", "grid": "natural", "num_steps": 25, "guidance_scale": 1.0})
+
+    config.log_every = 100
+    config.eval_every = 1000
+    config.checkpoint_every = 1000
+    return config

@@ -1,0 +1,265 @@
+"""What unCLIP makes of the scans: the numbers under `unclip` in `metrics.json`, and the pictures of its section.
+
+All on held-out scans. The prior is measured by cosines in CLIP's space, pictures by the reader that shares nothing with the
+models, strokes by what `data.sources.digits` measures on scans. Four ways from a caption to a picture are compared at equal
+guidance and seeds: the prior's embedding beside the caption (unCLIP), the prior's embedding alone, the caption's own embedding
+in the place of the prior's, and the caption alone, which is guided diffusion as everywhere else in this report.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+
+from diffusion_jax.data.sources import digits
+from diffusion_jax.data.sources.digits import CLASS_NAMES, PROMPTS, SLANTS, WEIGHTS, with_article
+from diffusion_jax.metrics import frechet_distance, mean_pairwise_distance
+from diffusion_jax.metrics.psnr import psnr
+from diffusion_jax.pipelines.components import components_of
+from diffusion_jax.pipelines.unclip import UnCLIP
+from experiments.digits.measures import Evaluation
+from experiments.digits.reader import Reader, fit_reader
+from experiments.progress import said_and_timed
+
+__all__ = ["evaluate_unclip"]
+
+Say = Callable[[str], None]
+GUIDANCE = 3.0
+VARIED = 2.0
+"""The decoder's guidance towards an embedding alone, in variations and text diffs."""
+STEPS, INVERTED, REFINED = 20, 50, 3
+THETA = 0.4
+"""How far a text diff turns an embedding, of the angle to the difference of the captions."""
+SHOWN_THETAS = (0.0, 0.1, 0.2, 0.3, 0.4)
+CANDIDATES = 2
+WAYS = ("prior", "prior_untold", "text_embedding", "text")
+
+
+@dataclasses.dataclass(frozen=True)
+class _Bench:
+    """The pipeline, the reader and the scans that the parts share."""
+
+    unclip: UnCLIP
+    reader: Reader
+    train: Any
+    held_out: Any
+    seed: int
+    samples: int
+
+    @property
+    def images(self) -> np.ndarray:
+        return self.held_out.columns()["image"]
+
+    @property
+    def labels(self) -> np.ndarray:
+        return self.held_out.columns()["label"]
+
+    def captions(self) -> tuple[list[str], np.ndarray]:
+        """Captions of as many samples as are drawn, and the rows that they are of."""
+        phrasings = [item["captions"] for item in self.held_out]
+        rows = np.arange(self.samples) % len(phrasings)
+        return [phrasings[row][(i // len(phrasings)) % len(phrasings[row])] for i, row in enumerate(rows)], rows
+
+    def draw(self, way: str, prompts: Sequence[str], scale: float, start: int = 0) -> np.ndarray:
+        """Pictures of prompts, one of the four ways."""
+        options = {"guidance_scale": scale, "num_steps": STEPS, "solver": "ddim"}
+        if way == "text":
+            run = self.unclip.decoder.run  # type: ignore[attr-defined]
+            asked = [{"prompt": prompt} for prompt in prompts]
+            return np.clip(run.generate(asked, seed=self.seed, start=start, **options), -1.0, 1.0)
+        pipeline = dataclasses.replace(self.unclip, prior=None) if way == "text_embedding" else self.unclip
+        told = way != "prior_untold"
+        return pipeline.generate(
+            prompts, candidates=CANDIDATES, told=told, seed=self.seed, start=start, options=options
+        )
+
+
+def evaluate_unclip(
+    unclip: UnCLIP, train: Any, held_out: Any, into: Evaluation, *, samples: int = 500, seed: int = 0, say: Say = print
+) -> None:
+    """All numbers of the pipeline on the held-out scans, those of `train` beside them."""
+    scans = train.columns()
+    reader = fit_reader(scans["image"], scans["label"])
+    bench = _Bench(unclip, reader, train, held_out, seed, samples)
+    for part in (_prior, _ways, _strokes, _inversion, _variations, _interpolation, _diffs, _components):
+        with said_and_timed(f"unclip, {part.__name__[1:]}", say):
+            part(bench, into)
+
+
+def _cosines(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    return (a * b).sum(axis=1) / (np.linalg.norm(a, axis=1) * np.linalg.norm(b, axis=1))
+
+
+def _prior(b: _Bench, into: Evaluation) -> None:
+    """Cosines to the embedding of the scan that a caption is of: the prior's one draw, the best of two, the caption's own."""
+    captions = [item["captions"][0] for item in b.held_out]
+    true, texts = b.unclip.decoder.embed(b.images), b.unclip.decoder.texts(captions)
+    one = b.unclip.embeddings(captions, candidates=1, seed=b.seed)
+    best = b.unclip.embeddings(captions, candidates=CANDIDATES, seed=b.seed)
+    other = np.random.default_rng(b.seed).permutation(len(captions))
+    for name, found in {
+        "prior_cosine": _cosines(one, true),
+        "reranked_cosine": _cosines(best, true),
+        "text_cosine": _cosines(texts, true),
+        "shuffled_cosine": _cosines(one[other], true),
+        "shuffled_real_cosine": _cosines(true[other], true),
+    }.items():
+        into.put(f"unclip.{name}", float(found.mean()))
+    into.put("unclip.prior_text_cosine", float(_cosines(one, texts).mean()))
+    into.put("unclip.reranked_text_cosine", float(_cosines(best, texts).mean()))
+
+
+def _ways(b: _Bench, into: Evaluation) -> None:
+    """The digit asked for, the Frechet distance and the diversity of each way, at guidance 1 and 3."""
+    captions, rows = b.captions()
+    asked, real = b.labels[rows], b.images.reshape(len(b.images), -1)
+    sevens = b.train.columns()["image"][b.train.columns()["label"] == 7]
+    spread = mean_pairwise_distance(sevens.reshape(len(sevens), -1))
+    shown = []
+    for way in WAYS:
+        of_way: dict[str, Any] = {}
+        for scale in (1.0, GUIDANCE):
+            images = b.draw(way, captions, scale)
+            alike = b.draw(way, [PROMPTS[7]] * 100, scale, start=10_000)
+            of_way[f"guidance_{scale:g}"] = {
+                "digit_accuracy": b.reader.accuracy(images, asked),
+                "frechet": frechet_distance(images.reshape(len(images), -1), real),
+                "diversity": mean_pairwise_distance(alike.reshape(len(alike), -1)) / spread,
+            }
+        shown.append(b.draw(way, list(PROMPTS), GUIDANCE, start=20_000))
+        into.put(f"unclip.ways.{way}", of_way)
+    into.put(
+        "unclip.digit_accuracy", into.metrics["unclip"]["ways"]["prior"][f"guidance_{GUIDANCE:g}"]["digit_accuracy"]
+    )
+    into.arrays["unclip_ways"] = np.stack(shown)
+    into.notes["unclip_ways"] = list(PROMPTS)
+
+
+def _strokes(b: _Bench, into: Evaluation) -> None:
+    """Whether ink and slant follow the words: the share of digits whose mean moves the right way, and by how much."""
+    labels = np.repeat(np.arange(len(CLASS_NAMES)), 20)
+    for name, words, measured in (
+        ("weight", (WEIGHTS[0], WEIGHTS[2]), "ink"),
+        ("slant", (SLANTS[0], SLANTS[2]), "slant"),
+    ):
+        low, high = (
+            digits.measure(
+                b.draw(
+                    "prior",
+                    [with_article(f"a {word} {CLASS_NAMES[label]}") for label in labels],
+                    GUIDANCE,
+                    start=30_000,
+                )
+            )[measured]
+            for word in words
+        )
+        means = [(low[labels == label].mean(), high[labels == label].mean()) for label in np.unique(labels)]
+        into.put(f"unclip.{name}_moves", float(np.mean([after > before for before, after in means])))
+        into.put(f"unclip.{name}_from_to", [float(low.mean()), float(high.mean())])
+
+
+def _options(scale: float, steps: int = INVERTED) -> dict[str, Any]:
+    return {"num_steps": steps, "guidance_scale": scale}
+
+
+def _inversion(b: _Bench, into: Evaluation) -> None:
+    """How near a scan comes back through 50 steps of DDIM up and down, plain and with three refinements a step."""
+    for name, refinements in (("inversion_psnr_plain", 0), ("inversion_psnr", REFINED)):
+        back = b.unclip.variations(
+            b.images, 1, eta=0.0, seed=b.seed, options=_options(1.0),
+            inversion=_options(1.0) | {"refinements": refinements},
+        )[:, 0]  # fmt: skip
+        into.put(f"unclip.{name}", float(np.mean(psnr(back, b.images))))
+
+
+def _variations(b: _Bench, into: Evaluation) -> None:
+    """Whether variations keep the digit, and how far they are from the scan beside how far scans of a digit are."""
+    varied = b.unclip.variations(
+        b.images, 2, seed=b.seed, options=_options(VARIED), inversion=_options(1.0) | {"refinements": REFINED}
+    )
+    labels = np.repeat(b.labels, 2)
+    flat = varied.reshape(-1, *varied.shape[2:])
+    into.put("unclip.variation_accuracy", b.reader.accuracy(flat, labels))
+    apart = np.sqrt(np.square(varied - b.images[:, None]).mean(axis=(2, 3, 4)))
+    rng = np.random.default_rng(b.seed)
+    other = [rng.choice(np.flatnonzero(b.labels == label)) for label in b.labels]
+    of_a_digit = np.sqrt(np.square(b.images[other] - b.images).mean(axis=(1, 2, 3)))
+    into.put("unclip.variation_distance", float(apart.mean() / of_a_digit[of_a_digit > 0].mean()))
+    shown = [int(np.flatnonzero(b.labels == label)[0]) for label in (2, 4, 5, 7, 9)]
+    more = b.unclip.variations(
+        b.images[shown], 6, seed=b.seed, options=_options(VARIED), inversion=_options(1.0) | {"refinements": REFINED}
+    )
+    into.arrays["unclip_variations"] = np.concatenate([b.images[shown][:, None], more], axis=1)
+
+
+def _interpolation(b: _Bench, into: Evaluation) -> None:
+    """The largest step over the mean one between neighbours of a way from scan to scan, in CLIP's space."""
+    pairs = [
+        (int(np.flatnonzero(b.labels == one)[1]), int(np.flatnonzero(b.labels == two)[1]))
+        for one, two in ((1, 7), (3, 8), (0, 6), (4, 9), (5, 3))
+    ]
+    ways, jumps = [], []
+    for first, second in pairs:
+        way = b.unclip.interpolate(
+            b.images[first : first + 1], b.images[second : second + 1], 9, seed=b.seed,
+            options=_options(1.0), inversion=_options(1.0) | {"refinements": REFINED},
+        )  # fmt: skip
+        steps = np.linalg.norm(np.diff(b.unclip.decoder.embed(way), axis=0), axis=1)
+        jumps.append(float(steps.max() / steps.mean()))
+        ways.append(way)
+    into.put("unclip.interpolation_jump", max(jumps))
+    into.put("unclip.interpolation_jumps", jumps)
+    into.arrays["unclip_interpolations"] = np.stack(ways)
+
+
+def _diffs(b: _Bench, into: Evaluation) -> None:
+    """Thin scans moved towards bold and bold ones towards thin: how many are then so, and are the digit that they were."""
+    classes = digits.classify(b.images, b.labels)["weight"]
+    turned, kept, shown = [], [], []
+    for source, target in ((WEIGHTS[0], WEIGHTS[2]), (WEIGHTS[2], WEIGHTS[0])):
+        rows = np.flatnonzero(classes == WEIGHTS.index(source))
+        for label in np.unique(b.labels[rows]):
+            mine = rows[b.labels[rows] == label]
+            name = CLASS_NAMES[label]
+            moved = b.unclip.text_diffs(
+                b.images[mine], with_article(f"a {source} {name}"), with_article(f"a {target} {name}"), (THETA,),
+                seed=b.seed, options=_options(VARIED), inversion=_options(1.0) | {"refinements": REFINED},
+            )[:, 0]  # fmt: skip
+            labels = np.full(len(moved), label)
+            turned.append(digits.classify(moved, labels)["weight"] == WEIGHTS.index(target))
+            kept.append(b.reader.read(moved) == labels)
+            if source == WEIGHTS[0] and label in (2, 3, 7):
+                way = b.unclip.text_diffs(
+                    b.images[mine[:1]], with_article(f"a {source} {name}"), with_article(f"a {target} {name}"), SHOWN_THETAS,
+                    seed=b.seed, options=_options(VARIED), inversion=_options(1.0) | {"refinements": REFINED},
+                )  # fmt: skip
+                shown.append(np.concatenate([b.images[mine[:1]], way[0]]))
+    into.put("unclip.diff_turned", float(np.concatenate(turned).mean()))
+    into.put("unclip.diff_kept", float(np.concatenate(kept).mean()))
+    into.arrays["unclip_diffs"] = np.stack(shown)
+    into.notes["unclip_thetas"] = list(SHOWN_THETAS)
+
+
+def _components(b: _Bench, into: Evaluation) -> None:
+    """The digit that is read from scans decoded from more and more principal components of their embeddings."""
+    space = components_of(b.unclip.decoder.embed(b.train.columns()["image"]))
+    size = len(space.mean)
+    counts = [count for count in (1, 2, 4, 8, 16, 32) if count < size] + [size]
+    rows = np.arange(min(180, len(b.images)))
+    drawn = b.unclip.components(b.images[rows], space, counts, seed=b.seed, options=_options(VARIED, STEPS))
+    into.put(
+        "unclip.components",
+        {
+            str(count): {
+                "variance": space.share(count),
+                "digit_accuracy": b.reader.accuracy(drawn[:, i], b.labels[rows]),
+            }
+            for i, count in enumerate(counts)
+        },
+    )
+    shown = [int(np.flatnonzero(b.labels[rows] == label)[0]) for label in (0, 3, 6, 8)]
+    into.arrays["unclip_components"] = np.concatenate([b.images[shown][:, None], drawn[shown]], axis=1)
+    into.notes["unclip_components"] = counts
