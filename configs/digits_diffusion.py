@@ -8,16 +8,6 @@ from ml_collections import ConfigDict
 ENCODER = "runs/digits/clip"
 
 VARIANTS = {
-    "decoder": {
-        "condition": {
-            "name": "several",
-            "parts": {
-                "text": {"name": "text", "encoder": ENCODER, "drop": 0.3},
-                "picture": {"name": "embedding", "encoder": ENCODER, "drop": 0.5},
-            },
-            "drop": 0.0,
-        },
-    },
     "eps": {"prediction": "eps", "loss.space": "eps", "schedule.name": "vp_linear"},
     "x0": {"prediction": "x0", "loss.space": "v"},
     "flow": {"prediction": "velocity", "loss.space": "velocity", "schedule.name": "rectified_flow"},
@@ -28,6 +18,16 @@ VARIANTS = {
         "loss.space": "x0",
         "loss.weight": "edm",
         "loss.times": "log_normal",
+    },
+    "decoder": {
+        "condition": {
+            "name": "several",
+            "parts": {
+                "text": {"name": "text", "encoder": ENCODER, "drop": 0.3},
+                "picture": {"name": "embedding", "encoder": ENCODER, "drop": 0.5},
+            },
+            "drop": 0.0,
+        },
     },
 }
 

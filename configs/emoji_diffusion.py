@@ -9,8 +9,9 @@ Scores     once, 5 styles, guidance 1.5, 240 samples each, by a reader of style 
            pictures: pairs of subject and style never seen together come in the style asked for in 63.7% (80% was aimed at),
            seen ones in 62.5%, subjects never seen in 60.8%; fluent flat is mostly read as fluent, of which it is the flat form
            (14% right; the other four 63 - 83%). Frechet distance in its features 78 (real 34, blurred 122)
-Variants   `style` is told the style alone, as a label; `small` is for trying out. `latent` diffuses
-           the 8 x 8 x 4 latents of configs/emoji_vae.py: NOT RUN
+Variants   `style` is told the style alone, as a label; `small` is for trying out. `latent` diffuses the 8 x 8 x 4 latents of
+           configs/emoji_vae.py, once, as many operations (120 TFLOP, 63 min beside other programs): the style is right in 55.0%
+           of pairs never seen, 59.6% of seen ones and 60.0% of subjects never seen, the Frechet distance 104.5: worse than pixels
 """
 
 from ml_collections import ConfigDict

@@ -132,7 +132,7 @@ def test_show_asks_for_no_device_and_no_data(tmp_path):
 def test_show_names_the_variants(capsys):
     assert main(["config", "show", f"{tiny.DIFFUSION}:flow", "--config.steps=7"]) == 0
     lines = capsys.readouterr().out.splitlines()
-    assert lines[:2] == [f"# {tiny.DIFFUSION}, variant flow", "# variants (FILE:NAME): eps, x0, flow, edm"]
+    assert lines[:2] == [f"# {tiny.DIFFUSION}, variant flow", "# variants (FILE:NAME): eps, x0, flow, edm, decoder"]
     assert "steps: 7" in lines and value_of(lines, "schedule", "name") == "'rectified_flow'"
 
 
