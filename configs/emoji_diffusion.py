@@ -11,7 +11,7 @@ Scores     once, 5 styles, guidance 1.5, 240 samples each, by a reader of style 
            (14% right; the other four 63 - 83%). Frechet distance in its features 78 (real 34, blurred 122)
 Variants   `style` is told the style alone, as a label; `small` is for trying out. `latent` diffuses the 8 x 8 x 4 latents of
            configs/emoji_vae.py, once, as many operations (120 TFLOP, 63 min beside other programs): the style is right in 55.0%
-           of pairs never seen, 59.6% of seen ones and 60.0% of subjects never seen, the Frechet distance 104.5: worse than pixels
+           of pairs never seen, 59.6% of seen ones, 60.0% of subjects never seen, the Frechet distance 104.5: worse than pixels
 """
 
 from ml_collections import ConfigDict

@@ -5,8 +5,8 @@ Command    make emoji VARIANT=latent                       (this, then a diffusi
            diffusion-jax evaluate --run runs/emoji/vae
 Needs      runs/emoji/pictures.npz, which python -m experiments.emoji draws
 Hardware   2 CPU cores, of which other programs took a half: 35 min (66 TFLOP)
-Scores     once, 5 styles: what comes back of 772 pictures of subjects never seen has PSNR 21.3 dB (24 was aimed at), SSIM .694 and a
-           Frechet distance of 69 in the features of the reader of style (real 12.8, blurred 79); 67% are read as their style.
+Scores     once, 5 styles: what comes back of 772 pictures of subjects never seen has PSNR 21.3 dB (24 was aimed at), SSIM .694
+           and a Frechet distance of 69 in the features of the reader of style (real 12.8, blurred 79); 67% read as their style.
            Without the adversary, at step 2,000, it was 21.5 dB. As many numbers of a linear map, 256 principal components of
            8,000 pictures, give 23.7 dB of others of the same subjects: 32 x 32 x 3 to 8 x 8 x 4 is twelvefold
 Variants   `plain` has no adversary; `vq` has a codebook of 512 rows in place of normal latents; `small` is for trying out
