@@ -1,18 +1,23 @@
 """unCLIP's prior on handwritten digits: diffusion over the image embeddings of `digits_clip.py`, asked for a text.
 
-Command   diffusion-jax train --config configs/digits_prior.py
+Command    diffusion-jax train --config configs/digits_prior.py
+Hardware   2 CPU cores, of which other programs took a half: 4 min
+Scores     once, validation scans: the cosine of what it draws for a scan's caption to its own embedding is .90 (the better
+           of two .90; the caption's embedding .75; other captions' draws .08)
+Variants   `transformer` is the paper's causal transformer over the text's tokens, NOT RUN; `unit` is not whitened, NOT RUN
 """
 
 from ml_collections import ConfigDict
 
 VARIANTS = {
-    "mlp": {
-        "condition.tokens": False,
+    "transformer": {
+        "condition.tokens": True,
         "model": {
-            "name": "mlp",
-            "width": 256,
-            "layers": 4,
-            "mlp_ratio": 2.0,
+            "name": "prior",
+            "width": 64,
+            "layers": 3,
+            "heads": 4,
+            "mlp_ratio": 4.0,
             "dropout_rate": 0.0,
             "dtype": "auto",
             "scan": False,
@@ -32,15 +37,14 @@ def get_config() -> ConfigDict:
 
     config.data = ConfigDict({"name": "digits", "shift": 0.0})
     config.space = ConfigDict({"name": "embeddings", "encoder": "runs/digits/clip", "scaling": "whitened"})
-    config.condition = ConfigDict({"name": "text", "encoder": "runs/digits/clip", "drop": 0.1, "tokens": True})
+    config.condition = ConfigDict({"name": "text", "encoder": "runs/digits/clip", "drop": 0.1, "tokens": False})
 
     config.model = ConfigDict(
         {
-            "name": "prior",
-            "width": 64,
-            "layers": 3,
-            "heads": 4,
-            "mlp_ratio": 4.0,
+            "name": "mlp",
+            "width": 256,
+            "layers": 4,
+            "mlp_ratio": 2.0,
             "dropout_rate": 0.0,
             "dtype": "auto",
             "scan": False,
