@@ -35,6 +35,8 @@ NEEDED = {
 }
 ROW = {"generate": 4, "variations": 4, "interpolate": 8}
 STEPS = 50
+WIDEST = 384
+"""Pixels of an edge to which small pictures are enlarged at most, where no --scale is given."""
 THETAS = (0.0, 0.1, 0.2, 0.3, 0.4)
 NOTED = ("action", "decoder", "pretrained", "prior", "prompt", "image", "source", "target", "eta", "seed", "candidates")
 
@@ -48,6 +50,8 @@ def unclip(arguments: argparse.Namespace) -> int:
     with enough_memory("lower --num-images, or give fewer at once"):
         rows = ACTIONS[arguments.action](found, arguments)
     count, columns = rows.shape[:2]
+    if "scale" not in arguments.given:
+        arguments.scale = max(1, min(arguments.scale, WIDEST // max(rows.shape[2:4])))
     note = {name: _noted(getattr(arguments, name)) for name in NOTED if getattr(arguments, name) not in (None, [])}
     ink = isinstance(found.decoder, RunDecoder) and found.decoder.run.ink
     save_grid(out, rows.reshape(count * columns, *rows.shape[2:]), columns, arguments.scale, note, ink=ink)

@@ -121,6 +121,12 @@ def add(commands: Any) -> None:
     )
     unclip.add_argument("--seed", type=int, default=0, help="a picture is a function of the seed and of its place")
     unclip.add_argument("--weights", choices=("ema", "params"), default="ema", help="averaged or raw weights")
-    unclip.add_argument("--scale", type=int, metavar="N", default=4, help="pixels of the PNG a pixel of a picture")
+    unclip.add_argument(
+        "--scale",
+        type=int,
+        metavar="N",
+        default=12,
+        help="pixels of the PNG a pixel of a picture, fewer for an edge above 32",
+    )
     unclip.add_argument("--out", required=True, metavar="FILE", help="a .png file")
     unclip.add_argument("--overwrite", action="store_true", help="replace what is at --out")
