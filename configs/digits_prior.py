@@ -53,6 +53,7 @@ def get_config() -> ConfigDict:
     config.schedule = ConfigDict({"name": "cosine"})
     config.prediction = "x0"
     config.time = "t1000"
+    config.sigma_data = 0.5
     config.loss = ConfigDict({"space": "x0", "weight": "simple", "times": "stratified"})
 
     config.optimizer = ConfigDict(

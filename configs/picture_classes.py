@@ -82,6 +82,7 @@ def get_config() -> ConfigDict:
             "background": "white",  # behind what is transparent
         }
     )
+    config.space = ConfigDict({"name": "pixels"})
     config.condition = ConfigDict({"name": "label", "drop": 0.1})
 
     config.model = ConfigDict(

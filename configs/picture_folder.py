@@ -87,6 +87,7 @@ def get_config() -> ConfigDict:
             "background": "white",  # behind what is transparent
         }
     )
+    config.space = ConfigDict({"name": "pixels"})
     config.condition = ConfigDict({"name": "none"})
 
     config.model = ConfigDict(

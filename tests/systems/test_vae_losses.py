@@ -205,5 +205,5 @@ def test_the_pyramid_sees_every_scale_once():
     waves = jnp.broadcast_to(jnp.asarray([1.0, -1.0] * 128)[None, None, :, None], (1, 8, 256, 1))
     np.testing.assert_allclose(laplacian(None, waves, 0 * waves), 1.0, rtol=0.01)
     assert perceptual_named("none") is None
-    with pytest.raises(UserError, match=r"loss\.perceptual 'lpisp' is none of none, laplacian"):
+    with pytest.raises(UserError, match=r"loss\.perceptual 'lpisp' is neither of 'none' and 'laplacian'"):
         perceptual_named("lpisp")

@@ -133,7 +133,7 @@ WRONG = [
     ({"adversary.start": 6}, "'adversary.start' is 6, which is not below key 'steps', 6: it would never count; nearest: 5"),
     ({"model.channels": (8, 8, 8, 8, 8)}, "a picture of 8 x 8 is not halved 4 times"),
     ({"model.groups": 3}, "8 channels are not divided by 3 groups of a norm; nearest: 2"),
-    ({"loss.perceptual": "lpips"}, "loss.perceptual 'lpips' is none of none, laplacian"),
+    ({"loss.perceptual": "lpips"}, "loss.perceptual 'lpips' is neither of 'none' and 'laplacian'"),
     ({"loss.beta": 0.25}, "config key 'loss.beta' does not exist"),
     ({"model.codes": 8}, "config key 'model.codes' does not exist"),
     ({"model.attends": "(True,)"}, "attends are 1 for 2 levels"),
