@@ -67,7 +67,8 @@ def test_a_run_is_trained_and_written_for_diffusers(tmp_path, capsys):
 
 @pytest.mark.slow
 def test_a_run_whose_channels_are_split_learns_what_a_whole_one_does(tmp_path):
-    wide = {"model.channels": "(32,64)", "model.groups": 8, "steps": 3}
+    # Where a gradient is nearly 0, Adam without its eps makes a whole step of the last bit of a sum, whose order differs here.
+    wide = {"model.channels": "(32,64)", "model.groups": 8, "steps": 3, "optimizer.eps": 1e-3}
     assert main(arguments(tmp_path / "whole", **wide)) == 0
     assert main(arguments(tmp_path / "split", **wide, **{"mesh.tensor": 2})) == 0
     whole, split = (load_run(tmp_path / name).params for name in ("whole", "split"))

@@ -20,7 +20,7 @@ SLACK = 0.1  # of a network trained on another machine
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(3000)
+@pytest.mark.timeout(7200)  # beside another program on two cores it takes an hour
 def test_the_page_from_top_to_bottom(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     for name in ("configs", "experiments"):

@@ -2,7 +2,9 @@
 
 import json
 from pathlib import Path
+from unittest import mock
 
+import numpy as np
 import torch
 from diffusers import (
     PriorTransformer,
@@ -144,3 +146,47 @@ def peer(folder: Path):
         made = UnCLIPPipeline(**parts)
     made.set_progress_bar_config(disable=True)
     return made
+
+
+def noises(seed: int, *shapes) -> list[np.ndarray]:
+    """For each number of steps and shape of a stage that draws two, [1 + steps, n, ...] with channels last."""
+    rng = np.random.default_rng(seed)
+    return [rng.normal(size=(1 + steps, 2, *shape)).astype(np.float32) for steps, shape in shapes]
+
+
+def first(array: np.ndarray) -> torch.Tensor:
+    """Channels last as torch has them first."""
+    return torch.tensor(array if array.ndim < 4 else np.moveaxis(array, -1, -3), dtype=torch.float64)
+
+
+def staged(peer, prompts: list[str], steps: tuple[int, int, int]) -> tuple:
+    """The peer's own embedding, small picture and large one, with the arrays that it drew."""
+    edges = [(edge, edge, 3) for edge in (SMALL, LARGE)]
+    stages = noises(0, *zip(steps, [(WIDTH,), *edges]))
+    rows = iter([row for stage in stages for row in stage[:-1]])  # the last step of each draws nothing
+    kept = {}
+    project, interpolate = peer.text_proj.forward, torch.nn.functional.interpolate
+
+    def projected(**given):
+        kept["embedding"] = given["image_embeddings"].numpy().astype(np.float32)
+        return project(**given)
+
+    def enlarged(image, size=None, *more, antialias=False, **given):  # the peer looks for the name of the last
+        if image.shape[1] == 3:
+            kept["small"] = np.moveaxis(image.numpy(), 1, -1).astype(np.float32)
+        return interpolate(image, size, *more, antialias=antialias, **given)
+
+    names = ["diffusers.schedulers.scheduling_unclip.randn_tensor", f"{type(peer).__module__}.randn_tensor"]
+    with (
+        mock.patch(names[0]) as one,
+        mock.patch(names[1]) as two,
+        mock.patch.object(peer.text_proj, "forward", projected),
+        mock.patch(f"{type(peer).__module__}.F.interpolate", enlarged),
+    ):
+        one.side_effect = two.side_effect = lambda *_, **__: first(next(rows))
+        images = peer(
+            prompts, prior_num_inference_steps=steps[0], decoder_num_inference_steps=steps[1],
+            super_res_num_inference_steps=steps[2], output_type="np",
+        ).images  # fmt: skip
+    assert next(rows, None) is None
+    return kept["embedding"], kept["small"], 2.0 * images - 1.0, stages

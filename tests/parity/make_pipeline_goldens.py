@@ -1,6 +1,7 @@
-"""Writes tests/pipelines/golden/: small folders of Stable Diffusion and DiT, described, and what diffusers draws with them.
+"""Writes tests/pipelines/golden/: small folders of Stable Diffusion, DiT and Karlo, and what diffusers draws with them.
 
-Of DiT the noise is that of each step as well, [1 + steps, n, ...]: its scheduler here is DDPM.
+Of DiT the noise is that of each step as well, [1 + steps, n, ...]: its scheduler here is DDPM. Karlo's is drawn from a seed,
+and its peer computes in float64 (tests/parity/test_karlo.py says why).
 
 python tests/parity/make_pipeline_goldens.py        # with the extra `parity`
 """
@@ -11,6 +12,7 @@ import tempfile
 from pathlib import Path
 
 import dit_folders
+import karlo_folders
 import numpy as np
 import pytest
 import stable_folders as folders
@@ -66,6 +68,15 @@ def main() -> None:
         noise = np.random.default_rng(0).standard_normal((5, 2, 8, 8, 4)).astype(np.float32)
         latents, images = dit_folders.drawn(pipe, [207, 1], noise, steps=4, scale=3.0, monkeypatch=patch)
         np.savez_compressed(golden / "dit.npz", noise=noise, latents=latents, images=images)
+    with tempfile.TemporaryDirectory() as place:
+        first = karlo_folders.karlo(Path(place) / "first")
+        (golden / "karlo.json").write_text(json.dumps(described(first)) + "\n")
+        folder = build(golden / "karlo.json", Path(place) / "karlo")
+        steps = np.array([4, 3, 2])
+        z, small, large, _ = karlo_folders.staged(karlo_folders.peer(folder), PROMPTS, tuple(steps.tolist()))
+        found = {"embedding": z, "small": small, "large": large}
+        found = {name: np.asarray(x, np.float32) for name, x in found.items()}
+        np.savez_compressed(golden / "karlo.npz", steps=steps, **found)
 
 
 if __name__ == "__main__":

@@ -27,57 +27,13 @@ def folder(tmp_path_factory):
     return folders.karlo(tmp_path_factory.mktemp("karlo") / "karlo")
 
 
-def noises(seed, *shapes):
-    """For each shape and number of steps of a stage, [1 + steps, n, ...] with channels last."""
-    rng = np.random.default_rng(seed)
-    return [rng.normal(size=(1 + steps, 2, *shape)).astype(np.float32) for steps, shape in shapes]
-
-
-def first(array):
-    """Channels last as torch has them first."""
-    return torch.tensor(array if array.ndim < 4 else np.moveaxis(array, -1, -3), dtype=torch.float64)
-
-
 def close(found, wanted, bound=BOUND):
     assert np.abs(found - wanted).max() <= bound * np.abs(wanted).max()
 
 
-def staged(peer, prompts):
-    """The peer's own embedding, small picture and large one, with the arrays that it drew."""
-    edges = [(edge, edge, 3) for edge in (folders.SMALL, folders.LARGE)]
-    stages = noises(0, *zip(STEPS, [(folders.WIDTH,), *edges]))
-    rows = iter([row for stage in stages for row in stage[:-1]])  # the last step of each draws nothing
-    kept = {}
-    project, interpolate = peer.text_proj.forward, torch.nn.functional.interpolate
-
-    def projected(**given):
-        kept["embedding"] = given["image_embeddings"].numpy().astype(np.float32)
-        return project(**given)
-
-    def enlarged(image, size=None, *more, antialias=False, **given):  # the peer looks for the name of the last
-        if image.shape[1] == 3:
-            kept["small"] = np.moveaxis(image.numpy(), 1, -1).astype(np.float32)
-        return interpolate(image, size, *more, antialias=antialias, **given)
-
-    names = ["diffusers.schedulers.scheduling_unclip.randn_tensor", f"{type(peer).__module__}.randn_tensor"]
-    with (
-        mock.patch(names[0]) as one,
-        mock.patch(names[1]) as two,
-        mock.patch.object(peer.text_proj, "forward", projected),
-        mock.patch(f"{type(peer).__module__}.F.interpolate", enlarged),
-    ):
-        one.side_effect = two.side_effect = lambda *_, **__: first(next(rows))
-        images = peer(
-            prompts, prior_num_inference_steps=STEPS[0], decoder_num_inference_steps=STEPS[1],
-            super_res_num_inference_steps=STEPS[2], output_type="np",
-        ).images  # fmt: skip
-    assert next(rows, None) is None
-    return kept["embedding"], kept["small"], 2.0 * images - 1.0, stages
-
-
 def test_every_stage_of_text_to_image(folder):
     peer, unclip = folders.peer(folder), load_pipeline(folder)
-    z, small, large, (of_prior, of_decoder, of_upsampler) = staged(peer, PROMPTS)
+    z, small, large, (of_prior, of_decoder, of_upsampler) = folders.staged(peer, PROMPTS, STEPS)
     close(unclip.prior.draw(PROMPTS, num_steps=STEPS[0], noise=of_prior), z)
     close(unclip.decoder.draw(z, PROMPTS, num_steps=STEPS[1], noise=of_decoder), small)
     (upsampler,) = unclip.upsamplers
@@ -97,15 +53,17 @@ def test_variations_of_a_picture(tmp_path):
     pictures = [rng.integers(0, 256, (20, 30, 3), dtype=np.uint8) for _ in range(2)]
     encoder = unclip.decoder.image_encoder
     with torch.no_grad():
-        wanted = peer.image_encoder(first(np.stack([encoder.preprocess(picture) for picture in pictures]))).image_embeds
+        wanted = peer.image_encoder(
+            folders.first(np.stack([encoder.preprocess(picture) for picture in pictures]))
+        ).image_embeds
     z = unclip.decoder.embed(pictures)
     close(z, wanted.numpy(), 1e-5)
     edges = [(edge, edge, 3) for edge in (folders.SMALL, folders.LARGE)]
-    of_decoder, of_upsampler = noises(3, *zip(STEPS[1:], edges))
+    of_decoder, of_upsampler = folders.noises(3, *zip(STEPS[1:], edges))
     rows = iter([row for stage in (of_decoder, of_upsampler) for row in stage[:-1]])
     names = ["diffusers.schedulers.scheduling_unclip.randn_tensor", f"{type(peer).__module__}.randn_tensor"]
     with mock.patch(names[0]) as one, mock.patch(names[1]) as two:
-        one.side_effect = two.side_effect = lambda *_, **__: first(next(rows))
+        one.side_effect = two.side_effect = lambda *_, **__: folders.first(next(rows))
         images = peer(
             image_embeddings=torch.tensor(z, dtype=torch.float64), decoder_num_inference_steps=STEPS[1],
             super_res_num_inference_steps=STEPS[2], output_type="np",
