@@ -15,8 +15,9 @@ def add(commands: Any) -> None:
         "evaluate",
         help="measure a run",
         formatter_class=Help,
-        description="Measure a run on its held-out data, into report/metrics.json or measures.json: what CLIP finds, what a diffusion\n"
-        "model draws, how an autoencoder reconstructs; or a CLIP on pictures of yours, into report/clip_metrics.json.",
+        description="Measure a run on its held-out data, into report/metrics.json or measures.json: what a CLIP finds, what a\n"
+        "diffusion model draws, how an autoencoder reconstructs; or a CLIP on pictures of yours, into\n"
+        "report/clip_metrics.json.",
         epilog="examples: diffusion-jax evaluate --run runs/digits --split validation --samples 500\n"
         "          diffusion-jax evaluate --run runs/digits --bits-per-dim\n"
         "          diffusion-jax evaluate --run runs/fashion --samples 10000 --features lite0\n"
