@@ -7,12 +7,17 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 EMOJI ?= $(if $(filter 0,$(SEED)),runs/emoji,runs/emoji-seed$(SEED))
 FASHION ?= $(if $(filter 0,$(SEED)),runs/fashion,runs/fashion-seed$(SEED))
+UNCLIP ?= $(if $(filter 0,$(SEED)),runs/digits-unclip,runs/digits-unclip-seed$(SEED))
 SPIRAL ?= $(if $(filter 0,$(SEED)),runs/spiral,runs/spiral-seed$(SEED))
 
-.PHONY: demo fashion spiral emoji test test-all test-parity test-gpu lint types format clean
+.PHONY: demo unclip fashion spiral emoji test test-all test-parity test-gpu lint types format clean
 
 demo: $(VENV)/.installed
 	$(BIN)/python -m experiments.digits --out $(RUN) --seed $(SEED)
+
+# The demo's story to its end: its diffusion model is told CLIP's embeddings too, and a prior draws them from texts.
+unclip: $(VENV)/.installed
+	$(BIN)/python -m experiments.digits --unclip --out $(UNCLIP) --seed $(SEED)
 
 fashion: $(VENV)/.installed
 	$(BIN)/python -m experiments.fashion --data "$(DATA)" --out $(FASHION) --seed $(SEED) $(if $(VARIANT),--variant $(VARIANT))

@@ -23,8 +23,8 @@ VARIANTS = {
         "condition": {
             "name": "several",
             "parts": {
-                "text": {"name": "text", "encoder": ENCODER, "drop": 0.3},
-                "picture": {"name": "embedding", "encoder": ENCODER, "drop": 0.5},
+                "text": {"name": "text", "encoder": ENCODER, "drop": 0.45},
+                "picture": {"name": "embedding", "encoder": ENCODER, "drop": 0.35},
             },
             "drop": 0.0,
         },

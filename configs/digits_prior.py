@@ -32,8 +32,8 @@ def get_config() -> ConfigDict:
     config.system = "diffusion"
     config.workdir = "runs/digits/prior"
     config.seed = 0
-    config.steps = 2000
-    config.batch_size = 256
+    config.steps = 1000
+    config.batch_size = 128
 
     config.data = ConfigDict({"name": "digits", "shift": 0.0})
     config.space = ConfigDict({"name": "embeddings", "encoder": "runs/digits/clip", "scaling": "whitened"})
@@ -73,7 +73,7 @@ def get_config() -> ConfigDict:
 
     config.sampler = ConfigDict({"solver": "ddpm", "grid": "natural", "num_steps": 25, "guidance_scale": 1.0})
 
-    config.log_every = 100
-    config.eval_every = 1000
-    config.checkpoint_every = 1000
+    config.log_every = 50
+    config.eval_every = 500
+    config.checkpoint_every = 500
     return config

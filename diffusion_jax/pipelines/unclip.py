@@ -140,6 +140,19 @@ class UnCLIP:
             found, texts if told else None, seed=seed, start=start, options=options, enlarge=enlarge, upsampling=upsampling
         )  # fmt: skip
 
+    def _noise(self, pictures: np.ndarray, z: np.ndarray, noise: np.ndarray | None, inversion: Options) -> np.ndarray:
+        """The pictures' own noise: as given, or inverted."""
+        if noise is None:
+            return self.decoder.invert(pictures, z, **inversion)
+        if inversion:
+            raise UserError("noise is given, so that nothing is inverted: leave out inversion, or noise")
+        wanted = (len(pictures), *self.decoder.shape)
+        if np.shape(noise) != wanted:
+            raise UserError(
+                f"noise has shape {np.shape(noise)}: it is {wanted}, what decoder.invert made of the pictures"
+            )
+        return np.asarray(noise)
+
     def variations(
         self,
         images: Any,
@@ -147,6 +160,7 @@ class UnCLIP:
         *,
         eta: float = 1.0,
         inverted: bool = True,
+        noise: np.ndarray | None = None,
         seed: int = 0,
         options: Options = NONE,
         inversion: Options = NONE,
@@ -156,13 +170,15 @@ class UnCLIP:
         """[n, count, h, w, c]: pictures of the embeddings of `images`, what these leave open drawn anew (section 3.1).
 
         From the noise of each picture by DDIM of `eta`, 0 for the picture itself and 1 for the most variety, or, not
-        `inverted`, from noise of their own.
+        `inverted`, from noise of their own. `noise` [n, h, w, c] is what `decoder.invert` made of the pictures before.
         """
         count = whole_number("count", count, 1)
+        if noise is not None and not inverted:
+            raise UserError("noise is that of inverted pictures, and inverted is False: leave out one of them")
         pictures, z = self.decoder.pictures(images), self.decoder.embed(images)
         chosen: dict[str, Any] = {**options, "solver": "ddim", "eta": eta} if inverted else dict(options)
         if inverted:
-            chosen["noise"] = np.repeat(self.decoder.invert(pictures, z, **inversion), count, axis=0)
+            chosen["noise"] = np.repeat(self._noise(pictures, z, noise, inversion), count, axis=0)
         drawn = self.decode(
             np.repeat(z, count, axis=0), seed=seed, options=chosen, enlarge=enlarge, upsampling=upsampling
         )
@@ -204,6 +220,7 @@ class UnCLIP:
         target: str,
         thetas: Sequence[float] = (0.0, 0.1, 0.2, 0.3, 0.4),
         *,
+        noise: np.ndarray | None = None,
         seed: int = 0,
         options: Options = NONE,
         inversion: Options = NONE,
@@ -213,7 +230,7 @@ class UnCLIP:
         """[n, thetas, h, w, c]: pictures moved from what `source` says towards what `target` says (section 3.3).
 
         z is rotated towards the difference of the two texts' embeddings by each theta in [0, 1] of the angle between them;
-        the noise is the picture's own. Usual thetas end at .25 to .5.
+        the noise is the picture's own, `noise` [n, h, w, c] where it was inverted before. Usual thetas end at .25 to .5.
         """
         angles = [float(theta) for theta in thetas]
         if not angles or not all(0 <= theta <= 1 for theta in angles):
@@ -226,8 +243,8 @@ class UnCLIP:
             )
         difference = np.broadcast_to(to_text - from_text, z.shape)
         turned = np.stack([rotated(z, difference, theta) for theta in angles], axis=1)
-        noise = np.repeat(self.decoder.invert(pictures, z, **inversion), len(angles), axis=0)
-        chosen = {**options, "solver": "ddim", "noise": noise}
+        start = np.repeat(self._noise(pictures, z, noise, inversion), len(angles), axis=0)
+        chosen = {**options, "solver": "ddim", "noise": start}
         drawn = self.decode(
             turned.reshape(-1, z.shape[1]), seed=seed, options=chosen, enlarge=enlarge, upsampling=upsampling
         )

@@ -311,8 +311,8 @@ margin:0;padding:0}
 .gallery .pair{display:grid;grid-template-columns:1fr 1fr;gap:8px}
 .gallery small{display:block;font-size:12.5px;line-height:1.3;color:var(--muted);margin-bottom:4px}
 .gallery p{font-size:14px;line-height:1.35;margin:8px 0 0;overflow-wrap:anywhere}
-.matrix{display:grid;grid-template-columns:minmax(0,max-content) repeat(var(--n),minmax(0,38px));gap:2px;
-align-items:stretch;font-size:14px;line-height:1.25}
+.matrix{display:grid;grid-template-columns:minmax(12rem,max-content) repeat(var(--n),minmax(0,38px));gap:2px;
+align-items:center;font-size:14px;line-height:1.25}
 .matrix .label{padding-right:12px;align-self:center;text-align:right;overflow-wrap:anywhere;max-width:20rem}
 .matrix .number{display:none}
 .matrix .cell{aspect-ratio:1;position:relative;border-radius:2px;background:var(--page)}

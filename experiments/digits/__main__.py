@@ -113,9 +113,7 @@ def demo(out: Path, seed: int, split: str, fresh: bool, whole: bool) -> int:
 
 
 def _command(seed: int, whole: bool) -> str:
-    if whole:
-        return f"python -m experiments.digits --unclip{f' --seed {seed}' if seed else ''}"
-    return f"make demo{f' SEED={seed}' if seed else ''}"
+    return f"make {'unclip' if whole else 'demo'}{f' SEED={seed}' if seed else ''}"
 
 
 def summary(metrics: dict) -> None:

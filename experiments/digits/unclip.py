@@ -9,6 +9,7 @@ in the place of the prior's, and the caption alone, which is guided diffusion as
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -30,7 +31,7 @@ Say = Callable[[str], None]
 GUIDANCE = 3.0
 VARIED = 2.0
 """The decoder's guidance towards an embedding alone, in variations and text diffs."""
-STEPS, INVERTED, REFINED = 20, 50, 3
+STEPS, INVERTED = 20, 50
 THETA = 0.4
 """How far a text diff turns an embedding, of the angle to the difference of the captions."""
 SHOWN_THETAS = (0.0, 0.1, 0.2, 0.3, 0.4)
@@ -38,7 +39,7 @@ CANDIDATES = 2
 WAYS = ("prior", "prior_untold", "text_embedding", "text")
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, eq=False)
 class _Bench:
     """The pipeline, the reader and the scans that the parts share."""
 
@@ -52,6 +53,11 @@ class _Bench:
     @property
     def images(self) -> np.ndarray:
         return self.held_out.columns()["image"]
+
+    @functools.cached_property
+    def noise(self) -> np.ndarray:
+        """What the decoder's ODE turns the held-out scans into, each under its own embedding."""
+        return self.unclip.decoder.invert(self.images, self.unclip.decoder.embed(self.images), **_options(1.0))
 
     @property
     def labels(self) -> np.ndarray:
@@ -78,12 +84,13 @@ class _Bench:
 
 
 def evaluate_unclip(
-    unclip: UnCLIP, train: Any, held_out: Any, into: Evaluation, *, samples: int = 500, seed: int = 0, say: Say = print
+    unclip: UnCLIP, train: Any, held_out: Any, into: Evaluation, *, samples: int = 360, seed: int = 0, say: Say = print
 ) -> None:
     """All numbers of the pipeline on the held-out scans, those of `train` beside them."""
     scans = train.columns()
     reader = fit_reader(scans["image"], scans["label"])
     bench = _Bench(unclip, reader, train, held_out, seed, samples)
+    into.notes["unclip_samples"] = samples
     for part in (_prior, _ways, _strokes, _inversion, _variations, _interpolation, _diffs, _components):
         with said_and_timed(f"unclip, {part.__name__[1:]}", say):
             part(bench, into)
@@ -140,7 +147,7 @@ def _ways(b: _Bench, into: Evaluation) -> None:
 
 def _strokes(b: _Bench, into: Evaluation) -> None:
     """Whether ink and slant follow the words: the share of digits whose mean moves the right way, and by how much."""
-    labels = np.repeat(np.arange(len(CLASS_NAMES)), 20)
+    labels = np.repeat(np.arange(len(CLASS_NAMES)), 10)
     for name, words, measured in (
         ("weight", (WEIGHTS[0], WEIGHTS[2]), "ink"),
         ("slant", (SLANTS[0], SLANTS[2]), "slant"),
@@ -166,20 +173,14 @@ def _options(scale: float, steps: int = INVERTED) -> dict[str, Any]:
 
 
 def _inversion(b: _Bench, into: Evaluation) -> None:
-    """How near a scan comes back through 50 steps of DDIM up and down, plain and with three refinements a step."""
-    for name, refinements in (("inversion_psnr_plain", 0), ("inversion_psnr", REFINED)):
-        back = b.unclip.variations(
-            b.images, 1, eta=0.0, seed=b.seed, options=_options(1.0),
-            inversion=_options(1.0) | {"refinements": refinements},
-        )[:, 0]  # fmt: skip
-        into.put(f"unclip.{name}", float(np.mean(psnr(back, b.images))))
+    """How near a scan comes back through 50 steps of DDIM up and down."""
+    back = b.unclip.variations(b.images, 1, eta=0.0, seed=b.seed, noise=b.noise, options=_options(1.0))[:, 0]
+    into.put("unclip.inversion_psnr", float(np.mean(psnr(back, b.images))))
 
 
 def _variations(b: _Bench, into: Evaluation) -> None:
     """Whether variations keep the digit, and how far they are from the scan beside how far scans of a digit are."""
-    varied = b.unclip.variations(
-        b.images, 2, seed=b.seed, options=_options(VARIED), inversion=_options(1.0) | {"refinements": REFINED}
-    )
+    varied = b.unclip.variations(b.images, 2, seed=b.seed, noise=b.noise, options=_options(VARIED, STEPS))
     labels = np.repeat(b.labels, 2)
     flat = varied.reshape(-1, *varied.shape[2:])
     into.put("unclip.variation_accuracy", b.reader.accuracy(flat, labels))
@@ -189,9 +190,7 @@ def _variations(b: _Bench, into: Evaluation) -> None:
     of_a_digit = np.sqrt(np.square(b.images[other] - b.images).mean(axis=(1, 2, 3)))
     into.put("unclip.variation_distance", float(apart.mean() / of_a_digit[of_a_digit > 0].mean()))
     shown = [int(np.flatnonzero(b.labels == label)[0]) for label in (2, 4, 5, 7, 9)]
-    more = b.unclip.variations(
-        b.images[shown], 6, seed=b.seed, options=_options(VARIED), inversion=_options(1.0) | {"refinements": REFINED}
-    )
+    more = b.unclip.variations(b.images[shown], 6, seed=b.seed, noise=b.noise[shown], options=_options(VARIED, STEPS))
     into.arrays["unclip_variations"] = np.concatenate([b.images[shown][:, None], more], axis=1)
 
 
@@ -205,7 +204,7 @@ def _interpolation(b: _Bench, into: Evaluation) -> None:
     for first, second in pairs:
         way = b.unclip.interpolate(
             b.images[first : first + 1], b.images[second : second + 1], 9, seed=b.seed,
-            options=_options(1.0), inversion=_options(1.0) | {"refinements": REFINED},
+            options=_options(1.0), inversion=_options(1.0),
         )  # fmt: skip
         steps = np.linalg.norm(np.diff(b.unclip.decoder.embed(way), axis=0), axis=1)
         jumps.append(float(steps.max() / steps.mean()))
@@ -226,7 +225,7 @@ def _diffs(b: _Bench, into: Evaluation) -> None:
             name = CLASS_NAMES[label]
             moved = b.unclip.text_diffs(
                 b.images[mine], with_article(f"a {source} {name}"), with_article(f"a {target} {name}"), (THETA,),
-                seed=b.seed, options=_options(VARIED), inversion=_options(1.0) | {"refinements": REFINED},
+                seed=b.seed, noise=b.noise[mine], options=_options(VARIED),
             )[:, 0]  # fmt: skip
             labels = np.full(len(moved), label)
             turned.append(digits.classify(moved, labels)["weight"] == WEIGHTS.index(target))
@@ -234,7 +233,7 @@ def _diffs(b: _Bench, into: Evaluation) -> None:
             if source == WEIGHTS[0] and label in (2, 3, 7):
                 way = b.unclip.text_diffs(
                     b.images[mine[:1]], with_article(f"a {source} {name}"), with_article(f"a {target} {name}"), SHOWN_THETAS,
-                    seed=b.seed, options=_options(VARIED), inversion=_options(1.0) | {"refinements": REFINED},
+                    seed=b.seed, noise=b.noise[mine[:1]], options=_options(VARIED),
                 )  # fmt: skip
                 shown.append(np.concatenate([b.images[mine[:1]], way[0]]))
     into.put("unclip.diff_turned", float(np.concatenate(turned).mean()))
@@ -248,7 +247,7 @@ def _components(b: _Bench, into: Evaluation) -> None:
     space = components_of(b.unclip.decoder.embed(b.train.columns()["image"]))
     size = len(space.mean)
     counts = [count for count in (1, 2, 4, 8, 16, 32) if count < size] + [size]
-    rows = np.arange(min(180, len(b.images)))
+    rows = np.arange(min(100, len(b.images)))
     drawn = b.unclip.components(b.images[rows], space, counts, seed=b.seed, options=_options(VARIED, STEPS))
     into.put(
         "unclip.components",

@@ -144,7 +144,7 @@ def _diffs(found: Mapping[str, Any], images: np.ndarray, thetas: list[float]) ->
         alt="Thin scans whose embedding is turned step by step towards bold.",
         caption=(
             "The embedding of a thin scan is turned towards the difference of “a bold” and “a thin” digit, by shares of the "
-            f"angle between them. At {max(thetas):g} {percent(found['diff_turned'])} of all thin and bold scans became the "
+            f"angle between them. At {max(thetas):g}, {percent(found['diff_turned'])} of all thin and bold scans became the "
             f"other, and {percent(found['diff_kept'])} are still read as their digit."
         ),
         widest=56,

@@ -1,8 +1,19 @@
 """The page's sections of unCLIP: there where it was measured, with its numbers, and absent where it was not."""
 
-import numpy as np
+import sys
+from pathlib import Path
 
+import numpy as np
+import pytest
+
+sys.path.insert(0, str(Path(__file__).parent.parent / "cli"))
+import smallruns as tiny
+
+from diffusion_jax.data.sources.digits import load_digits
+from diffusion_jax.pipelines.unclip_runs import load_unclip
 from diffusion_jax.report.page import Page, write_page
+from experiments.digits import page, unclip
+from experiments.digits.clip_alone import evaluate_clip_alone
 from experiments.digits.measures import Evaluation
 from experiments.digits.unclip import WAYS
 from experiments.digits.unclip_sections import clip_alone_section, unclip_section
@@ -45,3 +56,30 @@ def test_the_sections_say_what_was_measured(tmp_path):
 
 def test_without_a_measurement_there_are_none():
     assert clip_alone_section(Evaluation()) is None and unclip_section(Evaluation()) is None
+
+
+@pytest.mark.slow
+def test_what_is_measured_is_what_the_page_shows(once, monkeypatch):
+    folder = once("unclip", tiny.make_unclip)
+    for name, value in {"STEPS": 2, "INVERTED": 2, "SHOWN_THETAS": (0.0, 0.4)}.items():
+        monkeypatch.setattr(unclip, name, value)
+    found = Evaluation()
+    pipeline = load_unclip(folder / "decoder", prior=folder / "prior")
+    scans, held_out = load_digits("train"), load_digits("validation")
+    evaluate_clip_alone(pipeline.decoder.run.clip, scans, held_out, found)
+    unclip.evaluate_unclip(pipeline, scans, held_out, found, samples=20)
+    for name in page.UNCLIP:
+        assert np.isfinite(page._value(found.metrics, name)), name
+    assert any("20 samples of held-out captions" in row.how for row in page._rows(whole(found.metrics), 7, 20))
+    assert clip_alone_section(found) is not None and len(unclip_section(found).blocks) == 7
+
+
+def whole(metrics):
+    """With a number wherever the rest of the page wants one."""
+    for name in page.TARGETS:
+        *groups, last = name.split(".")
+        node = metrics
+        for group in groups:
+            node = node.setdefault(group, {})
+        node.setdefault(last, 0.5)
+    return metrics

@@ -94,6 +94,10 @@ def test_what_is_done_with_pictures(unclip, scans):
     assert fixed.shape == (3, 8, 8, 1)
     moved = unclip.text_diffs(scans, "a thin digit", "a bold digit", (0.0, 0.5), options=options, inversion=inversion)
     np.testing.assert_allclose(moved[:, 0], same[:, 0], atol=1e-5)
+    noise = unclip.decoder.invert(pictures, unclip.decoder.embed(scans), **inversion)
+    given = {"options": options, "noise": noise}
+    np.testing.assert_array_equal(unclip.variations(scans, 2, **given), varied)
+    np.testing.assert_array_equal(unclip.text_diffs(scans, "a thin digit", "a bold digit", (0.0, 0.5), **given), moved)
     space = components_of(unclip.decoder.embed(load_digits("train").columns()["image"][:50]))
     size = len(space.mean)
     parts = unclip.components(scans, space, (1, size), options=options)
@@ -133,6 +137,14 @@ def test_what_does_not_fit(folder, unclip, scans):
         UserError, match=r"an embedding of shape \(3,\) float64: the run's image encoder gives 8 floats"
     ):
         unclip.decode(np.ones((1, 3)))
+    noise = np.zeros((3, 8, 8, 1), np.float32)
+    for said, how in {
+        r"noise has shape \(2, 8, 8, 1\): it is \(3, 8, 8, 1\)": {"noise": noise[:2]},
+        "nothing is inverted: leave out inversion": {"noise": noise, "inversion": {"num_steps": 2}},
+        "inverted is False": {"noise": noise, "inverted": False},
+    }.items():
+        with pytest.raises(UserError, match=said):
+            unclip.variations(scans, **how)
     with pytest.raises(UserError, match="an embedding of 8 numbers where a picture is wanted"):
         unclip.variations(unclip.decoder.embed(scans), options={"num_steps": 2})
     with pytest.raises(
