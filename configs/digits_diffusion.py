@@ -1,8 +1,8 @@
 """A text-conditioned diffusion transformer on handwritten digits, on the frozen text tower of `digits_clip.py`.
 
 Command   diffusion-jax train --config configs/digits_diffusion.py
-Variants  eps, x0, flow, edm: other ways of saying the process; `decoder`, told what CLIP makes of captions and of scans, each at
-          times: it draws by a text, by an embedding or by both, and is the decoder of unCLIP (docs/unclip.md)
+Variants  eps, x0, flow, edm: other ways of saying the process; `decoder`, told what CLIP makes of captions and of scans, each
+          at times: it draws by a text, by an embedding or by both, and is the decoder of unCLIP (docs/unclip.md)
 """
 
 from ml_collections import ConfigDict
