@@ -23,8 +23,10 @@ def randomised(params, seed=0):
     return jax.tree.map(lambda leaf: leaf + 0.3 * rng.normal(size=leaf.shape).astype(np.float32), params)
 
 
-@pytest.mark.parametrize("text", [True, False], ids=["text", "alone"])
-@pytest.mark.parametrize("name", SPECS)
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [("dit", True), ("dit", False), ("unet", False), pytest.param("unet", True, marks=pytest.mark.slow)],
+)
 def test_the_picture_is_attended_to_and_the_end_of_the_text_is_not(name, text):
     entries = PICTURE | (TEXT if text else {})
     network = diffusion_network({**SPECS[name], "image_tokens": 2}, (8, 8, 1), entries)

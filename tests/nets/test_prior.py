@@ -198,6 +198,7 @@ def test_the_projection_is_its_formula():
             net.apply(params, *wrong, length)
 
 
+@pytest.mark.slow  # tests/pipelines/test_karlo_folder.py holds both to diffusers' numbers
 def test_what_it_gives_is_a_condition_of_karlos_decoder_whose_length_hides_the_texts_end():
     sizes = unet_model("karlo-decoder", {"channels": (16, 32), "layers": 1, "down": ("plain", "added"), "head_dim": 8})
     sizes |= {"context": 12, "groups": 8}
