@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -36,7 +37,7 @@ def test_a_prior_gives_what_diffusers_gave(name, tmp_path):
     found = load_pretrained(written(tmp_path, told, prior.entries(prior.from_diffusers(told, "case"))))
     x, cond = of_prior(name)
     cond = {key: jnp.asarray(value) for key, value in cond.items()}
-    y = found.network.apply(found.params, jnp.asarray(x), jnp.array(TIMES), cond)
+    y = jax.jit(found.network.apply)(found.params, jnp.asarray(x), jnp.array(TIMES), cond)
     with np.load(GOLDENS) as stored:
         close(y, stored[name])
         close(found.network.method("denormalize")(found.params, y), stored[f"{name}, embedding"])

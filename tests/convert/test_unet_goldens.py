@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -27,7 +28,7 @@ def test_it_gives_what_diffusers_gave(name, tmp_path):
     save_file(fill(shapes), tmp_path / "diffusion_pytorch_model.safetensors")
     unet = load_pretrained(tmp_path)
     x, cond = given(name)
-    found = unet.network.apply(
+    found = jax.jit(unet.network.apply)(
         unet.params, jnp.asarray(x), jnp.array(TIMES), {k: jnp.asarray(v) for k, v in cond.items()}
     )
     with np.load(GOLDENS) as stored:

@@ -37,13 +37,14 @@ def test_the_picture_is_attended_to_and_the_end_of_the_text_is_not(name, text):
     if text:
         cond |= {"tokens": jnp.asarray(rng.normal(size=(2, 5, 6)), jnp.float32), "length": jnp.array([2, 5])}
 
+    @jax.jit
     def out(params, cond):
         return network.apply(params, x, t, cond)
 
     def squared(params):
         return (out(params, cond) ** 2).sum()
 
-    grads = jax.tree_util.tree_leaves_with_path(jax.grad(squared)(params))
+    grads = jax.tree_util.tree_leaves_with_path(jax.jit(jax.grad(squared))(params))
     of_maps = [leaf for path, leaf in grads if "tokens_in" in str(path) or "image_map" in str(path)]
     assert of_maps and all(np.abs(leaf).max() > 0 for leaf in of_maps)
     if text:

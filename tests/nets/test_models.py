@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from compiled import Compiled
 
 from diffusion_jax.nets import CLIP, DiT, Network
 from diffusion_jax.typing import UserError
@@ -15,7 +16,7 @@ TEXT = {"vocabulary_size": 20, "context_length": 10, "width": 32, "layers": 2, "
 
 
 def clip(**options):
-    return Network(
+    return Compiled(
         lambda rngs: CLIP(rngs, embed=16, vision={**VISION, **options}, text={**TEXT, **options}),
     )
 
@@ -31,7 +32,7 @@ def dit(**options):
         "pooled": 6,
         "context": 5,
     }
-    return Network(lambda rngs: DiT(rngs, **{**config, **options}))
+    return Compiled(lambda rngs: DiT(rngs, **{**config, **options}))
 
 
 def condition(size=3):

@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from compiled import Compiled
 from flax import nnx
 
 from diffusion_jax.build import diffusion_network
@@ -20,7 +21,7 @@ def normal(seed, *shape):
 
 def network(**given):
     """(network, parameters away from their start, where the answer is 0)."""
-    made = Network(lambda rngs: PriorTransformer(rngs, **{**SMALL, **given}))
+    made = Compiled(lambda rngs: PriorTransformer(rngs, **{**SMALL, **given}))
     leaves, tree = jax.tree.flatten(made.init(jax.random.key(0)))
     return made, tree.unflatten([leaf + 0.3 * normal(i, *leaf.shape) for i, leaf in enumerate(leaves)])
 
@@ -53,12 +54,14 @@ def test_a_place_sees_itself_and_what_stands_before_it():
 @pytest.mark.parametrize("query", [True, False])
 def test_what_a_length_hides_does_not_matter_and_all_else_does(query):
     net, params = network(query=query)
-    cond, apply = told(), jax.jit(net.apply)
-    found = apply(params, X, T, cond)
+    cond = told()
+    found = net.apply(params, X, T, cond)
     hidden = (np.arange(7)[None] >= LENGTH[:, None])[..., None]
     other = {**cond, "tokens": jnp.where(hidden, 9.0, cond["tokens"])}
-    np.testing.assert_array_equal(apply(params, X, T, other), found)
-    slope = jax.grad(lambda tokens: jnp.sin(net.apply(params, X, T, {**cond, "tokens": tokens})).sum())(cond["tokens"])
+    np.testing.assert_array_equal(net.apply(params, X, T, other), found)
+    slope = jax.jit(jax.grad(lambda tokens: jnp.sin(net.apply(params, X, T, {**cond, "tokens": tokens})).sum()))(
+        cond["tokens"]
+    )
     assert ((np.abs(slope).max(axis=-1, keepdims=True) > 0) == ~hidden).all()
 
 
@@ -169,7 +172,7 @@ PROJECTION = {"embedding": 5, "tokens": 4, "width": 6, "context": 7, "count": 2}
 
 
 def test_the_projection_is_its_formula():
-    net = Network(lambda rngs: TextProjection(rngs, **PROJECTION))
+    net = Compiled(lambda rngs: TextProjection(rngs, **PROJECTION))
     leaves, tree = jax.tree.flatten(net.init(jax.random.key(0)))
     params = tree.unflatten([leaf + 0.3 * normal(i, *leaf.shape) for i, leaf in enumerate(leaves)])
     z, y, s, length = normal(1, 3, 5), normal(2, 3, 5), normal(3, 3, 4, 4), jnp.array([4, 2, 0])

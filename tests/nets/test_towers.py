@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from compiled import Compiled
 
 from diffusion_jax.nets import CLIP, CLIP_MODELS, ModifiedResNet, Network, VisionTransformer, clip_model
 from diffusion_jax.nets.vit import drop_patches
@@ -20,9 +21,9 @@ def clip(kind="vit", **vision):
     if kind == "siglip":
         vision = {**VISION, **SIGLIP, "pool": "map", **vision}
         text = {**TEXT, **SIGLIP, "pool": "last"}
-        return Network(lambda rngs: CLIP(rngs, embed=32, vision=vision, text=text, logit_bias=True))
+        return Compiled(lambda rngs: CLIP(rngs, embed=32, vision=vision, text=text, logit_bias=True))
     vision = {**(RESNET if kind == "resnet" else VISION), **vision}
-    return Network(lambda rngs: CLIP(rngs, embed=16, vision=vision, text=TEXT))
+    return Compiled(lambda rngs: CLIP(rngs, embed=16, vision=vision, text=TEXT))
 
 
 def pictures(kind, batch=3):
@@ -60,11 +61,11 @@ def test_names_of_models():
 def test_towers_answer_with_tokens_pooled_penultimate_and_embedding(kind, key):
     network = clip(kind)
     params = network.init(key)
-    out = jax.jit(network.method("encode_image"))(params, pictures(kind))
+    out = network.method("encode_image")(params, pictures(kind))
     tokens, width = {"vit": (17, 32), "siglip": (16, 32), "resnet": (1, 256)}[kind]
     assert out.tokens.shape == (3, tokens, width) and out.pooled.shape == (3, width)
     assert out.embedding.shape == (3, 32 if kind == "siglip" else 16)
-    states = jax.jit(network.method("image_states"))(params, pictures(kind))
+    states = network.method("image_states")(params, pictures(kind))
     if kind == "resnet":
         np.testing.assert_allclose(states[-2].reshape(out.penultimate.shape), out.penultimate, atol=1e-6)
         assert [s.shape[1] for s in states] == [8, 8, 4, 2, 1]
@@ -119,7 +120,7 @@ def test_resnet_norms_use_their_statistics(key):
     assert not np.asarray(params["visual"]["layer1"]["first"]["bn3"]["scale"]).any()
     params = jax.tree.map(lambda p: p + 0.1 * jax.random.normal(key, p.shape), params)
     params["visual"]["layer1"]["rest"]["layers"]["bn1"]["var"] = jnp.full((1, 8), 0.25)
-    encode = jax.jit(network.method("encode_image"))
+    encode = network.method("encode_image")
     plain = encode(params, pictures("resnet")).embedding
     # Statistics and gains say the same thing twice: a larger variance is a smaller gain.
     other = jax.tree.map(lambda p: p, params)
@@ -161,10 +162,10 @@ def test_siglip_starts_where_its_paper_does(key):
 
 
 def test_an_end_token_that_is_not_the_largest(key):
-    grown = Network(
+    grown = Compiled(
         lambda rngs: CLIP(rngs, embed=16, vision=VISION, text={**TEXT, "vocabulary_size": 25, "end_token": 19})
     )
-    plain = Network(lambda rngs: CLIP(rngs, embed=16, vision=VISION, text={**TEXT, "vocabulary_size": 25}))
+    plain = Compiled(lambda rngs: CLIP(rngs, embed=16, vision=VISION, text={**TEXT, "vocabulary_size": 25}))
     params = grown.init(key)
     tokens = jnp.array([[18, 23, 4, 19, 0, 0, 0, 0, 0, 0]])
     found = grown.method("encode_text")(params, tokens)
@@ -190,7 +191,7 @@ def test_towers_that_mix_the_families(key):
         np.testing.assert_allclose(out.pooled, wanted, atol=1e-5)
 
     def text(embed, **options):
-        network = Network(lambda rngs: CLIP(rngs, embed=embed, vision=VISION, text={**TEXT, **options}))
+        network = Compiled(lambda rngs: CLIP(rngs, embed=embed, vision=VISION, text={**TEXT, **options}))
         params = network.init(key)
         return params["text"], lambda tokens: network.method("encode_text")(params, tokens)
 

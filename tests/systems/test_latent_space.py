@@ -73,12 +73,13 @@ def test_it_is_trained_on_latents_and_draws_pictures(folder, vae, tmp_path):
     with Image.open(tmp_path / "a.png") as picture:
         assert picture.size[0] > 8
     images = jnp.asarray(load_digits("test").columns()["image"][:6])
-    np.testing.assert_allclose(run.space.encode(run.space.frozen, {"image": images}), coder.encode(images), atol=1e-5)
+    encode, decode = jax.jit(run.space.encode), jax.jit(run.space.decode)
+    np.testing.assert_allclose(encode(run.space.frozen, {"image": images}), coder.encode(images), atol=1e-5)
     key = jax.random.key(3)
-    drawn = run.space.encode(run.space.frozen, {"image": images, "key": key})
+    drawn = encode(run.space.frozen, {"image": images, "key": key})
     np.testing.assert_allclose(drawn, coder.encode(images, key), atol=1e-4)
     assert np.abs(drawn - coder.encode(images)).max() > 1e-3
-    np.testing.assert_allclose(run.space.decode(run.space.frozen, drawn), coder.decode(drawn), atol=1e-5)
+    np.testing.assert_allclose(decode(run.space.frozen, drawn), coder.decode(drawn), atol=1e-5)
 
 
 @pytest.mark.slow

@@ -5,8 +5,9 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from compiled import Compiled
 
-from diffusion_jax.nets import Network, Posterior
+from diffusion_jax.nets import Posterior
 from diffusion_jax.nets.patch_discriminator import PatchDiscriminator, most_layers
 from diffusion_jax.nets.vae.autoencoder_kl import AutoencoderKL
 from diffusion_jax.nets.vae.vq import VQ
@@ -28,8 +29,8 @@ X = jnp.asarray(np.random.default_rng(0).uniform(-1, 1, (3, 8, 8, 1)), jnp.float
 
 @pytest.fixture(scope="module")
 def networks():
-    network = Network(lambda rngs: AutoencoderKL(rngs, latent_channels=2, **SMALL))
-    judge = Network(lambda rngs: PatchDiscriminator(rngs, channels=1, width=8, layers=1))
+    network = Compiled(lambda rngs: AutoencoderKL(rngs, latent_channels=2, **SMALL))
+    judge = Compiled(lambda rngs: PatchDiscriminator(rngs, channels=1, width=8, layers=1))
     params = network.init(jax.random.key(0)) | {DISCRIMINATOR: judge.init(jax.random.key(1))}
     return network, judge, params
 
@@ -72,7 +73,7 @@ def test_the_terms_of_the_loss_are_what_the_module_says(networks):
 
 
 def test_a_codebook_has_terms_of_its_own():
-    network = Network(lambda rngs: VQ(rngs, latent_channels=2, codes=8, **SMALL))
+    network = Compiled(lambda rngs: VQ(rngs, latent_channels=2, codes=8, **SMALL))
     params = network.init(jax.random.key(0))
     made, found = network.apply(params, X)
     for legacy, terms in (
@@ -185,7 +186,7 @@ def test_each_network_is_stepped_by_itself(networks):
 
 def test_the_discriminator_sees_patches_of_each_picture_alone():
     for layers, side in ((1, 6), (2, 12), (3, 24)):
-        judge = Network(lambda rngs, layers=layers: PatchDiscriminator(rngs, channels=1, width=8, layers=layers))
+        judge = Compiled(lambda rngs, layers=layers: PatchDiscriminator(rngs, channels=1, width=8, layers=layers))
         params = judge.init(jax.random.key(0))
         x = jax.random.normal(jax.random.key(1), (2, side, side, 1))
         both = judge.apply(params, x)

@@ -40,7 +40,7 @@ def test_its_latents_have_mean_0_and_variance_1_in_each_channel(folder):
     assert x0.shape == (1257, 4, 4, 2)
     np.testing.assert_allclose(x0.mean(axis=(0, 1, 2)), 0, atol=0.02)
     np.testing.assert_allclose(x0.std(axis=(0, 1, 2)), 1, atol=0.02)
-    there = run.network.apply(run.params, jnp.asarray(images[:5]))[0]
+    there = jax.jit(run.network.apply)(run.params, jnp.asarray(images[:5]))[0]
     np.testing.assert_allclose(run.decode(run.encode(images[:5])), there, atol=1e-4)
     np.testing.assert_allclose(run.reconstruct(images[:5], batch_size=2), np.clip(there, -1, 1), atol=1e-5)
     note = json.loads((folder / "latents.json").read_text())

@@ -2,6 +2,7 @@ import errno
 import gc
 import logging
 import os
+import shutil
 import threading
 
 import jax
@@ -32,6 +33,15 @@ RULES = (("kernel", P(None, "fsdp")),)
 
 
 EMA = Ema()
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _frozen():
+    """What was there before this module is not searched by the collections below: a second each, and no read is in it."""
+    gc.collect()
+    gc.freeze()
+    yield
+    gc.unfreeze()
 
 
 @pytest.fixture(autouse=True)
@@ -82,15 +92,21 @@ def test_each_device_writes_its_part_of_what_is_large_alone(tmp_path, monkeypatc
     assert {size: count for size, count in asked if size > 1} == {small.size: 1, large.size: 8}
 
 
-@pytest.fixture
-def saved(tmp_path):
+@pytest.fixture(scope="module")
+def written(tmp_path_factory):
     """Steps 1 and 2 of a run; the states that they hold differ."""
-    state = make()
-    with Checkpointer(tmp_path) as checkpointer:
+    folder, state = tmp_path_factory.mktemp("written"), make()
+    with Checkpointer(folder) as checkpointer:
         for step in (1, 2):
             held = jax.tree.map(lambda x, n=step: x + n if x.dtype == jnp.float32 else x, state)
             checkpointer.save(step, held, {"next_step": step}, {"name": "clip"})
-    return tmp_path
+    return folder
+
+
+@pytest.fixture
+def saved(written, tmp_path):
+    """A copy of them, for one test to change."""
+    return shutil.copytree(written, tmp_path, dirs_exist_ok=True)
 
 
 def largest(directory, item):

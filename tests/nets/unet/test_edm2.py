@@ -6,6 +6,7 @@ import numpy as np
 import optax
 import pytest
 from called import Layer
+from compiled import Compiled
 
 from diffusion_jax.nets import EDM2UNet, Network, unit_filters
 from diffusion_jax.nets.unet import edm2
@@ -27,7 +28,7 @@ def normal(seed, *shape):
 
 
 def magnitude(x):
-    return float(jnp.sqrt((x * x).mean()))
+    return jnp.sqrt((x * x).mean())
 
 
 def test_every_operation_keeps_the_magnitude():
@@ -56,23 +57,25 @@ def test_a_layer_does_not_depend_on_the_length_of_its_filters():
 
 def blocks(network, params, x, c, cond):
     """The magnitude of what every block gives."""
-    seen = []
+    before = edm2.EDM2Block.__call__
 
-    def watch(old):
+    @jax.jit
+    def watched(params):
+        seen = []
+
         def call(self, *inputs, **options):
-            y = old(self, *inputs, **options)
+            y = before(self, *inputs, **options)
             seen.append(magnitude(y))
             return y
 
-        return call
+        edm2.EDM2Block.__call__ = call
+        try:
+            network.apply(params, x, c, cond)
+        finally:
+            edm2.EDM2Block.__call__ = before
+        return seen
 
-    before = edm2.EDM2Block.__call__
-    edm2.EDM2Block.__call__ = watch(before)
-    try:
-        network.apply(params, x, c, cond)
-    finally:
-        edm2.EDM2Block.__call__ = before
-    return seen
+    return [float(value) for value in watched(params)]
 
 
 def trained(network, params, steps):
@@ -116,7 +119,7 @@ def test_activations_are_of_magnitude_1_through_the_depth(steps, attention, lowe
 
 
 def test_filters_have_their_norm_after_a_step_to_the_last_bit_that_float32_has():
-    network = Network(lambda rngs: EDM2UNet(rngs, **SIZES))
+    network = Compiled(lambda rngs: EDM2UNet(rngs, **SIZES))
     params = jax.tree.map(lambda leaf: 3 * leaf, network.init(jax.random.key(0)))
     forced = unit_filters(params)
     checked = 0
@@ -134,7 +137,7 @@ def test_filters_have_their_norm_after_a_step_to_the_last_bit_that_float32_has()
 
 
 def test_no_label_is_the_one_without_a_direction():
-    network = Network(lambda rngs: EDM2UNet(rngs, **SIZES, classes=5))
+    network = Compiled(lambda rngs: EDM2UNet(rngs, **SIZES, classes=5))
     params = network.init(jax.random.key(0)) | {"gain_out": jnp.float32(1.0)}
     params["down"] = {name: block | {"embed_gain": jnp.float32(1.0)} for name, block in params["down"].items()}
     x, c = normal(1, 2, 16, 16, 3), jnp.zeros(2)
