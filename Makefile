@@ -25,7 +25,7 @@ fashion: $(VENV)/.installed
 spiral: $(VENV)/.installed
 	$(BIN)/python -m experiments.spiral --out $(SPIRAL) --seed $(SEED)
 
-# Further styles and better captions: STYLES="noto.tgz twemoji.tgz" WORDS=emojibase-data.tgz; VARIANT=latent (experiments/emoji/__main__.py)
+# Further styles and better captions: STYLES="noto.tgz twemoji.tgz" WORDS=emojibase-data.tgz; VARIANT=latent|unclip (experiments/emoji/__main__.py)
 emoji: $(VENV)/.emoji
 	$(BIN)/python -m experiments.emoji --out $(EMOJI) --seed $(SEED) $(if $(VARIANT),--variant $(VARIANT)) $(if $(STYLES),--styles $(STYLES)) $(if $(WORDS),--words $(WORDS))
 

@@ -11,10 +11,13 @@ Scores     once, 5 styles, guidance 1.5, 240 samples each, by a reader of style 
            (14% right; the other four 63 - 83%). Frechet distance in its features 78 (real 34, blurred 122)
 Variants   `style` is told the style alone, as a label; `small` is for trying out. `latent` diffuses the 8 x 8 x 4 latents of
            configs/emoji_vae.py, once, as many operations (120 TFLOP, 63 min beside other programs): the style is right in 55.0%
-           of pairs never seen, 59.6% of seen ones, 60.0% of subjects never seen, the Frechet distance 104.5: worse than pixels
+           of pairs never seen, 59.6% of seen ones, 60.0% of subjects never seen, the Frechet distance 104.5: worse than pixels.
+           `decoder`, told what CLIP makes of captions and of pictures, each at times, is unCLIP's (emoji_prior.py), NOT RUN
 """
 
 from ml_collections import ConfigDict
+
+ENCODER = "runs/emoji/clip"
 
 VARIANTS = {
     "style": {"condition": {"name": "label", "drop": 0.1}},
@@ -24,6 +27,17 @@ VARIANTS = {
         "workdir": "runs/emoji/latent",
         "model.patch": 1,
         "sampler.guidance": {"name": "classifier_free"},  # no clip of x0: latents are not within [-1, 1]
+    },
+    "decoder": {
+        "workdir": "runs/emoji/decoder",
+        "condition": {
+            "name": "several",
+            "parts": {
+                "text": {"name": "text", "encoder": ENCODER, "drop": 0.45},
+                "picture": {"name": "embedding", "encoder": ENCODER, "drop": 0.35, "cache": None},
+            },
+            "drop": 0.0,
+        },
     },
     "small": {
         "steps": 20,
@@ -61,7 +75,7 @@ def get_config() -> ConfigDict:
     )
     config.preprocess = ConfigDict({"size": 32, "channels": 3})
     config.space = ConfigDict({"name": "pixels"})
-    config.condition = ConfigDict({"name": "text", "encoder": "runs/emoji/clip", "drop": 0.1})
+    config.condition = ConfigDict({"name": "text", "encoder": ENCODER, "drop": 0.1})
 
     config.model = ConfigDict(
         {

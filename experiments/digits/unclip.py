@@ -24,6 +24,7 @@ from diffusion_jax.pipelines.unclip import UnCLIP
 from experiments.digits.measures import Evaluation
 from experiments.digits.reader import Reader, fit_reader
 from experiments.progress import said_and_timed
+from experiments.ways import WAYS, draw_way, largest_step, prior_cosines
 
 __all__ = ["evaluate_unclip"]
 
@@ -35,8 +36,6 @@ STEPS, INVERTED = 20, 50
 THETA = 0.4
 """How far a text diff turns an embedding, of the angle to the difference of the captions."""
 SHOWN_THETAS = (0.0, 0.1, 0.2, 0.3, 0.4)
-CANDIDATES = 2
-WAYS = ("prior", "prior_untold", "text_embedding", "text")
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -72,15 +71,7 @@ class _Bench:
     def draw(self, way: str, prompts: Sequence[str], scale: float, start: int = 0) -> np.ndarray:
         """Pictures of prompts, one of the four ways."""
         options = {"guidance_scale": scale, "num_steps": STEPS, "solver": "ddim"}
-        if way == "text":
-            run = self.unclip.decoder.run  # type: ignore[attr-defined]
-            asked = [{"prompt": prompt} for prompt in prompts]
-            return np.clip(run.generate(asked, seed=self.seed, start=start, **options), -1.0, 1.0)
-        pipeline = dataclasses.replace(self.unclip, prior=None) if way == "text_embedding" else self.unclip
-        told = way != "prior_untold"
-        return pipeline.generate(
-            prompts, candidates=CANDIDATES, told=told, seed=self.seed, start=start, options=options
-        )
+        return draw_way(self.unclip, way, prompts, seed=self.seed, start=start, options=options)
 
 
 def evaluate_unclip(
@@ -96,27 +87,12 @@ def evaluate_unclip(
             part(bench, into)
 
 
-def _cosines(a: np.ndarray, b: np.ndarray) -> np.ndarray:
-    return (a * b).sum(axis=1) / (np.linalg.norm(a, axis=1) * np.linalg.norm(b, axis=1))
-
-
 def _prior(b: _Bench, into: Evaluation) -> None:
     """Cosines to the embedding of the scan that a caption is of: the prior's one draw, the best of two, the caption's own."""
     captions = [item["captions"][0] for item in b.held_out]
-    true, texts = b.unclip.decoder.embed(b.images), b.unclip.decoder.texts(captions)
-    one = b.unclip.embeddings(captions, candidates=1, seed=b.seed)
-    best = b.unclip.embeddings(captions, candidates=CANDIDATES, seed=b.seed)
-    other = np.random.default_rng(b.seed).permutation(len(captions))
-    for name, found in {
-        "prior_cosine": _cosines(one, true),
-        "reranked_cosine": _cosines(best, true),
-        "text_cosine": _cosines(texts, true),
-        "shuffled_cosine": _cosines(one[other], true),
-        "shuffled_real_cosine": _cosines(true[other], true),
-    }.items():
-        into.put(f"unclip.{name}", float(found.mean()))
-    into.put("unclip.prior_text_cosine", float(_cosines(one, texts).mean()))
-    into.put("unclip.reranked_text_cosine", float(_cosines(best, texts).mean()))
+    true = b.unclip.decoder.embed(b.images)
+    for name, value in prior_cosines(b.unclip, captions, true, seed=b.seed).items():
+        into.put(f"unclip.{name}", value)
 
 
 def _ways(b: _Bench, into: Evaluation) -> None:
@@ -206,8 +182,7 @@ def _interpolation(b: _Bench, into: Evaluation) -> None:
             b.images[first : first + 1], b.images[second : second + 1], 9, seed=b.seed,
             options=_options(1.0), inversion=_options(1.0),
         )  # fmt: skip
-        steps = np.linalg.norm(np.diff(b.unclip.decoder.embed(way), axis=0), axis=1)
-        jumps.append(float(steps.max() / steps.mean()))
+        jumps.append(largest_step(b.unclip.decoder.embed(way)))
         ways.append(way)
     into.put("unclip.interpolation_jump", max(jumps))
     into.put("unclip.interpolation_jumps", jumps)

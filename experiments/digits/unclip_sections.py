@@ -11,15 +11,9 @@ from diffusion_jax.report.figures import image_grid
 from diffusion_jax.report.numbers import percent
 from diffusion_jax.report.page import Block, Mark, Section, Table
 from experiments.digits.measures import Evaluation
+from experiments.ways import WAYS
 
 __all__ = ["clip_alone_section", "unclip_section"]
-
-WAYS = {
-    "prior": "prior and caption",
-    "prior_untold": "prior alone",
-    "text_embedding": "caption’s embedding, no prior",
-    "text": "caption alone",
-}
 
 
 def clip_alone_section(evaluation: Evaluation) -> Section | None:

@@ -28,7 +28,7 @@ from experiments.emoji.reader import StyleReader
 from experiments.emoji.source import Emoji
 from experiments.progress import said_and_timed
 
-__all__ = ["evaluate", "evaluate_clip", "splits"]
+__all__ = ["AT_ONCE", "Samples", "evaluate", "evaluate_clip", "judged", "samples_of", "splits"]
 
 SWEEP = (1.0, 1.5, 2.0, 3.0, 5.0)
 GRID_SCALES = (1.0, 1.5, 3.0)
@@ -51,24 +51,18 @@ SHOWY = ("animals & nature", "food & drink", "objects", "travel & places", "acti
 Say = Callable[[str], None]
 
 
-def evaluate(run: DiffusionRun, folder: Path, *, samples: int = 240, seed: int = 0, say: Say = print) -> Evaluation:
-    """All numbers and pictures of a diffusion run on emoji and of the CLIP run that it is told by.
-
-    `samples` is the most that each number is of; the reader of style is kept in `folder`.
-    """
+def evaluate(shared: Samples, *, say: Say = print) -> Evaluation:
+    """All numbers and pictures of a diffusion run on emoji and of the CLIP run that it is told by."""
     evaluation = Evaluation()
-    data = splits(run)
+    run, data, reader = shared.run, shared.data, shared.reader
     with said_and_timed("clip", say):
         evaluate_clip(run.clip, data["test"], evaluation)
-    with said_and_timed("reader", say):
-        reader = style_reader(data["train"], folder, say=say) if len(data["train"].class_names) > 1 else None
     if reader is not None:
         held = [data[name].columns() for name in ("test", "pairs") if name in data]
         pictures, styles = (np.concatenate([columns[name] for columns in held]) for name in ("image", "label"))
         evaluation.put("reader.accuracy", reader.accuracy(pictures, styles))
         evaluation.put("reader.pictures", len(styles))
-    shared = _Samples(run, reader, data, samples, seed)
-    evaluation.notes |= {"samples": samples, "styles": list(data["train"].class_names)}
+    evaluation.notes |= {"samples": shared.samples, "styles": list(data["train"].class_names)}
     evaluation.notes["credits"] = list(data["train"].all.credits)
     with said_and_timed("autoencoder", say):
         evaluate_autoencoder(run, data, shared.features, shared.styled, evaluation)
@@ -76,6 +70,19 @@ def evaluate(run: DiffusionRun, folder: Path, *, samples: int = 240, seed: int =
         with said_and_timed(part.__name__[1:], say):
             part(shared, evaluation)
     return evaluation
+
+
+def samples_of(run: DiffusionRun, folder: Path, *, samples: int, seed: int, say: Say) -> Samples:
+    """What the parts of an evaluation share: `samples` is the most that each number is of.
+
+    The reader of style is in `folder`, or fitted and kept there.
+    """
+    data = splits(run)
+    reader = None
+    if len(data["train"].class_names) > 1:
+        with said_and_timed("reader", say):
+            reader = style_reader(data["train"], folder, say=say)
+    return Samples(run, reader, data, samples, seed)
 
 
 def splits(run: ClipRun | DiffusionRun) -> dict[str, Emoji]:
@@ -99,7 +106,7 @@ def evaluate_clip(clip: ClipRun, test: Emoji, into: Evaluation) -> None:
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
-class _Samples:
+class Samples:
     """What the parts of the evaluation share."""
 
     run: DiffusionRun
@@ -110,9 +117,11 @@ class _Samples:
 
     @property
     def scale(self) -> float:
+        """Guidance as the config has it."""
         return float(self.run.config.sampler.guidance_scale)
 
     def draw(self, prompts: Sequence[str], start: int, scale: float | None = None, **options: Any) -> np.ndarray:
+        """Pictures of prompts, in [-1, 1]."""
         return self.run.generate(
             list(prompts), guidance_scale=self.scale if scale is None else scale, seed=self.seed, start=start,
             batch_size=AT_ONCE, **options,
@@ -124,9 +133,11 @@ class _Samples:
         return np.random.default_rng(0).permutation(plain)[: count or self.samples]
 
     def told(self, split: str, rows: np.ndarray) -> list[str]:
+        """What says all of these examples."""
         return [self.data[split].full_caption(int(row)) for row in rows]
 
     def real(self, split: str, rows: np.ndarray) -> np.ndarray:
+        """Their pictures, uint8."""
         return self.data[split].columns()["image"][rows]
 
     def subjects(self, split: str, rows: np.ndarray, pictures: np.ndarray) -> dict[str, float]:
@@ -150,7 +161,7 @@ class _Samples:
         return rows, self.draw(self.told("train", rows), 0)
 
 
-def _judged(s: _Samples, split: str, rows: np.ndarray, drawn: np.ndarray) -> dict[str, Any]:
+def judged(s: Samples, split: str, rows: np.ndarray, drawn: np.ndarray) -> dict[str, Any]:
     """Style, subject by CLIP and subject by pixels of what is drawn of examples, and what CLIP says of the real pictures."""
     source = s.data[split]
     real, styles, texts = s.real(split, rows), source.labels[rows], s.told(split, rows)
@@ -168,10 +179,10 @@ def _judged(s: _Samples, split: str, rows: np.ndarray, drawn: np.ndarray) -> dic
     }
 
 
-def _seen(s: _Samples, into: Evaluation) -> None:
+def _seen(s: Samples, into: Evaluation) -> None:
     """Pictures that were trained on, drawn from their captions; the Frechet distance, beside that of real and blurred ones."""
     rows, drawn = s.seen
-    into.put("seen", _judged(s, "train", rows, drawn))
+    into.put("seen", judged(s, "train", rows, drawn))
     others = np.setdiff1d(s.data["train"].plain(), rows)
     others = np.random.default_rng(1).permutation(others)[: len(rows)]
     reference = s.features(s.real("train", others))
@@ -182,13 +193,13 @@ def _seen(s: _Samples, into: Evaluation) -> None:
     into.put("frechet.pictures", len(rows))
 
 
-def _pairs(s: _Samples, into: Evaluation) -> None:
+def _pairs(s: Samples, into: Evaluation) -> None:
     """Pairs of subject and style of which each was seen and the two never together."""
     if "pairs" not in s.data:
         return
     rows = s.chosen("pairs")
     drawn = s.draw(s.told("pairs", rows), 10_000)
-    into.put("pairs", _judged(s, "pairs", rows, drawn))
+    into.put("pairs", judged(s, "pairs", rows, drawn))
     if s.reader is not None:
         read, asked = s.reader.read(drawn), s.data["pairs"].labels[rows]
         names = s.data["pairs"].class_names
@@ -196,16 +207,16 @@ def _pairs(s: _Samples, into: Evaluation) -> None:
         into.put("pairs.style_right_by_style", shares)
 
 
-def _unseen(s: _Samples, into: Evaluation) -> None:
+def _unseen(s: Samples, into: Evaluation) -> None:
     """Subjects that were seen in no style: what the words alone give."""
     rows = s.chosen("test")
     drawn = s.draw(s.told("test", rows), 20_000)
-    into.put("unseen_subjects", _judged(s, "test", rows, drawn))
+    into.put("unseen_subjects", judged(s, "test", rows, drawn))
     into.arrays["unseen"], into.arrays["unseen_real"] = drawn[:SHOWN], unit_pictures(s.real("test", rows[:SHOWN]))
     into.notes["unseen_captions"] = s.told("test", rows[:SHOWN])
 
 
-def _sweep(s: _Samples, into: Evaluation) -> None:
+def _sweep(s: Samples, into: Evaluation) -> None:
     """Style and subject against guidance, on pairs where there are some, with the same noise at each scale."""
     split = "pairs" if "pairs" in s.data else "train"
     rows = s.chosen(split, max(16, s.samples // 2))
@@ -224,7 +235,7 @@ def _sweep(s: _Samples, into: Evaluation) -> None:
     into.notes["sweep"] = {"split": split, "pictures": len(rows), "rows": told}
 
 
-def _negative(s: _Samples, into: Evaluation) -> None:
+def _negative(s: Samples, into: Evaluation) -> None:
     """Subjects asked for without a style: how often the commonest style is drawn, and with that style as negative prompt."""
     rows = s.chosen("train", max(16, s.samples // 2))
     prompts = [s.data["train"].subject_caption(int(row)) for row in rows]
@@ -249,7 +260,7 @@ def _negative(s: _Samples, into: Evaluation) -> None:
     into.notes["negative_prompts"] = prompts[:8]
 
 
-def _grid(s: _Samples, into: Evaluation) -> None:
+def _grid(s: Samples, into: Evaluation) -> None:
     """Prompts at several guidance scales."""
     names = s.data["train"].class_names
     prompts = [text.format(*(names[i % len(names)] for i in range(5))) for text in PROMPTS]
@@ -276,7 +287,7 @@ def shown_subjects(train: Emoji, pairs: Emoji, most: int = 8) -> list[str]:
     return turns[:most]
 
 
-def _matrix(s: _Samples, into: Evaluation) -> None:
+def _matrix(s: Samples, into: Evaluation) -> None:
     """Subjects in every style, real and drawn, and which of the pairs was held out."""
     if "pairs" not in s.data:
         return
@@ -302,7 +313,7 @@ def _matrix(s: _Samples, into: Evaluation) -> None:
     into.notes["matrix_subjects"] = [grammar.named(words[subject]) for subject in subjects]
 
 
-def _trajectory(s: _Samples, into: Evaluation) -> None:
+def _trajectory(s: Samples, into: Evaluation) -> None:
     """One sample on its way from noise, decoded at each step where the model works in latents."""
     prompt = into.notes["grid_prompts"][0]
     steps = int(s.run.config.sampler.num_steps)

@@ -21,6 +21,7 @@ from diffusion_jax.typing import UserError
 from experiments.digits.measures import Evaluation, load_evaluation
 from experiments.emoji.figures import HELD, matrix_cells, save_figures, scale_name, sweep_charts
 from experiments.emoji.latent import latent_sections
+from experiments.emoji.unclip_sections import unclip_sections
 
 __all__ = ["TARGETS", "emoji_page", "report_of", "write_emoji_page"]
 
@@ -233,6 +234,7 @@ def _losses(rows: Mapping[str, list]) -> Columns:
     captions = {
         "CLIP": "The contrastive loss; validation is on subjects that are in no training picture.",
         "Autoencoder": "What training brings down, the adversary's part with it; validation has none of that.",
+        "Prior": "The denoising loss of embeddings; validation is on subjects that are in no training picture.",
         "Diffusion model": "The denoising loss; validation is on subjects that are in no training picture.",
     }
     figures = []
@@ -268,6 +270,7 @@ def emoji_page(e: Evaluation, losses: Mapping[str, list], making: Making, pixels
         sections.append(Section("The same thing by several hands", _matrix(e)))
     sections += [
         *latent_sections(e, pixels),
+        *unclip_sections(e),
         Section("Saying what not to draw", (_negative(e),)),
         Section("What guidance buys and costs", (_sweep(e),)),
         Section("Subjects it never saw", (_unseen(e),)),
@@ -278,8 +281,9 @@ def emoji_page(e: Evaluation, losses: Mapping[str, list], making: Making, pixels
         Section("How it was made", how_it_was_made(making)),
     ]
     total = sum(making.seconds.values())
+    ends = {"autoencoder": ", by way of latents", "unclip": ", and CLIP turned round"}
     return Page(
-        title="Emoji in words, by way of latents" if "autoencoder" in metrics else "Emoji in words",
+        title="Emoji in words" + next((end for name, end in ends.items() if name in metrics), ""),
         lead=lead,
         tiles=_tiles(metrics),
         sections=tuple(sections),
@@ -306,6 +310,9 @@ def write_emoji_page(out: Path, name: str = "diffusion") -> Path:
     if "autoencoder" in evaluation.metrics:
         runs["vae"] = out / "vae"
         losses["Autoencoder"] = read_metrics(runs["vae"])
+    if "unclip" in evaluation.metrics:
+        runs["prior"] = out / "prior"
+        losses["Prior"] = read_metrics(runs["prior"])
     environment = read_json(runs["diffusion"] / "environment.json")
     versions = {"python": environment["python"], **{k: v for k, v in environment["versions"].items() if v}}
     versions |= {"devices": ", ".join(environment["devices"]), "git commit": str(environment["git_commit"])}

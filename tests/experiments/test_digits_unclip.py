@@ -15,8 +15,8 @@ from diffusion_jax.report.page import Page, write_page
 from experiments.digits import page, unclip
 from experiments.digits.clip_alone import evaluate_clip_alone
 from experiments.digits.measures import Evaluation
-from experiments.digits.unclip import WAYS
 from experiments.digits.unclip_sections import clip_alone_section, unclip_section
+from experiments.ways import WAYS
 
 
 def measured() -> Evaluation:

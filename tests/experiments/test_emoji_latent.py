@@ -73,7 +73,7 @@ def test_pictures_in_blocks_keep_their_means():
 
 
 def test_another_variant_is_one_line(tmp_path):
-    with pytest.raises(UserError, match="'latents' is not latent"):
+    with pytest.raises(UserError, match="'latents' is not latent, unclip"):
         emoji(given(tmp_path, variant="latents"))
 
 

@@ -153,6 +153,7 @@ def test_settings_of_either_run_are_told_apart():
         "clip": {"steps": "3"},
         "diffusion": {"model.width": "8"},
         "vae": {},
+        "prior": {},
     }
     for text, message in (
         ("clap.steps=3", "'clap'.*'clip'"),

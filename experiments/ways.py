@@ -1,0 +1,72 @@
+"""Four ways from a caption to a picture, and what is measured in CLIP's space: what the experiments on unCLIP share."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float
+
+from diffusion_jax.pipelines.unclip import UnCLIP
+
+__all__ = ["CANDIDATES", "WAYS", "cosines", "draw_way", "largest_step", "prior_cosines"]
+
+CANDIDATES = 2
+"""Embeddings that the prior draws for a caption, of which the nearest to the caption's is decoded."""
+WAYS = {
+    "prior": "prior and caption",
+    "prior_untold": "prior alone",
+    "text_embedding": "caption’s embedding, no prior",
+    "text": "caption alone",
+}
+"""unCLIP; its embedding without the caption; the caption's embedding in its place, with the caption; the caption alone."""
+
+
+def cosines(a: Float[np.ndarray, "n d"], b: Float[np.ndarray, "n d"]) -> Float[np.ndarray, " n"]:
+    """Of each row to its row."""
+    return (a * b).sum(axis=1) / (np.linalg.norm(a, axis=1) * np.linalg.norm(b, axis=1))
+
+
+def draw_way(
+    unclip: UnCLIP, way: str, prompts: Sequence[str], *, seed: int, start: int, options: Mapping[str, Any]
+) -> Float[np.ndarray, "n h w c"]:
+    """Pictures of prompts by one of the ways, in [-1, 1]. `options` are the decoder's; the same noise for every way."""
+    if way == "text":
+        run = unclip.decoder.run  # type: ignore[attr-defined]
+        asked = [{"prompt": prompt} for prompt in prompts]
+        return np.clip(run.generate(asked, seed=seed, start=start, **options), -1.0, 1.0)
+    pipeline = dataclasses.replace(unclip, prior=None) if way == "text_embedding" else unclip
+    return pipeline.generate(
+        prompts, candidates=CANDIDATES, told=way != "prior_untold", seed=seed, start=start, options=options
+    )
+
+
+def prior_cosines(
+    unclip: UnCLIP, captions: Sequence[str], true: Float[np.ndarray, "n d"], *, seed: int
+) -> dict[str, float]:
+    """Mean cosines to the embedding of the picture that each caption is of, and of the draws to the caption's own.
+
+    `prior` of one draw, `reranked` of the better of two, `text` of the caption's embedding, `shuffled` of the draws for other
+    captions and `shuffled_real` of other pictures, each with `_cosine`; then `prior_text_cosine` and `reranked_text_cosine`.
+    """
+    texts = unclip.decoder.texts(captions)
+    one, best = (unclip.embeddings(captions, candidates=count, seed=seed) for count in (1, CANDIDATES))
+    other = np.random.default_rng(seed).permutation(len(captions))
+    pairs = {
+        "prior": (one, true),
+        "reranked": (best, true),
+        "text": (texts, true),
+        "shuffled": (one[other], true),
+        "shuffled_real": (true[other], true),
+        "prior_text": (one, texts),
+        "reranked_text": (best, texts),
+    }
+    return {f"{name}_cosine": float(cosines(a, b).mean()) for name, (a, b) in pairs.items()}
+
+
+def largest_step(embeddings: Float[np.ndarray, "n d"]) -> float:
+    """The largest distance between neighbours over the mean one."""
+    steps = np.linalg.norm(np.diff(embeddings, axis=0), axis=1)
+    return float(steps.max() / steps.mean())
