@@ -143,6 +143,9 @@ def place(path: Path) -> str:
 
 def nearest(path: Path) -> str:
     """What a message about a folder without a run ends with: the run, or the folder of runs, that was meant, perhaps."""
+    below = sorted(str(file.parent) for file in path.glob(f"*/{CONFIG}")) if path.is_dir() else []
+    if below:
+        return f"; in it are {', '.join(map(repr, below))}"
     parent = path.parent if path.parent.is_dir() else Path("runs")
     there = sorted(parent.iterdir()) if parent.is_dir() else []
     names = [str(p) for p in there if p.is_dir() and (is_run(p) or any(p.glob(f"*/{CONFIG}")))]

@@ -104,8 +104,7 @@ def sample(arguments: argparse.Namespace, rest: list[str]) -> int:
     note = {name: "; ".join(given) for name in (*ASKED, "lora") if (given := getattr(arguments, name))}
     note |= {"run": place, "weights": arguments.weights} if arguments.pretrained is None else {"pretrained": place}
     note |= {key: str(value) for key, value in settings.items() if value not in (None, {})}
-    gap = 0 if arguments.pretrained is not None and len(images) == 1 else None
-    save_grid(out, images, min(8, len(images)), arguments.scale, note, gap=gap, ink=getattr(run, "ink", True))
+    save_grid(out, images, min(8, len(images)), arguments.scale, note, ink=getattr(run, "ink", True))
     say(f"{counted(len(images), 'image')} in {time.perf_counter() - began:.1f} s: {out}")
     return 0
 

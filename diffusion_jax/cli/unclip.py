@@ -20,7 +20,7 @@ from diffusion_jax.parallel.memory import enough_memory
 from diffusion_jax.pipelines import UnCLIP, load_pipeline, load_unclip
 from diffusion_jax.pipelines.components import components_of
 from diffusion_jax.pipelines.unclip_runs import RunDecoder
-from diffusion_jax.report.pictures import save_grid
+from diffusion_jax.report.pictures import refuse_sheet, save_grid
 from diffusion_jax.systems.diffusion.embedding_scale import spread_over
 from diffusion_jax.typing import UserError
 
@@ -52,7 +52,11 @@ def unclip(arguments: argparse.Namespace) -> int:
     count, columns = rows.shape[:2]
     if "scale" not in arguments.given:
         arguments.scale = max(1, min(arguments.scale, WIDEST // max(rows.shape[2:4])))
-    note = {name: _noted(getattr(arguments, name)) for name in NOTED if getattr(arguments, name) not in (None, [])}
+    note = {
+        name: _noted(getattr(arguments, name))
+        for name in NOTED
+        if getattr(arguments, name) not in (None, []) and arguments.action in OPTIONS.get(name, (arguments.action,))
+    }
     ink = isinstance(found.decoder, RunDecoder) and found.decoder.run.ink
     save_grid(out, rows.reshape(count * columns, *rows.shape[2:]), columns, arguments.scale, note, ink=ink)
     say(f"{counted(count * columns, 'picture')} in {time.perf_counter() - began:.1f} s: {out}")
@@ -90,10 +94,14 @@ def _check(arguments: argparse.Namespace) -> Path:
     for option in NEEDED[action]:
         if not getattr(arguments, option):
             raise UserError(f"{action!r} needs {flag(option)}")
+    for path in arguments.image:
+        refuse_sheet(path)
     for text in (*arguments.prompt, arguments.source, arguments.target):
         check_text("a text", text)
     if action == "interpolate" and len(arguments.image) != 2:
-        raise UserError(f"'interpolate' goes from one --image to another, and {len(arguments.image)} are given")
+        raise UserError(
+            f"'interpolate' goes from one --image to another: give --image twice, not {len(arguments.image)} times"
+        )
     for option in ("candidates", "scale", "num_images", "num_steps", "prior_steps"):
         value = getattr(arguments, option)
         if value is not None and value < 1:

@@ -1,7 +1,7 @@
 """unCLIP (DALL-E 2, arXiv 2204.06125): the image tower of a CLIP inverted, and what one can do in its space.
 
     unclip = load_unclip("runs/digits/decoder", prior="runs/digits/prior")
-    images = unclip.generate(["a bold seven"], seed=0)                # text -> embedding -> picture, [1, 28, 28, 1] in [-1, 1]
+    images = unclip.generate(["a bold seven"], seed=0)                # text -> embedding -> picture, [1, 8, 8, 1] in [-1, 1]
     others = unclip.variations(images, 4)                             # what the embedding leaves open is drawn anew
 
 A **prior** draws the embedding z of a picture from a text (section 2.2), a **decoder** draws a picture from z and, where it is

@@ -26,9 +26,11 @@ from PIL import Image, PngImagePlugin
 from diffusion_jax.files import write_atomic
 from diffusion_jax.typing import UserError
 
-__all__ = ["encode_png", "grid", "save_grid", "save_png", "sprite", "to_uint8"]
+__all__ = ["encode_png", "grid", "refuse_sheet", "save_grid", "save_png", "sprite", "to_uint8"]
 
 PAPER = 255
+SHEET = "pictures"
+"""The name in a PNG's metadata of how many pictures it is of."""
 VEIL = 14  # opacity of bare paper in a sprite, of 255: enough to see where one image ends and the next begins
 EDGE, EDGE_OPACITY = 128, 90  # the line round a colour picture: grey, to be seen on light paper and on dark
 
@@ -164,6 +166,24 @@ def save_grid(
     gap: int | None = None,
     ink: bool = True,
 ) -> Path:
-    """Write images in [-1, 1] as one PNG grid with its settings in the metadata; the gap grows with the scale."""
-    gap = max(2, scale // 2) if gap is None else gap
-    return save_png(path, grid(images, columns, scale, gap, ink=ink), metadata)
+    """Write images in [-1, 1] as one PNG grid with its settings in the metadata; the gap grows with the scale.
+
+    One image stands alone, without a margin, so that it may be given where a picture is asked for; a sheet of several says in
+    its metadata how many it holds (`refuse_sheet`).
+    """
+    gap = 0 if len(images) == 1 else max(2, scale // 2) if gap is None else gap
+    sheet = {SHEET: str(len(images))} if len(images) > 1 else {}
+    return save_png(path, grid(images, columns, scale, gap, ink=ink), {**(metadata or {}), **sheet})
+
+
+def refuse_sheet(path: Path | str) -> None:
+    """UserError where a file is a sheet of several pictures that `save_grid` wrote. What is no file, or no PNG, passes."""
+    try:
+        with Image.open(path) as picture:
+            count = picture.info.get(SHEET)
+    except (OSError, ValueError):
+        return
+    if count is not None:
+        raise UserError(
+            f"{str(path)!r} is a sheet of {count} pictures: give one picture, such as --num-images 1 writes"
+        )

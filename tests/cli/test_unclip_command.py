@@ -51,6 +51,36 @@ def test_every_action_makes_a_picture(folder, action, scan, tmp_path, capsys):
     assert f"{rows * columns} picture" in capsys.readouterr().err
 
 
+def test_one_picture_may_be_given_back_and_a_sheet_may_not(folder, tmp_path, capsys):
+    """Ink on paper both ways."""
+    words = ["unclip", "generate", "--decoder", str(folder / "decoder"), "--prompt", "a two", *SHORT]
+    one, sheet, back = (str(tmp_path / f"{name}.png") for name in ("one", "sheet", "back"))
+    assert main([*words, "--num-images", "1", "--out", one]) == 0
+    unclip = load_unclip(folder / "decoder")
+    drawn = unclip.generate(["a two"], options={"num_steps": 2})
+    np.testing.assert_allclose(unclip.decoder.pictures([one]), drawn, atol=1 / 127)
+    with Image.open(one) as picture:
+        assert picture.size == (8, 8)
+        np.testing.assert_array_equal(unclip.decoder.pictures([picture]), unclip.decoder.pictures([one]))
+    assert main([*words, "--num-images", "2", "--out", sheet]) == 0
+    capsys.readouterr()
+    words = ["unclip", "variations", "--decoder", str(folder / "decoder"), "--out", back]
+    tiny.fails(capsys, [*words, "--image", sheet], "is a sheet of 2 pictures: give one picture")
+
+
+def test_a_folder_of_runs_names_them(folder, tmp_path, capsys):
+    words = ["unclip", "generate", "--decoder", str(folder), "--prompt", "a two", "--out", str(tmp_path / "a.png")]
+    tiny.fails(capsys, words, "config.json is missing; in it are ", repr(str(folder / "decoder")))
+
+
+def test_an_action_that_is_none_names_the_nearest(folder, capsys):
+    tiny.fails(
+        capsys,
+        ["unclip", "variation", "--decoder", str(folder / "decoder"), "--out", "a.png"],
+        "did you mean 'variations'?",
+    )
+
+
 def test_it_draws_what_the_pipeline_draws(folder, scan, tmp_path):
     unclip = load_unclip(folder / "decoder", prior=folder / "prior")
     drawn = unclip.generate(["a two"] * 2, seed=5, options={"num_steps": 2})
@@ -82,7 +112,7 @@ def test_it_draws_what_the_pipeline_draws(folder, scan, tmp_path):
         ("generate", ["--candidates", "0"], "--candidates 0 is not at least 1"),
         ("variations", ["--eta", "nan"], "--eta nan is not finite"),
         ("variations", ["--prior", "x"], "--prior does not go with 'variations'"),
-        ("interpolate", ["--image", "a.png"], "'interpolate' goes from one --image to another, and 3 are given"),
+        ("interpolate", ["--image", "a.png"], "goes from one --image to another: give --image twice, not 3 times"),
         ("diff", ["--theta", "2"], "thetas [0.0, 0.3, 2.0] are not numbers from 0 to 1"),
         ("components", ["--count", "9"], "count 9: there are 8 components; nearest: 8"),
         ("variations", ["--num-images", "0"], "--num-images 0 is not at least 1"),

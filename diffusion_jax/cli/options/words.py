@@ -52,6 +52,17 @@ class Parser(argparse.ArgumentParser):
                     raise UserError(f"argument {argument!r} is not known{hint} (see {self.prog} --help)")
         return super().parse_known_args(args, namespace)
 
+    def _check_value(self, action: argparse.Action, value: Any) -> None:
+        """As argparse's, with the nearest of the choices."""
+        try:
+            super()._check_value(action, value)
+        except argparse.ArgumentError as error:
+            near = difflib.get_close_matches(
+                str(value), [str(choice) for choice in action.choices or ()], n=1, cutoff=0.5
+            )
+            error.message += f"; did you mean {near[0]!r}?" if near else ""
+            raise
+
     def error(self, message: str) -> None:  # type: ignore[override]
         """As a UserError."""
         raise UserError(f"{message} (see {self.prog} --help)")

@@ -1,4 +1,8 @@
-"""Pictures as requests: a path, the bytes of a file, a PIL image or an array, made what the examples of a run are."""
+"""Pictures as requests: a path, the bytes of a file, a PIL image or an array, made what the examples of a run are.
+
+Data that are arrays of one channel have ink as +1, and files of them, as `sample` writes them, dark ink on white paper: a file
+or PIL image is turned round, an array is as the data are.
+"""
 
 from __future__ import annotations
 
@@ -91,12 +95,12 @@ class Pictures:
 
 
 def _squeezed(shape: tuple[int, ...], picture: Any) -> np.ndarray:
-    """Of data that are arrays: any picture, the middle of it resized to their shape, uint8."""
+    """Of data that are arrays: any picture, the middle of it resized to their shape, uint8; of one channel, ink as 255."""
     height, width, channels = shape
     image = open_picture(picture, exif=True).convert("RGB").convert("L" if channels == 1 else "RGB")
     share = min(image.width / width, image.height / height)
     wide, high = width * share, height * share
     left, top = (image.width - wide) / 2, (image.height - high) / 2
     box = (left, top, left + wide, top + high)
-    resized = image.resize((width, height), Image.Resampling.BICUBIC, box)
-    return np.asarray(resized, np.uint8).reshape(shape)
+    resized = np.asarray(image.resize((width, height), Image.Resampling.BICUBIC, box), np.uint8).reshape(shape)
+    return 255 - resized if channels == 1 and not isinstance(picture, np.ndarray) else resized
