@@ -38,7 +38,10 @@ STEPS = 50
 WIDEST = 384
 """Pixels of an edge to which small pictures are enlarged at most, where no --scale is given."""
 THETAS = (0.0, 0.1, 0.2, 0.3, 0.4)
-NOTED = ("action", "decoder", "pretrained", "prior", "prompt", "image", "source", "target", "eta", "seed", "candidates")
+NOTED = (
+    "action", "decoder", "pretrained", "prior", "prompt", "image", "source", "target", "theta", "count", "eta", "seed",
+    "candidates", "num_steps", "guidance_scale",
+)  # fmt: skip
 
 
 def unclip(arguments: argparse.Namespace) -> int:

@@ -130,3 +130,6 @@ def add(commands: Any) -> None:
     )
     unclip.add_argument("--out", required=True, metavar="FILE", help="a .png file")
     unclip.add_argument("--overwrite", action="store_true", help="replace what is at --out")
+    for option in unclip._actions:
+        if option.dest in OPTIONS:
+            option.help = f"{', '.join(OPTIONS[option.dest])}: {option.help}"
