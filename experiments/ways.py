@@ -9,9 +9,20 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float
 
-from diffusion_jax.pipelines.unclip import UnCLIP
+from diffusion_jax.pipelines.unclip import DENSER, UnCLIP, evenly
+from experiments.digits.measures import Evaluation
 
-__all__ = ["CANDIDATES", "WAYS", "cosines", "draw_way", "largest_step", "prior_cosines"]
+__all__ = [
+    "CANDIDATES",
+    "WAYS",
+    "cosines",
+    "draw_way",
+    "largest_step",
+    "prior_cosines",
+    "put_jumps",
+    "told_between",
+    "ways_between",
+]
 
 CANDIDATES = 2
 """Embeddings that the prior draws for a caption, of which the nearest to the caption's is decoded."""
@@ -66,7 +77,35 @@ def prior_cosines(
     return {f"{name}_cosine": float(cosines(a, b).mean()) for name, (a, b) in pairs.items()}
 
 
+def ways_between(
+    unclip: UnCLIP, first: np.ndarray, second: np.ndarray, count: int, *, seed: int, options: Mapping[str, Any]
+) -> tuple[Float[np.ndarray, "count h w c"], Float[np.ndarray, "count h w c"]]:
+    """From a picture to another: at equal angles, and at equal distances in CLIP's space (`even` of `interpolate`)."""
+    dense = unclip.interpolate(
+        first[None], second[None], DENSER * (count - 1) + 1, seed=seed, options=options, inversion=options
+    )
+    return dense[::DENSER], dense[evenly(unclip.decoder.embed(dense), count)]
+
+
 def largest_step(embeddings: Float[np.ndarray, "n d"]) -> float:
     """The largest distance between neighbours over the mean one."""
     steps = np.linalg.norm(np.diff(embeddings, axis=0), axis=1)
     return float(steps.max() / steps.mean())
+
+
+def put_jumps(unclip: UnCLIP, ways: Sequence[tuple[np.ndarray, np.ndarray]], into: Evaluation) -> None:
+    """Of what `ways_between` gave: the largest steps of both kinds under `unclip`, and the even ways as pictures."""
+    for name, kind in (("interpolation_jump", 1), ("interpolation_jump_by_angle", 0)):
+        jumps = [largest_step(unclip.decoder.embed(way[kind])) for way in ways]
+        into.put(f"unclip.{name}", max(jumps))
+        into.put(f"unclip.{name}s", jumps)
+    into.arrays["unclip_interpolations"] = np.stack([even for _, even in ways])
+
+
+def told_between(what: str, found: Mapping[str, Any]) -> str:
+    """The caption of ways between pictures, which are called `what`."""
+    return (
+        f"Embedding and noise go along great circles from the left {what} to the right one; shown are pictures at equal "
+        f"distances in CLIP’s space, where the largest step is {found['interpolation_jump']:.2f} times the mean one. At equal "
+        f"angles it is {found['interpolation_jump_by_angle']:.2f} times."
+    )

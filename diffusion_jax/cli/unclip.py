@@ -200,6 +200,7 @@ def _interpolate(found: UnCLIP, arguments: argparse.Namespace) -> np.ndarray:
         first,
         second,
         arguments.num_images or ROW["interpolate"],
+        even=arguments.even,
         fixed=arguments.fresh,
         seed=arguments.seed,
         options=_options(arguments, pictures=True),

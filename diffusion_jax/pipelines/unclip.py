@@ -30,10 +30,12 @@ from diffusion_jax.pipelines.stages import Decoder, Prior, Upsampler
 from diffusion_jax.sampling import initial_noise, interpolate, slerp
 from diffusion_jax.typing import UserError, texts_of, whole_number
 
-__all__ = ["UnCLIP", "best", "rotated", "stage_seed"]
+__all__ = ["UnCLIP", "best", "evenly", "rotated", "stage_seed"]
 
 Options = Mapping[str, Any]
 NONE: Options = MappingProxyType({})
+DENSER = 4
+"""How many times as many pictures an even interpolation draws as it gives."""
 PRIOR, DECODER, UPSAMPLER = 1, 0, 2
 """What the seed of each stage is set apart by; the upsamplers count on from theirs."""
 
@@ -57,6 +59,13 @@ def rotated(embeddings: np.ndarray, differences: np.ndarray, theta: float) -> np
     length = np.linalg.norm(embeddings, axis=1, keepdims=True)
     towards = differences / np.maximum(np.linalg.norm(differences, axis=1, keepdims=True), 1e-12) * length
     return np.asarray(slerp(jnp.asarray(embeddings), jnp.asarray(towards, embeddings.dtype), theta))
+
+
+def evenly(embeddings: np.ndarray, count: int) -> np.ndarray:
+    """Of places on a way, by their embeddings [m, d] in order, the `count` nearest to equal lengths of it, ends included."""
+    lengths = np.linalg.norm(np.diff(embeddings, axis=0), axis=1)
+    along = np.concatenate([[0.0], np.cumsum(lengths, dtype=np.float64)])
+    return np.abs(along[None] - np.linspace(0.0, along[-1], count)[:, None]).argmin(axis=1)
 
 
 def _between(ends: np.ndarray, count: int) -> np.ndarray:
@@ -116,7 +125,10 @@ class UnCLIP:
             raise UserError(f"prompts are {len(texts)} for {count} embeddings: give one, or one each")
         told = None if texts is None else texts * (count if len(texts) == 1 else 1)
         images = self.decoder.draw(embeddings, told, seed=stage_seed(seed, DECODER), start=start, **options)
-        for place, upsampler in enumerate(self.upsamplers if enlarge else ()):
+        return self._enlarged(images, seed, start, upsampling) if enlarge else images
+
+    def _enlarged(self, images: np.ndarray, seed: int, start: int, upsampling: Options) -> np.ndarray:
+        for place, upsampler in enumerate(self.upsamplers):
             images = upsampler.draw(images, seed=stage_seed(seed, UPSAMPLER + place), start=start, **upsampling)
         return images
 
@@ -190,6 +202,7 @@ class UnCLIP:
         second: Any,
         count: int = 8,
         *,
+        even: bool = False,
         fixed: bool = False,
         seed: int = 0,
         options: Options = NONE,
@@ -199,19 +212,26 @@ class UnCLIP:
     ) -> np.ndarray:
         """[count, h, w, c] from one picture to another: z and its noise along great circles (section 3.2).
 
-        With `fixed` all begin with the noise that the seed draws.
+        At equal angles; or with `even` at nearly equal distances of what CLIP sees in the pictures, of four times as many that
+        are drawn: where one thing turns into another, equal angles jump. With `fixed` all begin with the noise that the seed
+        draws.
         """
         pictures = np.concatenate([self.decoder.pictures(first), self.decoder.pictures(second)])
         if len(pictures) != 2:
             raise UserError(f"interpolation goes from one picture to one, not among {len(pictures)}")
         z = np.concatenate([self.decoder.embed(first), self.decoder.embed(second)])
         count = whole_number("count", count, 2)
+        drawn = DENSER * (count - 1) + 1 if even else count
         if fixed:
-            noise = np.repeat(initial_noise(jax.random.key(seed), (1, *self.decoder.shape)), count, axis=0)
+            noise = np.repeat(initial_noise(jax.random.key(seed), (1, *self.decoder.shape)), drawn, axis=0)
         else:
-            noise = _between(self.decoder.invert(pictures, z, **inversion), count)
-        chosen: dict[str, Any] = {**options, "solver": "ddim", "noise": noise}
-        return self.decode(_between(z, count), seed=seed, options=chosen, enlarge=enlarge, upsampling=upsampling)
+            noise = _between(self.decoder.invert(pictures, z, **inversion), drawn)
+        way = self.decode(
+            _between(z, drawn), seed=seed, options={**options, "solver": "ddim", "noise": noise}, enlarge=False
+        )
+        if even:
+            way = way[evenly(self.decoder.embed(way), count)]
+        return self._enlarged(way, seed, 0, upsampling) if enlarge else way
 
     def text_diffs(
         self,

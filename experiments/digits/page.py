@@ -106,8 +106,10 @@ UNCLIP: dict[str, tuple[str, float | None, bool, bool, str]] = {
         "How far variations are from their scan", None, True, False, "over the distance of another scan of that digit",
     ),
     "unclip.interpolation_jump": (
-        "Largest step over the mean one on ways between scans", 2.0, False, False, "nine pictures a way, in CLIP's space",
+        "Largest step over the mean one on ways between scans", 2.0, False, False,
+        "nine pictures a way, at equal distances in CLIP's space",
     ),
+    "unclip.interpolation_jump_by_angle": ("The same at equal angles", None, False, False, "nine pictures a way"),
     "unclip.diff_turned": (
         "Text diffs that turned thin to bold, or bold to thin", 0.9, True, True, "all such held-out scans, by terciles of ink",
     ),

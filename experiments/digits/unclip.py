@@ -24,7 +24,7 @@ from diffusion_jax.pipelines.unclip import UnCLIP
 from experiments.digits.measures import Evaluation
 from experiments.digits.reader import Reader, fit_reader
 from experiments.progress import said_and_timed
-from experiments.ways import WAYS, draw_way, largest_step, prior_cosines
+from experiments.ways import WAYS, draw_way, prior_cosines, put_jumps, ways_between
 
 __all__ = ["evaluate_unclip"]
 
@@ -171,22 +171,19 @@ def _variations(b: _Bench, into: Evaluation) -> None:
 
 
 def _interpolation(b: _Bench, into: Evaluation) -> None:
-    """The largest step over the mean one between neighbours of a way from scan to scan, in CLIP's space."""
+    """The largest step over the mean one between neighbours of a way from scan to scan, in CLIP's space.
+
+    Of pictures at equal distances of the way, and at equal angles.
+    """
     pairs = [
         (int(np.flatnonzero(b.labels == one)[1]), int(np.flatnonzero(b.labels == two)[1]))
         for one, two in ((1, 7), (3, 8), (0, 6), (4, 9), (5, 3))
     ]
-    ways, jumps = [], []
-    for first, second in pairs:
-        way = b.unclip.interpolate(
-            b.images[first : first + 1], b.images[second : second + 1], 9, seed=b.seed,
-            options=_options(1.0), inversion=_options(1.0),
-        )  # fmt: skip
-        jumps.append(largest_step(b.unclip.decoder.embed(way)))
-        ways.append(way)
-    into.put("unclip.interpolation_jump", max(jumps))
-    into.put("unclip.interpolation_jumps", jumps)
-    into.arrays["unclip_interpolations"] = np.stack(ways)
+    ways = [
+        ways_between(b.unclip, b.images[first], b.images[second], 9, seed=b.seed, options=_options(1.0))
+        for first, second in pairs
+    ]
+    put_jumps(b.unclip, ways, into)
 
 
 def _diffs(b: _Bench, into: Evaluation) -> None:

@@ -22,7 +22,7 @@ from experiments.emoji import captions as grammar
 from experiments.emoji.judging import coarse, unit_pictures, within
 from experiments.emoji.measures import AT_ONCE, Samples, judged
 from experiments.progress import said_and_timed
-from experiments.ways import WAYS, draw_way, largest_step, prior_cosines
+from experiments.ways import WAYS, draw_way, prior_cosines, put_jumps, ways_between
 
 __all__ = ["evaluate_unclip"]
 
@@ -123,16 +123,11 @@ def _variations(b: _Bench, into: Evaluation) -> None:
 
 def _interpolation(b: _Bench, into: Evaluation) -> None:
     """The largest step over the mean one between neighbours of a way from picture to picture, in CLIP's space."""
-    ways = []
-    for place in range(SHOWN - 1):
-        ends = b.images[place : place + 1], b.images[place + 1 : place + 2]
-        ways.append(
-            b.unclip.interpolate(*ends, BETWEEN, seed=b.seed, options=_plain(), inversion=_plain())  # 50 steps each way
-        )
-    jumps = [largest_step(b.unclip.decoder.embed(way)) for way in ways]
-    into.put("unclip.interpolation_jump", max(jumps))
-    into.put("unclip.interpolation_jumps", jumps)
-    into.arrays["unclip_interpolations"] = np.stack(ways)
+    ways = [
+        ways_between(b.unclip, b.images[place], b.images[place + 1], BETWEEN, seed=b.seed, options=_plain())
+        for place in range(SHOWN - 1)
+    ]
+    put_jumps(b.unclip, ways, into)
 
 
 def _diffs(b: _Bench, into: Evaluation) -> None:

@@ -11,7 +11,7 @@ from diffusion_jax.report.figures import image_grid
 from diffusion_jax.report.numbers import number, percent
 from diffusion_jax.report.page import Block, Figure, Mark, Section, Table
 from experiments.digits.measures import Evaluation
-from experiments.ways import WAYS
+from experiments.ways import WAYS, told_between
 
 __all__ = ["unclip_sections"]
 
@@ -102,10 +102,7 @@ def _interpolations(found: Mapping[str, Any], ways: np.ndarray) -> Figure:
         per_line=ways.shape[1],
         title="Ways between",
         alt="Pictures on the way from one emoji to another.",
-        caption=(
-            "Embedding and noise go along great circles from the left emoji to the right one. The largest step in CLIP’s space "
-            f"is {found['interpolation_jump']:.2f} times the mean one."
-        ),
+        caption=told_between("emoji", found),
         widest=64,
     )
 

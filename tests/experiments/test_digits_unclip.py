@@ -37,6 +37,7 @@ def measured() -> Evaluation:
     numbers = {
         "prior_cosine": 0.91, "text_cosine": 0.72, "reranked_cosine": 0.93, "shuffled_cosine": 0.08,
         "variation_accuracy": 0.94, "variation_distance": 0.63, "inversion_psnr": 31.0, "interpolation_jump": 1.7,
+        "interpolation_jump_by_angle": 2.1,
         "diff_turned": 0.96, "diff_kept": 0.95,
         "components": {str(count): {"variance": 0.5, "digit_accuracy": 0.5} for count in (1, 8)},
         "ways": {way: {"guidance_1": row, "guidance_3": row} for way in WAYS},
@@ -50,7 +51,7 @@ def test_the_sections_say_what_was_measured(tmp_path):
     sections = (clip_alone_section(evaluation), unclip_section(evaluation))
     page = write_page(tmp_path / "index.html", Page(title="t", lead="l", tiles=(), sections=sections, foot="f"))
     text = page.read_text()
-    for said in ("cosine 0.88", "cosine 0.91 for 0.72", "94%", "1.70 times the mean one", "31 dB"):
+    for said in ("cosine 0.88", "cosine 0.91 for 0.72", "94%", "1.70 times the mean one", "2.10 times", "31 dB"):
         assert said in text, said
 
 

@@ -37,7 +37,8 @@ def measured(styled=True) -> Evaluation:
         found.arrays["unclip_diffs"] = images(2, 3)
     numbers = {
         "prior_cosine": 0.71, "text_cosine": 0.62, "reranked_cosine": 0.73, "shuffled_cosine": 0.08, "variations": share,
-        "variation_distance": 0.63, "inversion_psnr": 31.0, "interpolation_jump": 1.7, "diff_turned": 0.96, "diff_kept": 0.31,
+        "variation_distance": 0.63, "inversion_psnr": 31.0, "interpolation_jump": 1.7,
+        "interpolation_jump_by_angle": 2.1, "diff_turned": 0.96, "diff_kept": 0.31,
         "components": {str(count): {"recall": 0.5, "chance": 0.125} for count in (1, 8)},
         "ways": {way: {"pairs": share, "test": share} for way in WAYS},
     }  # fmt: skip
@@ -47,7 +48,17 @@ def measured(styled=True) -> Evaluation:
 
 def test_its_section_says_what_was_measured():
     text = render(Page("", "", (), unclip_sections(measured())))
-    for said in ("nearer to", "0.71", "0.62", "1.70 times", "31 dB", "96%", "noto to openmoji", "style asked for"):
+    for said in (
+        "nearer to",
+        "0.71",
+        "0.62",
+        "1.70 times",
+        "2.10 times",
+        "31 dB",
+        "96%",
+        "noto to openmoji",
+        "style asked for",
+    ):
         assert said in text, said
 
 

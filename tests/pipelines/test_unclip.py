@@ -13,7 +13,7 @@ import smallruns as tiny
 from diffusion_jax import load_run
 from diffusion_jax.data.sources.digits import load_digits
 from diffusion_jax.pipelines.components import components_of
-from diffusion_jax.pipelines.unclip import best, rotated, stage_seed
+from diffusion_jax.pipelines.unclip import best, evenly, rotated, stage_seed
 from diffusion_jax.pipelines.unclip_runs import load_unclip, unclip_of
 from diffusion_jax.typing import UserError
 
@@ -36,6 +36,15 @@ def scans():
 def test_the_nearest_candidate_is_kept():
     found = np.array([[[1.0, 0.0], [0.0, 2.0]], [[3.0, 3.0], [1.0, 0.9]]])
     assert best(found, np.array([[0.0, 1.0], [1.0, 1.0]])).tolist() == [1, 0]
+
+
+def test_places_at_equal_lengths_of_a_way_are_chosen():
+    along = np.array([0.0, 0.1, 0.2, 0.3, 2.0, 2.1, 3.9, 4.0])
+    assert evenly(along[:, None] * np.array([[0.6, 0.8]]), 3).tolist() == [0, 4, 7]
+    assert evenly(np.linspace(0.0, 1.0, 17)[:, None], 5).tolist() == [0, 4, 8, 12, 16]
+    angles = np.linspace(0.0, 1.0, 401) ** 3  # a way that is slow at first
+    kept = angles[evenly(np.stack([np.cos(angles), np.sin(angles)], axis=1), 9)]
+    np.testing.assert_allclose(kept, np.linspace(0, 1, 9), atol=0.008)  # half a place, 3 / 400
 
 
 def test_a_text_diff_turns_by_a_share_of_the_angle():
@@ -90,6 +99,9 @@ def test_what_is_done_with_pictures(unclip, scans):
     assert np.abs(varied[:, 0] - varied[:, 1]).max() > 0.05
     way = unclip.interpolate(scans[:1], scans[1:2], 3, options=options, inversion=inversion)
     np.testing.assert_allclose(way[[0, 2]], same[:2, 0], atol=1e-4)
+    dense = unclip.interpolate(scans[:1], scans[1:2], 9, options=options, inversion=inversion)
+    kept = unclip.interpolate(scans[:1], scans[1:2], 3, even=True, options=options, inversion=inversion)
+    np.testing.assert_array_equal(kept, dense[evenly(unclip.decoder.embed(dense), 3)])
     fixed = unclip.interpolate(scans[:1], scans[1:2], 3, fixed=True, options=options)
     assert fixed.shape == (3, 8, 8, 1)
     moved = unclip.text_diffs(scans, "a thin digit", "a bold digit", (0.0, 0.5), options=options, inversion=inversion)

@@ -20,6 +20,7 @@ OPTIONS: dict[str, tuple[str, ...]] = {
     "num_images": ("generate", "variations", "interpolate"),
     "eta": ("variations",),
     "fresh": ("variations", "interpolate"),
+    "even": ("interpolate",),
     "source": ("diff",),
     "target": ("diff",),
     "theta": ("diff",),
@@ -87,6 +88,11 @@ def add(commands: Any) -> None:
         "--fresh",
         action="store_true",
         help="from noise of its own, in place of the noise that the pictures are inverted to",
+    )
+    unclip.add_argument(
+        "--even",
+        action="store_true",
+        help="at equal distances of what CLIP sees, of four times as many pictures, in place of equal angles",
     )
     unclip.add_argument("--source", metavar="TEXT", help="what the picture shows, in words")
     unclip.add_argument("--target", metavar="TEXT", help="what it is to show")
