@@ -4,7 +4,8 @@ Command    diffusion-jax train --config configs/digits_prior.py
 Hardware   2 CPU cores: 47 s
 Scores     once, test scans: the cosine of what it draws for a scan's caption to its own embedding is .89 (the caption's
            embedding .75; other captions' draws .04)
-Variants   `transformer` is the paper's causal transformer over the text's tokens, NOT RUN; `unit` is not whitened, NOT RUN
+Variants   once each, on the same CLIP: `transformer`, the paper's causal transformer over the text's tokens, .92 (234 s beside
+           other programs); `unit`, not whitened, .89
 """
 
 from ml_collections import ConfigDict
