@@ -65,5 +65,6 @@ def encode(arguments: argparse.Namespace, config: ConfigDict, say: Say) -> int:
     told = read_json(out / NOTE)
     if told["missing"]:
         say(f"{len(told['missing'])} pictures cannot be read and are left out")
-    say(f"written to {out}: train with --config.space.name=latents --config.space.cache={out}")
+    keys = {"name": "latents", "autoencoder": found.path, "cache": out}
+    say(f"written to {out}: train with {' '.join(f'--config.space.{key}={value}' for key, value in keys.items())}")
     return 0

@@ -150,10 +150,12 @@ def _sums(rows: np.ndarray) -> np.ndarray:
 
 def read_latents(folder: Path, fingerprint: str, config: ConfigDict, data: Source, *, flip: bool) -> LatentTable:
     """The latents in a folder. UserError where there are none, and for those of another autoencoder or of other data."""
+    coder = (config.get("space") or {}).get("autoencoder", "DIR")
+    command = f"diffusion-jax encode --autoencoder {coder} --config FILE --out {folder}"
     if not (folder / NOTE).is_file():
-        raise UserError(f"there are no latents in {str(folder)!r}: diffusion-jax encode --out {folder} makes them")
+        raise UserError(f"there are no latents in {str(folder)!r}: {command} makes them, with this run's config")
     note = read_json(folder / NOTE)
-    again = f"encode them again, diffusion-jax encode --out {folder} --overwrite"
+    again = f"encode them again, {command} --overwrite"
     if note.get("fingerprint") != fingerprint:
         raise UserError(f"the latents in {folder} are of another autoencoder, {note.get('autoencoder')}: {again}")
     now, before = json.loads(json.dumps(_key(config, data), default=str)), note.get("data", {})
