@@ -116,7 +116,7 @@ def _variations(b: _Bench, into: Evaluation) -> None:
         np.sqrt(np.square(pictures - b.images).mean(axis=(1, 2, 3))) for pictures in (varied, b.images[other])
     )
     into.put("unclip.variation_distance", float(away.mean() / apart[apart > 0].mean()))
-    first = {"seed": b.seed + 1, "noise": b.noise[:SHOWN], "options": options}
+    first: dict[str, Any] = {"seed": b.seed + 1, "noise": b.noise[:SHOWN], "options": options}
     more = b.unclip.variations(b.images[:SHOWN], VARIATIONS, **first)
     into.arrays["unclip_variations"] = np.concatenate([b.images[:SHOWN][:, None], more], axis=1)
 
@@ -141,7 +141,7 @@ def _diffs(b: _Bench, into: Evaluation) -> None:
     moved, shown = [], []
     for place, (subject, before, after) in enumerate(zip(subjects, styles, target, strict=True)):
         source, wanted = (grammar.full(words[subject], "", names[style]) for style in (before, after))
-        given = {"seed": b.seed, "noise": b.noise[place : place + 1], "options": _plain(VARIED)}
+        given: dict[str, Any] = {"seed": b.seed, "noise": b.noise[place : place + 1], "options": _plain(VARIED)}
         thetas = SHOWN_THETAS if place < SHOWN else (THETA,)
         way = b.unclip.text_diffs(b.images[place : place + 1], source, wanted, thetas, **given)[0]
         moved.append(way[-1])
