@@ -250,7 +250,7 @@ class Masked(_Joined):
                     f"a mask of shape {array.shape}: it is {(h, w)}, 1 or True where the picture is hidden, else 0"
                 )
             return array.reshape(1, h, w, 1).astype(np.float32)
-        grey = self.pictures([open_picture(given, exif=True).convert("L")])
+        grey = self.pictures([np.asarray(open_picture(given, exif=True).convert("L"))])  # an array: white stays white
         return (grey.mean(axis=-1, keepdims=True) > 0).astype(np.float32)
 
 
