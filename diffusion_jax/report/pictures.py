@@ -29,6 +29,8 @@ from diffusion_jax.typing import UserError
 __all__ = ["encode_png", "grid", "refuse_sheet", "save_grid", "save_png", "sprite", "to_uint8"]
 
 PAPER = 255
+INK = "ink"
+"""The name in a PNG's metadata that says that +1 is dark in it."""
 SHEET = "pictures"
 """The name in a PNG's metadata of how many pictures it is of."""
 VEIL = 14  # opacity of bare paper in a sprite, of 255: enough to see where one image ends and the next begins
@@ -172,8 +174,9 @@ def save_grid(
     its metadata how many it holds (`refuse_sheet`).
     """
     gap = 0 if len(images) == 1 else max(2, scale // 2) if gap is None else gap
-    sheet = {SHEET: str(len(images))} if len(images) > 1 else {}
-    return save_png(path, grid(images, columns, scale, gap, ink=ink), {**(metadata or {}), **sheet})
+    told = {SHEET: str(len(images))} if len(images) > 1 else {}
+    told |= {INK: "dark"} if ink and images.shape[-1] == 1 else {}
+    return save_png(path, grid(images, columns, scale, gap, ink=ink), {**(metadata or {}), **told})
 
 
 def refuse_sheet(path: Path | str) -> None:

@@ -17,6 +17,7 @@ from test_clip_held import model, weights
 
 from diffusion_jax.convert import save_clip
 from diffusion_jax.data.pictures.preprocess import Preprocess
+from diffusion_jax.report.pictures import save_grid
 from diffusion_jax.systems.diffusion.cached import cached, data_key, embedded
 from diffusion_jax.systems.diffusion.conditions import Label, Nothing, Several, condition
 from diffusion_jax.systems.diffusion.conditions.image import LowResolution, Masked, hidden, reduced
@@ -162,14 +163,15 @@ def test_a_masked_picture_shows_what_is_not_hidden_in_training_as_when_it_is_ask
 
 
 def test_pictures_of_any_kind_become_what_the_examples_are(pictures, tmp_path):
-    """Of grey arrays +1 is ink, and a file has dark ink on white paper; an array is as the data are."""
-    ink = Image.fromarray(255 - LEVELS[0, ..., 0])
-    ink.save(tmp_path / "a.png")
+    Image.fromarray(LEVELS[0, ..., 0]).save(tmp_path / "a.png")
     file = tmp_path / "a.png"
-    for given in (file, str(file), file.read_bytes(), ink, LEVELS[0], UNIT[0], LEVELS[0, ..., 0]):
+    for given in (file, str(file), file.read_bytes(), Image.open(file), LEVELS[0], UNIT[0], LEVELS[0, ..., 0]):
         np.testing.assert_allclose(pictures(pictures_of("images", given)), UNIT[:1], atol=1e-6)
+    save_grid(tmp_path / "ink.png", UNIT[:1], 1)  # dark on white, which the file says
+    assert np.asarray(Image.open(tmp_path / "ink.png"))[0, 0] == 255 - LEVELS[0, 0, 0, 0]
+    np.testing.assert_allclose(pictures([tmp_path / "ink.png"]), UNIT[:1], atol=1e-6)
     wide = Image.fromarray(np.full((20, 40, 3), (255, 0, 0), np.uint8))
-    np.testing.assert_allclose(pictures([wide]), np.full((1, *SHAPE), 1 - 76 / 127.5), atol=1e-6)
+    np.testing.assert_allclose(pictures([wide]), np.full((1, *SHAPE), 76 / 127.5 - 1), atol=1e-6)
     assert len(pictures_of("images", LEVELS)) == 6
     for wrong, said in (
         ([tmp_path / "b.png"], "no image at .*b.png.*nearest: a.png"),

@@ -1,7 +1,7 @@
 """Pictures as requests: a path, the bytes of a file, a PIL image or an array, made what the examples of a run are.
 
-Data that are arrays of one channel have ink as +1, and files of them, as `sample` writes them, dark ink on white paper: a file
-or PIL image is turned round, an array is as the data are.
+Of data that are arrays of one channel +1 is ink, which `sample` and `unclip` write dark on white paper into one PNG: such a
+file says so (`report.pictures.INK`) and is turned round again. Any other picture is as the data are, white for +1.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ from diffusion_jax.data.examples import to_unit
 from diffusion_jax.data.pictures.decoding import open_picture
 from diffusion_jax.data.pictures.preprocess import check_unit_range
 from diffusion_jax.data.reading import first_readable
+from diffusion_jax.report.pictures import INK
 from diffusion_jax.systems.diffusion import data as reading
 from diffusion_jax.typing import Source, UserError
 
@@ -95,12 +96,14 @@ class Pictures:
 
 
 def _squeezed(shape: tuple[int, ...], picture: Any) -> np.ndarray:
-    """Of data that are arrays: any picture, the middle of it resized to their shape, uint8; of one channel, ink as 255."""
+    """Of data that are arrays: any picture, the middle of it resized to their shape, uint8."""
     height, width, channels = shape
-    image = open_picture(picture, exif=True).convert("RGB").convert("L" if channels == 1 else "RGB")
+    opened = open_picture(picture, exif=True)
+    turned = channels == 1 and INK in opened.info
+    image = opened.convert("RGB").convert("L" if channels == 1 else "RGB")
     share = min(image.width / width, image.height / height)
     wide, high = width * share, height * share
     left, top = (image.width - wide) / 2, (image.height - high) / 2
     box = (left, top, left + wide, top + high)
     resized = np.asarray(image.resize((width, height), Image.Resampling.BICUBIC, box), np.uint8).reshape(shape)
-    return 255 - resized if channels == 1 and not isinstance(picture, np.ndarray) else resized
+    return 255 - resized if turned else resized
