@@ -89,7 +89,8 @@ def demo(out: Path, seed: int, split: str, fresh: bool, whole: bool) -> int:
     assert isinstance(run, DiffusionRun)
     report = out / "report"
     evaluation = load_evaluation(report)
-    key = f"{run.fingerprint}{f'-{first.fingerprint}' if first else ''}-{split}-{seed}"
+    # "even": numbers measured before ways at equal distances were are measured again.
+    key = f"{run.fingerprint}{f'-{first.fingerprint}-even' if first else ''}-{split}-{seed}"
     if evaluation is not None and evaluation.notes.get("key") == key:
         say(f"reusing {report / 'metrics.json'}")
     else:

@@ -44,7 +44,7 @@ def test_places_at_equal_lengths_of_a_way_are_chosen():
     assert evenly(np.linspace(0.0, 1.0, 17)[:, None], 5).tolist() == [0, 4, 8, 12, 16]
     angles = np.linspace(0.0, 1.0, 401) ** 3  # a way that is slow at first
     kept = angles[evenly(np.stack([np.cos(angles), np.sin(angles)], axis=1), 9)]
-    np.testing.assert_allclose(kept, np.linspace(0, 1, 9), atol=0.008)  # half a place, 3 / 400
+    np.testing.assert_allclose(kept, np.linspace(0, 1, 9), atol=0.004)  # half of the widest gap, 3 / 800
 
 
 def test_a_text_diff_turns_by_a_share_of_the_angle():
