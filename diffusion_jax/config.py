@@ -256,9 +256,18 @@ def _unknown(key: str, flat: Mapping[str, Any], known: Mapping[str, Any]) -> str
     inner = [name for name in every if name.startswith(f"{key}.")]
     if inner:
         return f"config key {key!r} is a group; set one of {', '.join(inner)}"
-    near = difflib.get_close_matches(key, every, n=1, cutoff=0.4)
-    near = near or [name for name in every if name.rsplit(".", 1)[-1] == key.rsplit(".", 1)[-1]][:1]
-    hint = f"; did you mean {near[0]!r}?" if near else f"; the keys are {', '.join(every)}"
+    begin, _, last = key.rpartition(".")
+    beside = {name.rpartition(".")[2]: name for name in every if begin and name.rpartition(".")[0] == begin}
+    near = [beside[name] for name in difflib.get_close_matches(last, beside, n=1, cutoff=0.5)]
+    near = near or [name for name in every if name.rpartition(".")[2] == last][:1]
+    if not near and not beside:
+        near = difflib.get_close_matches(key, every, n=1, cutoff=0.6 if begin else 0.4)
+    if near:
+        hint = f"; did you mean {near[0]!r}?"
+    elif begin and not beside:
+        hint = f", nor a group {begin!r}; the groups are {', '.join(sorted({n.partition('.')[0] for n in every if '.' in n}))}"
+    else:
+        hint = f"; the keys are {', '.join(beside.values() or every)}"
     return f"config key {key!r} does not exist{hint}"
 
 

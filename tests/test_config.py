@@ -52,6 +52,8 @@ def test_an_override_is_read_as_the_type_of_its_key(key, text, value):
     [
         ("stesp", "1", "'stesp' does not exist; did you mean 'steps'"),
         ("x", "1", "did you mean 'in.x'"),
+        ("in.q", "1", "'in.q' does not exist; the keys are in.x"),
+        ("zebra.q", "1", "'zebra.q' does not exist, nor a group 'zebra'; the groups are in"),
         ("in", "1", "is a group; set one of in.x"),
         ("steps", "1.5", "'steps' takes a value of type int, like 10; '1.5' is not one"),
         ("steps", "true", "type int"),

@@ -128,6 +128,19 @@ def read_header(path: Path) -> dict[str, str]:
         raise UserError(f"{str(path)!r} is damaged or no safetensors file: {error}") from error
 
 
+def names_in(path: Path) -> tuple[str, ...]:
+    """The names of the arrays in a safetensors file; () for any other, and for a damaged one, of which `read_tensors` tells."""
+    from safetensors import SafetensorError, safe_open
+
+    if path.suffix not in SAFETENSORS or not path.is_file():
+        return ()
+    try:
+        with safe_open(path, framework="numpy") as file:
+            return tuple(file.keys())
+    except (SafetensorError, OSError):
+        return ()
+
+
 def needs_torch(path: Path) -> Any:
     """PyTorch, for a file in its format. UserError where it is not installed."""
     try:

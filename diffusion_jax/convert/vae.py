@@ -44,8 +44,9 @@ def load_vae(
     beside = file.parent / "config.json"
     if config is None and not beside.is_file():
         raise UserError(
-            f"config.json is missing beside the weights {str(file)!r}: it tells the sizes of the autoencoder; or name them, as "
-            "in config=nets.vae_model('kl-f8')"
+            f"config.json is missing beside the weights {str(file)!r}: it tells the sizes of the autoencoder; or name them, "
+            "model='kl-f8', or here config=nets.vae_model('kl-f8') with changes. One of your own is read from its run, or from "
+            "what `diffusion-jax convert` writes of it without --format"
         )
     made = complete(from_diffusers(read_json(beside), f"{file.parent}/config.json") if config is None else config)
     tensors = read_tensors(file)

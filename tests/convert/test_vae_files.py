@@ -245,6 +245,8 @@ def test_files_that_are_not_read(folder, tmp_path):
     save_vae(tmp_path / "a.safetensors", KL, filled(KL), complete_vae, layout="latent")
     with pytest.raises(UserError, match=r"config\.json is missing beside the weights .*or name them"):
         load_vae(tmp_path / "a.safetensors", complete_vae)
+    with pytest.raises(UserError, match=r"config\.json is missing beside the weights .*read from its run"):
+        load_pretrained(tmp_path / "a.safetensors")
     with pytest.raises(UserError, match=r"missing.*misshapen"):
         load_pretrained(tmp_path / "a.safetensors", model="kl-f8")
     with pytest.raises(

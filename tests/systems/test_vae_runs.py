@@ -21,6 +21,7 @@ from diffusion_jax.data.sources.digits import load_digits
 from diffusion_jax.nets import complete_vae
 from diffusion_jax.systems.vae.run import load_vae_run
 from diffusion_jax.train.checkpoint import restore_params
+from diffusion_jax.typing import UserError
 
 
 @pytest.fixture(scope="module")
@@ -53,6 +54,28 @@ def test_its_latents_have_mean_0_and_variance_1_in_each_channel(folder):
 
 
 @pytest.mark.slow
+def test_what_is_no_picture_or_latents_is_one_line(folder):
+    run, blank = load_run(folder), np.zeros((1, 8, 8, 1), np.float32)
+    levels = [np.full((8, 8, 1), 255, np.uint8)] * 2
+    np.testing.assert_array_equal(run.encode(levels), run.encode(np.ones((2, 8, 8, 1), np.float32)))
+    for ask in (run.encode, run.reconstruct):
+        for given, said in (
+            (blank + 255, r"images goes from 255 to 255, where pictures are in \[-1, 1\]"),
+            (jnp.asarray(blank + 255), "images goes from 255 to 255"),
+            (blank[..., [0, 0, 0]], r"images of shape \(1, 8, 8, 3\) are not \[batch, height, width, 1\]"),
+            (blank[0], "images of shape"),
+            (["a.png"], "images is .* not an array of floats"),
+            (blank * np.nan, "images holds a value that is not finite"),
+        ):
+            with pytest.raises(UserError, match=said):
+                ask(given)
+    for given in (np.zeros((1, 4, 4, 1), np.float32), np.zeros((4, 4, 2), np.float32)):
+        with pytest.raises(UserError, match=r"latents of shape .* are not \[batch, height, width, 2\]"):
+            run.decode(given)
+    with pytest.raises(UserError, match="latents is the text"):
+        run.decode("x")
+
+
 def test_it_goes_on_bit_for_bit(folder, tmp_path):
     """Both networks move on, the second from its step on."""
     run = Path(shutil.copytree(folder, tmp_path / "run"))

@@ -32,8 +32,8 @@ def add(commands: Any) -> None:
     convert.add_argument(
         "--format",
         metavar="NAME",
-        help="of a CLIP (default: hf), of a U-Net, DiT or prior (default: diffusers) or of a fine-tuned run (default: what it "
-        "trained): hf, open_clip, openai, diffusers, guided, latent, meta or peft",
+        help="of a CLIP (default: hf), of a U-Net, DiT, prior or autoencoder (default: diffusers) or of a fine-tuned run "
+        "(default: what it trained): hf, open_clip, openai, diffusers, guided, latent, meta or peft",
     )
     convert.add_argument("--dtype", default="float32", metavar="NAME", help="float32, float16 or bfloat16")
     convert.add_argument("--image-size", type=int, metavar="N", help="interpolate the positions to this resolution")

@@ -141,7 +141,10 @@ def latents(
     """The space of a config, or of the run in `run`. UserError for pictures that the autoencoder cannot take, and where it is
     gone or another."""
     if run is None:
-        found = autoencoder_at(autoencoder)
+        try:
+            found = autoencoder_at(autoencoder)
+        except UserError as error:
+            raise UserError(f"space.autoencoder: {error}") from error
     else:
         place, fingerprint, gone = place_noted(run, AUTOENCODER, WHAT)
         if not place.exists():

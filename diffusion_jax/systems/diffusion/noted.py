@@ -66,6 +66,6 @@ def place_noted(run: Path, file: str, what: str) -> tuple[Path, str, UserError]:
     place = Path(os.path.normpath(run / note["run"]))
     gone = UserError(
         f"there is no {what} in {os.path.abspath(place)!r}, where {file} of the diffusion run {str(run)!r} says that it "
-        f"lies{runs.nearest(place)}"
+        f"lies: put it back, or write where it lies now, from the run's folder, into that file{runs.nearest(place)}"
     )
     return place, note["fingerprint"], gone

@@ -109,6 +109,11 @@ def reconstruction(
         "l1": float(np.abs(made - given).mean()), "psnr": float(psnr(made, given).mean()),
         "ssim": float(ssim(made, given, size=window).mean()), "window": window,
     }  # fmt: skip
+    if len(given) <= real.shape[1]:
+        say(
+            f"  {len(given):,} pictures in {real.shape[1]:,} features: their covariances lack rank, so that "
+            "the Frechet distance is of use only beside that of as many others; --samples or other --features mend it"
+        )
     others = _pictures(run.examples("train"), len(given), skip)
     for ending, pictures in (("", made), ("_real", others), ("_blurred", blurred(given))):
         found[f"frechet{ending}"] = frechet_distance(see(pictures, say, f"frechet{ending}"), real)

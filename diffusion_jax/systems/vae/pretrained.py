@@ -25,15 +25,19 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from diffusion_jax.build.networks import compute_dtype
-from diffusion_jax.convert.files import read_config
+from diffusion_jax.convert.files import names_in, read_config
 from diffusion_jax.convert.vae import load_vae
 from diffusion_jax.convert.vae_config import CLASSES
 from diffusion_jax.nets import VAE_MODELS, Network, Posterior, complete_vae, sliced, tiled, vae_keywords, vae_model
 from diffusion_jax.nets.vae.coders import check_sizes, factor_of
+from diffusion_jax.process.arguments import data, known
 from diffusion_jax.systems.system import Published
 from diffusion_jax.typing import Params, UserError, path_of
 
-__all__ = ["AUTOENCODERS", "Autoencoder", "autoencoder", "latent_scale", "load_vae_network", "publishes"]
+__all__ = ["AUTOENCODERS", "Autoencoder", "autoencoder", "batch_of", "latent_scale", "load_vae_network", "publishes"]
+
+BOTH_ENDS = frozenset({"encoder.conv_in.weight", "decoder.conv_in.weight"})
+"""Names in a file of an autoencoder, of both layouts."""
 
 Scale: TypeAlias = float | np.ndarray
 
@@ -104,13 +108,13 @@ class Autoencoder:
 
         `key` is one key, or a key an example; an autoencoder with a codebook has nothing to draw, and its latents are those
         before they are quantised. `tile` is the side of tiles, in pixels (`nets.tiled`). Raises UserError for sizes that are
-        not halved often enough, and for other channels.
+        not halved often enough, for other channels, and for floats far outside [-1, 1].
         """
         normal = self.kind == "AutoencoderKL"
         run = functools.partial(
             _run, self.network, "moments" if normal else "encode", False, self.params if params is None else params
         )
-        x = _batch("images", images)
+        x = batch_of("images", images, self.config["in_channels"], pictures=True)
         check_sizes(x.shape[1], x.shape[2], self.factor)
         found = run(x) if tile is None else tiled(run, x, tile)
         return _to_unit(_drawn(found, key) if normal else found, *self._affine())
@@ -129,7 +133,7 @@ class Autoencoder:
         UserError for other channels, and for a tile that is not possible.
         """
         run = functools.partial(_run, self.network, "decode", slices, self.params if params is None else params)
-        z = _from_unit(_batch("latents", latents), *self._affine())
+        z = _from_unit(batch_of("latents", latents, self.channels), *self._affine())
         return run(z) if tile is None else tiled(run, z, tile)
 
     def _affine(self) -> tuple[Array, Array]:
@@ -141,12 +145,15 @@ def _of_channels(numbers: Scale) -> Array:
     return jnp.asarray(numbers, jnp.float32).reshape(1, 1, 1, -1)
 
 
-def _batch(what: str, given: Array | np.ndarray) -> Array:
-    """float32 [batch, height, width, channels]. UserError for another number of axes."""
-    x = jnp.asarray(given, jnp.float32)
-    if x.ndim != 4:
-        raise UserError(f"{what} of shape {x.shape} are not [batch, height, width, channels]")
-    return x
+def batch_of(what: str, given: Any, channels: int, *, pictures: bool = False) -> Array:
+    """float32 [batch, height, width, channels]. UserError for another shape, for what is no array of floats, and for
+    `pictures` far outside [-1, 1]; values are looked at where they are numbers of this process."""
+    there = isinstance(given, jax.Array)  # on devices: only of pictures are the values fetched
+    look = not there or (pictures and known(given) and given.is_fully_addressable)
+    x = data(what, given, clean=pictures) if look else given
+    if x.ndim != 4 or x.shape[-1] != channels:
+        raise UserError(f"{what} of shape {tuple(x.shape)} are not [batch, height, width, {channels}]")
+    return jnp.asarray(x, jnp.float32)
 
 
 def latent_scale(config: Mapping[str, Any]) -> tuple[Scale, Scale]:
@@ -160,8 +167,9 @@ def publishes(path: Path, model: str | None = None) -> bool:
     """Whether weights at a path are said to be an autoencoder's, by the name of a model or by what lies beside them."""
     if model is not None:
         return model in VAE_MODELS
-    name = str(read_config(path).get("_class_name"))
-    return name in CLASSES or "Autoencoder" in name
+    config = read_config(path)
+    name = str(config.get("_class_name"))
+    return name in CLASSES or "Autoencoder" in name or (not config and set(names_in(path)) >= BOTH_ENDS)
 
 
 def load_vae_network(

@@ -19,7 +19,7 @@ from diffusion_jax.nets import Network
 from diffusion_jax.systems.diffusion.data import examples, examples_of_run
 from diffusion_jax.systems.vae.loss import DISCRIMINATOR
 from diffusion_jax.systems.vae.network import vae_config, vae_network
-from diffusion_jax.systems.vae.pretrained import Autoencoder
+from diffusion_jax.systems.vae.pretrained import Autoencoder, batch_of
 from diffusion_jax.systems.vae.statistics import NOTE, Statistics, fit, noted
 from diffusion_jax.train.checkpoint import restore_params
 from diffusion_jax.typing import Params, Source, UserError, whole_number
@@ -88,8 +88,8 @@ class VaeRun:
         return examples_of_run(self.path, self.config, split, self.image)
 
     def encode(self, images: Any, key: Array | None = None) -> Float[Array, "batch _ _ _"]:
-        """Images [n, h, w, c], uint8 or in [-1, 1] -> latents; as `Autoencoder.encode`."""
-        return self.autoencoder.encode(to_unit(images), key)
+        """Images [n, h, w, c], uint8 or in [-1, 1] -> latents; as `Autoencoder.encode`, with its errors."""
+        return self.autoencoder.encode(_unit(images), key)
 
     def decode(self, latents: Any, *, tile: int | None = None, slices: bool = False) -> Float[Array, "batch _ _ _"]:
         """Latents -> images, in [-1, 1] but for what the autoencoder goes beyond; as `Autoencoder.decode`."""
@@ -102,7 +102,7 @@ class VaeRun:
             raise UserError("images holds no picture: give at least one")
         found = []
         for start in range(0, len(images), size):
-            part = np.asarray(images[start : start + size])
+            part = np.asarray(batch_of("images", _unit(images[start : start + size]), self.image[-1], pictures=True))
             whole = np.concatenate([part, np.repeat(part[-1:], size - len(part), axis=0)])  # one shape, compiled once
             found.append(np.asarray(_there_and_back(self.network, self.params, whole))[: len(part)])
         return np.concatenate(found)
@@ -110,7 +110,15 @@ class VaeRun:
 
 @functools.partial(jax.jit, static_argnums=0)
 def _there_and_back(network: Network, params: Params, images: Any) -> Array:
-    return jax.numpy.clip(network.apply(params, to_unit(images))[0], -1.0, 1.0)
+    return jax.numpy.clip(network.apply(params, images)[0], -1.0, 1.0)
+
+
+def _unit(images: Any) -> Any:
+    """Levels 0 .. 255 (uint8, or a list of such pictures of one shape) in [-1, 1]; all else as it is."""
+    levels = isinstance(images, list | tuple) and {(getattr(one, "dtype", None), np.shape(one)) for one in images}
+    if levels and len(levels) == 1 and next(iter(levels))[0] == np.uint8:
+        images = np.stack(images)
+    return to_unit(images) if getattr(images, "dtype", None) == np.uint8 else images
 
 
 def load_vae_run(path: str | Path, *, which: str = "ema", step: int | None = None) -> VaeRun:
