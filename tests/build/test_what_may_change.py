@@ -21,7 +21,7 @@ TASK = Task(Network(lambda rngs: nnx.Linear(1, 1, rngs=rngs)), lambda *_: None, 
 BY_NAME = {path.stem: load_config(str(path)) for path in sorted((ROOT / "configs").glob("*.py"))}
 CONFIGS = list(BY_NAME.values())
 MAY_CHANGE = {
-    "workdir", "steps", "log_every", "eval_every", "checkpoint_every", "condition.encoder", "condition.cache",
+    "workdir", "steps", "log_every", "eval_every", "checkpoint_every", "condition.encoder", "condition.cache", "space.encoder",
     "condition.sample_level", "data.path", "data.data_dir",
     "data.index", "data.on_error", "data.error_share",
     "data.workers", "data.eval_pairs", "tokenizer.path", "model.scan", "model.remat",
