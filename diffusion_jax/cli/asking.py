@@ -148,7 +148,10 @@ def _one(run: Any, name: str, value: Any, where: str) -> Any:
 
 
 def _read(run: Any, names: Sequence[str], file: str) -> list[Any]:
-    """The requests of a file, one a line: as they are, or, to a run that asks for several things, as JSON objects."""
+    """The requests of a file, one a line: as they are, or, to a run that asks for several things, as JSON objects.
+
+    A text alone is a prompt, to a run that asks for no label, which it might be.
+    """
     lines = read_requests(file)
     if len(names) == 1:
         return [_one(run, names[0], line, f"{file}, line {i}") for i, line in enumerate(lines, 1)]
@@ -156,6 +159,9 @@ def _read(run: Any, names: Sequence[str], file: str) -> list[Any]:
     for number, line in enumerate(lines, 1):
         where = f"{Path(file).name}, request {number}"
         example = json.dumps(dict.fromkeys(names, "..."))
+        if not line.startswith("{") and "prompt" in names and "label" not in names and status(Path(line)) is None:
+            found.append({"prompt": _one(run, "prompt", line, where)})
+            continue
         if not line.startswith("{"):
             raise UserError(f"{where} is {shortened(line)}: the run asks for {_told(names)}, a line each as {example}")
         request = parse_json(line, where)

@@ -91,7 +91,10 @@ def test_a_file_of_requests_holds_what_the_run_asks_for(tmp_path):
     ):
         with pytest.raises(UserError, match=said):
             read(text, "label", "prompt")
+    assert read('a two\n{"prompt": "a six"}\n', "image", "prompt") == [{"prompt": "a two"}, {"prompt": "a six"}]
     (tmp_path / "a.png").touch()
+    with pytest.raises(UserError, match=r"request 1 is '.*a\.png': the run asks for --image and --prompt"):
+        read(f"{tmp_path / 'a.png'}\n", "image", "prompt")
     with pytest.raises(UserError, match=r"line 2: the picture .*b\.png' does not exist; did you mean 'a\.png'"):
         read(f"{tmp_path / 'a.png'}\n{tmp_path / 'b.png'}\n", "image")
 
