@@ -1,6 +1,6 @@
 """unCLIP (DALL-E 2, arXiv 2204.06125): the image tower of a CLIP inverted, and what one can do in its space.
 
-    unclip = load_unclip("runs/digits/decoder", prior="runs/digits/prior")
+    unclip = load_unclip("runs/digits/diffusion", prior="runs/digits/prior")
     images = unclip.generate(["a bold seven"], seed=0)                # text -> embedding -> picture, [1, 8, 8, 1] in [-1, 1]
     others = unclip.variations(images, 4)                             # what the embedding leaves open is drawn anew
 
@@ -59,6 +59,14 @@ def rotated(embeddings: np.ndarray, differences: np.ndarray, theta: float) -> np
     length = np.linalg.norm(embeddings, axis=1, keepdims=True)
     towards = differences / np.maximum(np.linalg.norm(differences, axis=1, keepdims=True), 1e-12) * length
     return np.asarray(slerp(jnp.asarray(embeddings), jnp.asarray(towards, embeddings.dtype), theta))
+
+
+def _one_a_picture(what: str, given: str | Sequence[str], count: int) -> list[str]:
+    """`count` texts, of one or of as many. UserError for another number."""
+    texts = texts_of(what, given)
+    if len(texts) not in (1, count):
+        raise UserError(f"{what} has {len(texts)} texts for {count} pictures: give one, or one a picture")
+    return texts * count if len(texts) == 1 else texts
 
 
 def evenly(embeddings: np.ndarray, count: int) -> np.ndarray:
@@ -236,8 +244,8 @@ class UnCLIP:
     def text_diffs(
         self,
         images: Any,
-        source: str,
-        target: str,
+        source: str | Sequence[str],
+        target: str | Sequence[str],
         thetas: Sequence[float] = (0.0, 0.1, 0.2, 0.3, 0.4),
         *,
         noise: np.ndarray | None = None,
@@ -249,19 +257,24 @@ class UnCLIP:
     ) -> np.ndarray:
         """[n, thetas, h, w, c]: pictures moved from what `source` says towards what `target` says (section 3.3).
 
-        z is rotated towards the difference of the two texts' embeddings by each theta in [0, 1] of the angle between them;
-        the noise is the picture's own, `noise` [n, h, w, c] where it was inverted before. Usual thetas end at .25 to .5.
+        Both are one text, or one a picture. z is rotated towards the difference of the two texts' embeddings by each theta in
+        [0, 1] of the angle between them; the noise is the picture's own, `noise` [n, h, w, c] where it was inverted before.
+        Usual thetas end at .25 to .5.
         """
         angles = [float(theta) for theta in thetas]
         if not angles or not all(0 <= theta <= 1 for theta in angles):
             raise UserError(f"thetas {list(thetas)} are not numbers from 0 to 1; usual end at 0.25 to 0.5")
         pictures, z = self.decoder.pictures(images), self.decoder.embed(images)
-        from_text, to_text = (text / np.linalg.norm(text) for text in self.decoder.texts([source, target]))
-        if np.allclose(from_text, to_text):
-            raise UserError(
-                f"source {source!r} and target {target!r} say the same to the encoder: there is no difference"
-            )
-        difference = np.broadcast_to(to_text - from_text, z.shape)
+        pairs = _one_a_picture("source", source, len(z)), _one_a_picture("target", target, len(z))
+        told = sorted({*pairs[0], *pairs[1]})
+        texts = dict(zip(told, self.decoder.texts(told), strict=True))
+        from_text, to_text = (np.stack([texts[text] / np.linalg.norm(texts[text]) for text in side]) for side in pairs)
+        for one, other, a, b in zip(*pairs, from_text, to_text, strict=True):
+            if np.allclose(a, b):
+                raise UserError(
+                    f"source {one!r} and target {other!r} say the same to the encoder: there is no difference"
+                )
+        difference = to_text - from_text
         turned = np.stack([rotated(z, difference, theta) for theta in angles], axis=1)
         start = np.repeat(self._noise(pictures, z, noise, inversion), len(angles), axis=0)
         chosen = {**options, "solver": "ddim", "noise": start}

@@ -63,6 +63,8 @@ GRID_PROMPTS = (
     "a two",
 )
 NEGATIVE = "a thin digit"
+AT_ONCE = 100
+"""Images drawn at once: of one size the sampler is compiled once for all of these numbers."""
 
 Say = Callable[[str], None]
 
@@ -150,7 +152,7 @@ class _Samples:
     def draw(self, prompts: Sequence[str], scale: float, start: int = 0, **options: Any) -> np.ndarray:
         return self.run.generate(
             prompts, guidance_scale=scale, seed=self.seed, start=start, num_steps=options.pop("num_steps", 20),
-            solver="ddim", **options,
+            solver="ddim", batch_size=AT_ONCE, **options,
         )  # fmt: skip
 
 

@@ -21,7 +21,7 @@ from diffusion_jax.metrics import frechet_distance, mean_pairwise_distance
 from diffusion_jax.metrics.psnr import psnr
 from diffusion_jax.pipelines.components import components_of
 from diffusion_jax.pipelines.unclip import UnCLIP
-from experiments.digits.measures import Evaluation
+from experiments.digits.measures import AT_ONCE, Evaluation
 from experiments.digits.reader import Reader, fit_reader
 from experiments.progress import said_and_timed
 from experiments.ways import WAYS, draw_way, prior_cosines, put_jumps, ways_between
@@ -70,7 +70,7 @@ class _Bench:
 
     def draw(self, way: str, prompts: Sequence[str], scale: float, start: int = 0) -> np.ndarray:
         """Pictures of prompts, one of the four ways."""
-        options = {"guidance_scale": scale, "num_steps": STEPS, "solver": "ddim"}
+        options = {"guidance_scale": scale, "num_steps": STEPS, "solver": "ddim", "batch_size": AT_ONCE}
         return draw_way(self.unclip, way, prompts, seed=self.seed, start=start, options=options)
 
 
@@ -189,29 +189,27 @@ def _interpolation(b: _Bench, into: Evaluation) -> None:
 def _diffs(b: _Bench, into: Evaluation) -> None:
     """Thin scans moved towards bold and bold ones towards thin: how many are then so, and are the digit that they were."""
     classes = digits.classify(b.images, b.labels)["weight"]
-    turned, kept, shown = [], [], []
-    for source, target in ((WEIGHTS[0], WEIGHTS[2]), (WEIGHTS[2], WEIGHTS[0])):
-        rows = np.flatnonzero(classes == WEIGHTS.index(source))
-        for label in np.unique(b.labels[rows]):
-            mine = rows[b.labels[rows] == label]
-            name = CLASS_NAMES[label]
-            moved = b.unclip.text_diffs(
-                b.images[mine], with_article(f"a {source} {name}"), with_article(f"a {target} {name}"), (THETA,),
-                seed=b.seed, noise=b.noise[mine], options=_options(VARIED),
-            )[:, 0]  # fmt: skip
-            labels = np.full(len(moved), label)
-            turned.append(digits.classify(moved, labels)["weight"] == WEIGHTS.index(target))
-            kept.append(b.reader.read(moved) == labels)
-            if source == WEIGHTS[0] and label in (2, 3, 7):
-                way = b.unclip.text_diffs(
-                    b.images[mine[:1]], with_article(f"a {source} {name}"), with_article(f"a {target} {name}"), SHOWN_THETAS,
-                    seed=b.seed, noise=b.noise[mine[:1]], options=_options(VARIED),
-                )  # fmt: skip
-                shown.append(np.concatenate([b.images[mine[:1]], way[0]]))
-    into.put("unclip.diff_turned", float(np.concatenate(turned).mean()))
-    into.put("unclip.diff_kept", float(np.concatenate(kept).mean()))
-    into.arrays["unclip_diffs"] = np.stack(shown)
+    thin, bold = 0, 2  # places in WEIGHTS
+    rows = np.flatnonzero((classes == thin) | (classes == bold))
+    labels, wanted = b.labels[rows], np.where(classes[rows] == thin, bold, thin)
+    moved = _moved(b, rows, (THETA,))[:, 0]
+    into.put("unclip.diff_turned", float((digits.classify(moved, labels)["weight"] == wanted).mean()))
+    into.put("unclip.diff_kept", float((b.reader.read(moved) == labels).mean()))
+    shown = np.array([np.flatnonzero((b.labels == label) & (classes == thin))[0] for label in (2, 3, 7)])
+    into.arrays["unclip_diffs"] = np.concatenate([b.images[shown][:, None], _moved(b, shown, SHOWN_THETAS)], axis=1)
     into.notes["unclip_thetas"] = list(SHOWN_THETAS)
+
+
+def _moved(b: _Bench, rows: np.ndarray, thetas: Sequence[float]) -> np.ndarray:
+    """Scans [rows, thetas] turned from thin towards bold, and those that are bold towards thin."""
+    thin = digits.classify(b.images[rows], b.labels[rows])["weight"] == 0
+    ends, names = {True: WEIGHTS[0], False: WEIGHTS[2]}, [CLASS_NAMES[label] for label in b.labels[rows]]
+    source, target = (
+        [with_article(f"a {ends[weight]} {name}") for weight, name in zip(of_each.tolist(), names, strict=True)]
+        for of_each in (thin, ~thin)
+    )
+    given: dict[str, Any] = {"seed": b.seed, "noise": b.noise[rows], "options": _options(VARIED)}
+    return b.unclip.text_diffs(b.images[rows], source, target, thetas, **given)
 
 
 def _components(b: _Bench, into: Evaluation) -> None:

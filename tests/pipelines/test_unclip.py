@@ -110,6 +110,11 @@ def test_what_is_done_with_pictures(unclip, scans):
     given = {"options": options, "noise": noise}
     np.testing.assert_array_equal(unclip.variations(scans, 2, **given), varied)
     np.testing.assert_array_equal(unclip.text_diffs(scans, "a thin digit", "a bold digit", (0.0, 0.5), **given), moved)
+    each = unclip.text_diffs(
+        scans, ["a thin digit"] * 3, ["a bold digit", "a two", "a bold digit"], (0.0, 0.5), **given
+    )
+    np.testing.assert_array_equal(each[[0, 2]], moved[[0, 2]])
+    assert (each[1, 1] != moved[1, 1]).any()
     space = components_of(unclip.decoder.embed(load_digits("train").columns()["image"][:50]))
     size = len(space.mean)
     parts = unclip.components(scans, space, (1, size), options=options)
@@ -165,6 +170,8 @@ def test_what_does_not_fit(folder, unclip, scans):
         unclip.decode(scans)
     with pytest.raises(UserError, match="say the same to the encoder"):
         unclip.text_diffs(scans, "a two", "a two")
+    with pytest.raises(UserError, match="source has 2 texts for 3 pictures: give one, or one a picture"):
+        unclip.text_diffs(scans, ["a two", "a three"], "a two")
     other = dataclasses.replace(prior.space.encoder, file="other.json")
     other.__dict__["noted"] = dataclasses.replace(other.noted, weights={"w": np.zeros(1)})
     moved = dataclasses.replace(prior, space=dataclasses.replace(prior.space, encoder=other))
