@@ -7,17 +7,15 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 EMOJI ?= $(if $(filter 0,$(SEED)),runs/emoji,runs/emoji-seed$(SEED))
 FASHION ?= $(if $(filter 0,$(SEED)),runs/fashion,runs/fashion-seed$(SEED))
-UNCLIP ?= $(if $(filter 0,$(SEED)),runs/digits-unclip,runs/digits-unclip-seed$(SEED))
 SPIRAL ?= $(if $(filter 0,$(SEED)),runs/spiral,runs/spiral-seed$(SEED))
 
-.PHONY: demo unclip fashion spiral emoji test test-all test-parity test-gpu lint types format clean
+# Large arrays in large pages, where glibc can: 10 to 25% more images a second in training on a CPU.
+demo fashion spiral emoji: export GLIBC_TUNABLES ?= glibc.malloc.hugetlb=1
+
+.PHONY: demo fashion spiral emoji test test-all test-parity test-gpu lint types format clean
 
 demo: $(VENV)/.installed
 	$(BIN)/python -m experiments.digits --out $(RUN) --seed $(SEED)
-
-# The demo's story to its end: its diffusion model is told CLIP's embeddings too, and a prior draws them from texts.
-unclip: $(VENV)/.installed
-	$(BIN)/python -m experiments.digits --unclip --out $(UNCLIP) --seed $(SEED)
 
 fashion: $(VENV)/.installed
 	$(BIN)/python -m experiments.fashion --data "$(DATA)" --out $(FASHION) --seed $(SEED) $(if $(VARIANT),--variant $(VARIANT))

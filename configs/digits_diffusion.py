@@ -27,7 +27,7 @@ VARIANTS = {
             "name": "several",
             "parts": {
                 "text": {"name": "text", "encoder": ENCODER, "drop": 0.45},
-                "picture": {"name": "embedding", "encoder": ENCODER, "drop": 0.35},
+                "picture": {"name": "embedding", "encoder": ENCODER, "drop": 0.35, "cache": None},
             },
             "drop": 0.0,
         },

@@ -37,7 +37,9 @@ def get_config() -> ConfigDict:
     config.batch_size = 128
 
     config.data = ConfigDict({"name": "digits", "shift": 0.0})
-    config.space = ConfigDict({"name": "embeddings", "encoder": "runs/digits/clip", "scaling": "whitened"})
+    config.space = ConfigDict(
+        {"name": "embeddings", "encoder": "runs/digits/clip", "cache": None, "scaling": "whitened"}
+    )
     config.condition = ConfigDict({"name": "text", "encoder": "runs/digits/clip", "drop": 0.1, "tokens": False})
 
     config.model = ConfigDict(

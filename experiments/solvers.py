@@ -190,7 +190,8 @@ def page(results: dict[str, Any]) -> str:
     lines = [
         "# Solvers at equal evaluations",
         "",
-        "Made by `python -m experiments.solvers --digits runs/digits/diffusion --docs docs`; see there for the problems, "
+        "Made by `python -m experiments.solvers --digits runs/digits/diffusion --docs docs` on a run of "
+        "`configs/digits_diffusion.py` without a variant; see there for the problems, "
         "and [own_parts.md](own_parts.md) for a solver or a grid of your own. ",
     ]
     lines[-1] += (

@@ -1,16 +1,12 @@
-"""The demo: CLIP and guided diffusion on real handwritten digits, end to end, by one command.
+"""The demo: CLIP, guided diffusion and unCLIP on real handwritten digits, end to end, by one command.
 
-    python -m experiments.digits [--out runs/digits] [--seed 0] [--unclip]
+    python -m experiments.digits [--out runs/digits] [--seed 0]
 
-Trains the CLIP dual encoder of `configs/digits_clip.py`, then the diffusion transformer of
-`configs/digits_diffusion.py` on its frozen text tower, samples, measures on held-out scans, and writes
-`report/index.html` and `report/metrics.json`. What is there already is reused: run it again after a stop and it goes
-on.
-
-With `--unclip` (by default in runs/digits-unclip) the transformer is the variant `decoder`, told what CLIP makes of captions
-and of scans, each at times, which so draws from a text, from an embedding, or from both; then the prior of
-`configs/digits_prior.py` is trained, which draws the embedding that a text may have, and the page goes on to what the two make
-of CLIP's space.
+Trains the CLIP dual encoder of `configs/digits_clip.py`; then the diffusion transformer of
+`configs/digits_diffusion.py:decoder`, told what the frozen CLIP makes of captions and of scans, each at times, so that it draws
+from a text, from an embedding, or from both; then the prior of `configs/digits_prior.py`, which draws the embedding that a text
+may have. Samples, measures on held-out scans, and writes `report/index.html` and `report/metrics.json`. What is there already
+is reused: run it again after a stop and it goes on.
 """
 
 from __future__ import annotations
@@ -29,21 +25,19 @@ ROOT = Path(__file__).resolve().parents[2]
 def main() -> int:
     """Every stage in turn, each timed; the times of finished stages are kept beside the run."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--out", type=Path, help="the run's folder (default: runs/digits, or runs/digits-unclip)")
+    parser.add_argument("--out", type=Path, default=Path("runs/digits"), help="the run's folder")
     parser.add_argument("--seed", type=int, default=0, help="seed of the weights, the data order and the samples")
     parser.add_argument("--split", choices=("validation", "test"), default="test", help="scans that judge the result")
     parser.add_argument("--fresh", action="store_true", help="delete what is there and begin anew")
-    parser.add_argument("--unclip", action="store_true", help="a decoder and a prior too: unCLIP")
     arguments = parser.parse_args()
-    out = arguments.out or Path("runs/digits-unclip" if arguments.unclip else "runs/digits")
 
     from diffusion_jax.cli import guarded
 
-    return guarded(lambda: demo(out, arguments.seed, arguments.split, arguments.fresh, arguments.unclip))
+    return guarded(lambda: demo(arguments.out, arguments.seed, arguments.split, arguments.fresh))
 
 
-def demo(out: Path, seed: int, split: str, fresh: bool, whole: bool) -> int:
-    """Train, train, evaluate, report; with `whole` a prior too."""
+def demo(out: Path, seed: int, split: str, fresh: bool) -> int:
+    """Train CLIP, the decoder and the prior, evaluate, report."""
     from diffusion_jax import build
     from diffusion_jax.config import load_config
     from diffusion_jax.parallel.accelerator import configure
@@ -63,47 +57,44 @@ def demo(out: Path, seed: int, split: str, fresh: bool, whole: bool) -> int:
     clock = Clock(out / "seconds.json")
     common = {"seed": str(seed)}
     clip = load_config(str(ROOT / "configs/digits_clip.py"), common | {"workdir": str(out / "clip")})
-    encoder, stages = str(out / "clip"), 5 if whole else 4
-    told = ("condition.parts.text.encoder", "condition.parts.picture.encoder") if whole else ("condition.encoder",)
+    encoder, seen = str(out / "clip"), str(out / "embeddings")
+    told = dict.fromkeys(("condition.parts.text.encoder", "condition.parts.picture.encoder"), encoder)
     diffusion = load_config(
-        f"{ROOT / 'configs/digits_diffusion.py'}{':decoder' if whole else ''}",
-        common | {"workdir": str(out / "diffusion")} | dict.fromkeys(told, encoder),
+        f"{ROOT / 'configs/digits_diffusion.py'}:decoder",
+        common | told | {"workdir": str(out / "diffusion"), "condition.parts.picture.cache": seen},
     )
-    say(f"1/{stages} CLIP on captioned scans")
+    told = dict.fromkeys(("condition.encoder", "space.encoder"), encoder)
+    prior = load_config(
+        str(ROOT / "configs/digits_prior.py"), common | told | {"workdir": str(out / "prior"), "space.cache": seen}
+    )
+    say("1/5 CLIP on captioned scans")
     with clock("clip"):
         train_run(clip, overwrite=fresh, say=say)
-    say(f"2/{stages} diffusion on CLIP's {'text and embeddings' if whole else 'text'}")
+    say("2/5 diffusion on CLIP's text and embeddings")
     with clock("diffusion"):
         train_run(diffusion, overwrite=fresh, say=say)
-    first = None
-    if whole:
-        say(f"3/{stages} the prior: from a text to an embedding")
-        own = {"workdir": str(out / "prior")} | dict.fromkeys(("condition.encoder", "space.encoder"), encoder)
-        prior = load_config(str(ROOT / "configs/digits_prior.py"), common | own)
-        with clock("prior"):
-            train_run(prior, overwrite=fresh, say=say)
-        first = load_run(out / "prior")
-        assert isinstance(first, DiffusionRun)
-    say(f"{stages - 1}/{stages} evaluation")
-    run = load_run(out / "diffusion")
-    assert isinstance(run, DiffusionRun)
+    say("3/5 the prior: from a text to an embedding")
+    with clock("prior"):
+        train_run(prior, overwrite=fresh, say=say)
+    say("4/5 evaluation")
+    run, first = load_run(out / "diffusion"), load_run(out / "prior")
+    assert isinstance(run, DiffusionRun) and isinstance(first, DiffusionRun)
     report = out / "report"
     evaluation = load_evaluation(report)
     # "even": numbers measured before ways at equal distances were are measured again.
-    key = f"{run.fingerprint}{f'-{first.fingerprint}-even' if first else ''}-{split}-{seed}"
+    key = f"{run.fingerprint}-{first.fingerprint}-even-{split}-{seed}"
     if evaluation is not None and evaluation.notes.get("key") == key:
         say(f"reusing {report / 'metrics.json'}")
     else:
         with clock("evaluation"):
             evaluation = evaluate(run, split, seed=seed, say=say)
-            if first is not None:
-                scans, held_out = (build.source(run.config.data, name) for name in ("train", split))
-                evaluate_clip_alone(run.clip, scans, held_out, evaluation, seed=seed)
-                evaluate_unclip(unclip_of(run, first), scans, held_out, evaluation, seed=seed, say=say)
-        evaluation.notes |= {"key": key, "commands": [_command(seed, whole)]}
+            scans, held_out = (build.source(run.config.data, name) for name in ("train", split))
+            evaluate_clip_alone(run.clip, scans, held_out, evaluation, seed=seed)
+            evaluate_unclip(unclip_of(run, first), scans, held_out, evaluation, seed=seed, say=say)
+        evaluation.notes |= {"key": key, "commands": [f"make demo{f' SEED={seed}' if seed else ''}"]}
     evaluation.metrics["seconds"] = dict(clock.seconds)
     save_evaluation(report, evaluation)
-    say(f"{stages}/{stages} report")
+    say("5/5 report")
     with clock("report"):
         page = write_page(out)
     evaluation.metrics["seconds"] = dict(clock.seconds)
@@ -111,10 +102,6 @@ def demo(out: Path, seed: int, split: str, fresh: bool, whole: bool) -> int:
     summary(evaluation.metrics)
     say(f"look at {page} ({time.perf_counter() - began:.0f} s this time)")
     return 0
-
-
-def _command(seed: int, whole: bool) -> str:
-    return f"make {'unclip' if whole else 'demo'}{f' SEED={seed}' if seed else ''}"
 
 
 def summary(metrics: dict) -> None:
@@ -129,13 +116,12 @@ def summary(metrics: dict) -> None:
         f"thin digits with 'a thin digit' as negative prompt: {negative['thin_without']:.1%} -> {negative['thin_with']:.1%}",
     ):
         print(line)
-    if "unclip" in metrics:
-        unclip = metrics["unclip"]
-        print(f"unCLIP: digit asked for, guidance 3  {unclip['digit_accuracy']:.1%}")
-        print(f"digits that variations keep          {unclip['variation_accuracy']:.1%}")
-        print(
-            f"cosine to the scan's own embedding   {unclip['prior_cosine']:.2f} (the caption's {unclip['text_cosine']:.2f})"
-        )
+    unclip = metrics["unclip"]
+    print(f"unCLIP: digit asked for, guidance 3  {unclip['digit_accuracy']:.1%}")
+    print(f"digits that variations keep          {unclip['variation_accuracy']:.1%}")
+    print(
+        f"cosine to the scan's own embedding   {unclip['prior_cosine']:.2f} (the caption's {unclip['text_cosine']:.2f})"
+    )
 
 
 if __name__ == "__main__":

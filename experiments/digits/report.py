@@ -62,6 +62,11 @@ def digits_page(content: DigitsContent) -> Page:
             "them, and a diffusion model learned to draw from CLIP’s reading of a caption. Asked for a digit at "
             f"guidance 3, it draws one that an independent classifier reads as that digit "
             f"{percent(head.digit_accuracy_3)} of the time."
+            + (
+                " The same model draws from CLIP’s embeddings too, and a prior makes these of texts: CLIP, turned round."
+                if content.unclip
+                else ""
+            )
         ),
         tiles=_tiles(head),
         sections=tuple(section for section in sections if section is not None),

@@ -35,7 +35,8 @@ def weaker(run_folder: Path, run: DiffusionRun) -> DiffusionRun:
     folder = run_folder / "weak"
     config = apply_overrides(run.config.copy_and_resolve_references(), {"steps": "150", "workdir": str(folder)})
     with config.unlocked():
-        config.condition.encoder = str(run.clip.path)
+        for part in config.condition.get("parts", {"": config.condition}).values():
+            part.encoder = str(run.clip.path)
     train_run(config, say=say)
     weak = load_run(folder)
     assert isinstance(weak, DiffusionRun)

@@ -10,6 +10,8 @@ import pytest
 import snippets
 from processes import environment
 
+from diffusion_jax.cli import main
+
 README, DOCS = snippets.ROOT / "README.md", snippets.ROOT / "docs"
 
 
@@ -90,6 +92,17 @@ def test_pages_on_the_demo(page, demo, tmp_path):
     (tmp_path / "runs").mkdir()
     (tmp_path / "runs" / "digits").symlink_to(demo)
     assert snippets.run(page, slack=0.05) == snippets.blocks(page, "python")
+
+
+@pytest.mark.slow
+def test_unclip_on_the_demo(demo, tmp_path):
+    """What the page asks the demo's decoder and prior for, and the picture that one gives back to them."""
+    (tmp_path / "runs").mkdir()
+    (tmp_path / "runs" / "digits").symlink_to(demo)
+    runs = ["--decoder", "runs/digits/diffusion", "--prior", "runs/digits/prior"]
+    asked = ["--prompt", "a bold seven", "--num-images", "1", "--out", "seven.png"]
+    assert main(["unclip", "generate", *runs, *asked]) == 0
+    assert len(snippets.run(DOCS / "unclip.md", lambda block: "load_unclip(" in block.text)) == 1
 
 
 def test_tokenizers(tmp_path):

@@ -44,13 +44,13 @@ def add(commands: Any) -> None:
         "  interpolate  --image A --image B: from one to the other\n"
         "  diff         --image, --source and --target: the picture moved along what two captions differ in\n"
         "  components   --image: decoded from more and more principal components of its embedding",
-        epilog="examples: diffusion-jax unclip generate --decoder runs/digits/decoder --prior runs/digits/prior "
+        epilog="examples: diffusion-jax unclip generate --decoder runs/digits/diffusion --prior runs/digits/prior "
         "--prompt 'a bold seven' --out seven.png\n"
-        "          diffusion-jax unclip variations --decoder runs/digits/decoder --image seven.png --out others.png\n"
-        "          diffusion-jax unclip interpolate --decoder runs/digits/decoder --image a.png --image b.png --out way.png\n"
-        "          diffusion-jax unclip diff --decoder runs/digits/decoder --image a.png --source 'a thin digit' "
+        "          diffusion-jax unclip variations --decoder runs/digits/diffusion --image seven.png --out others.png\n"
+        "          diffusion-jax unclip interpolate --decoder runs/digits/diffusion --image a.png --image b.png --out way.png\n"
+        "          diffusion-jax unclip diff --decoder runs/digits/diffusion --image a.png --source 'a thin digit' "
         "--target 'a bold digit' --out bold.png\n"
-        "          diffusion-jax unclip components --decoder runs/digits/decoder --image a.png --out parts.png",
+        "          diffusion-jax unclip components --decoder runs/digits/diffusion --image a.png --out parts.png",
     )
     unclip.add_argument("action", choices=ACTIONS, help="what to do")
     source = unclip.add_mutually_exclusive_group(required=True)
