@@ -114,6 +114,8 @@ def test_what_is_done_with_pictures(unclip, scans):
         scans, ["a thin digit"] * 3, ["a bold digit", "a two", "a bold digit"], (0.0, 0.5), **given
     )
     np.testing.assert_array_equal(each[[0, 2]], moved[[0, 2]])
+    other = unclip.text_diffs(scans, "a thin digit", "a two", (0.0, 0.5), **given)
+    np.testing.assert_array_equal(each[1], other[1])
     assert (each[1, 1] != moved[1, 1]).any()
     space = components_of(unclip.decoder.embed(load_digits("train").columns()["image"][:50]))
     size = len(space.mean)
