@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -16,7 +15,7 @@ __all__ = [
     "CANDIDATES",
     "WAYS",
     "cosines",
-    "draw_way",
+    "draw_ways",
     "largest_step",
     "prior_cosines",
     "put_jumps",
@@ -40,18 +39,23 @@ def cosines(a: Float[np.ndarray, "n d"], b: Float[np.ndarray, "n d"]) -> Float[n
     return (a * b).sum(axis=1) / (np.linalg.norm(a, axis=1) * np.linalg.norm(b, axis=1))
 
 
-def draw_way(
-    unclip: UnCLIP, way: str, prompts: Sequence[str], *, seed: int, start: int, options: Mapping[str, Any]
-) -> Float[np.ndarray, "n h w c"]:
-    """Pictures of prompts by one of the ways, in [-1, 1]. `options` are the decoder's; the same noise for every way."""
-    if way == "text":
-        run = unclip.decoder.run  # type: ignore[attr-defined]
-        asked = [{"prompt": prompt} for prompt in prompts]
-        return np.clip(run.generate(asked, seed=seed, start=start, **options), -1.0, 1.0)
-    pipeline = dataclasses.replace(unclip, prior=None) if way == "text_embedding" else unclip
-    return pipeline.generate(
-        prompts, candidates=CANDIDATES, told=way != "prior_untold", seed=seed, start=start, options=options
-    )
+def draw_ways(
+    unclip: UnCLIP, prompts: Sequence[str], *, seed: int, start: int, options: Sequence[Mapping[str, Any]]
+) -> dict[str, list[Float[np.ndarray, "n h w c"]]]:
+    """Pictures of prompts in [-1, 1] by each of the ways, with each of the decoder's `options`.
+
+    From the same noise and, where the prior draws, the same embeddings.
+    """
+    drawn = unclip.embeddings(prompts, candidates=CANDIDATES, seed=seed, start=start)
+    own, run = unclip.decoder.texts(prompts), unclip.decoder.run  # type: ignore[attr-defined]
+    given = {"prior": (drawn, prompts), "prior_untold": (drawn, None), "text_embedding": (own, prompts)}
+    found = {
+        way: [unclip.decode(z, told, seed=seed, start=start, options=each) for each in options]
+        for way, (z, told) in given.items()
+    }
+    asked = [{"prompt": prompt} for prompt in prompts]
+    found["text"] = [np.clip(run.generate(asked, seed=seed, start=start, **each), -1.0, 1.0) for each in options]
+    return {way: found[way] for way in WAYS}
 
 
 def prior_cosines(

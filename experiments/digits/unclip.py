@@ -24,7 +24,7 @@ from diffusion_jax.pipelines.unclip import UnCLIP
 from experiments.digits.measures import AT_ONCE, Evaluation
 from experiments.digits.reader import Reader, fit_reader
 from experiments.progress import said_and_timed
-from experiments.ways import WAYS, draw_way, prior_cosines, put_jumps, ways_between
+from experiments.ways import CANDIDATES, WAYS, draw_ways, prior_cosines, put_jumps, ways_between
 
 __all__ = ["evaluate_unclip"]
 
@@ -68,10 +68,14 @@ class _Bench:
         rows = np.arange(self.samples) % len(phrasings)
         return [phrasings[row][(i // len(phrasings)) % len(phrasings[row])] for i, row in enumerate(rows)], rows
 
-    def draw(self, way: str, prompts: Sequence[str], scale: float, start: int = 0) -> np.ndarray:
-        """Pictures of prompts, one of the four ways."""
-        options = {"guidance_scale": scale, "num_steps": STEPS, "solver": "ddim", "batch_size": AT_ONCE}
-        return draw_way(self.unclip, way, prompts, seed=self.seed, start=start, options=options)
+    def options(self, scale: float) -> dict[str, Any]:
+        """The decoder's, where nothing is inverted."""
+        return {"guidance_scale": scale, "num_steps": STEPS, "solver": "ddim", "batch_size": AT_ONCE}
+
+    def draw(self, prompts: Sequence[str], scales: Sequence[float], start: int = 0) -> dict[str, list[np.ndarray]]:
+        """Pictures of prompts by each of the four ways, at each of the guidance scales."""
+        options = [self.options(scale) for scale in scales]
+        return draw_ways(self.unclip, prompts, seed=self.seed, start=start, options=options)
 
 
 def evaluate_unclip(
@@ -101,23 +105,23 @@ def _ways(b: _Bench, into: Evaluation) -> None:
     asked, real = b.labels[rows], b.images.reshape(len(b.images), -1)
     sevens = b.train.columns()["image"][b.train.columns()["label"] == 7]
     spread = mean_pairwise_distance(sevens.reshape(len(sevens), -1))
-    shown = []
+    scales = (1.0, GUIDANCE)
+    drawn, alike = b.draw(captions, scales), b.draw([PROMPTS[7]] * 100, scales, start=10_000)
     for way in WAYS:
-        of_way: dict[str, Any] = {}
-        for scale in (1.0, GUIDANCE):
-            images = b.draw(way, captions, scale)
-            alike = b.draw(way, [PROMPTS[7]] * 100, scale, start=10_000)
-            of_way[f"guidance_{scale:g}"] = {
+        of_way = {
+            f"guidance_{scale:g}": {
                 "digit_accuracy": b.reader.accuracy(images, asked),
                 "frechet": frechet_distance(images.reshape(len(images), -1), real),
-                "diversity": mean_pairwise_distance(alike.reshape(len(alike), -1)) / spread,
+                "diversity": mean_pairwise_distance(same.reshape(len(same), -1)) / spread,
             }
-        shown.append(b.draw(way, list(PROMPTS), GUIDANCE, start=20_000))
+            for scale, images, same in zip(scales, drawn[way], alike[way], strict=True)
+        }
         into.put(f"unclip.ways.{way}", of_way)
     into.put(
         "unclip.digit_accuracy", into.metrics["unclip"]["ways"]["prior"][f"guidance_{GUIDANCE:g}"]["digit_accuracy"]
     )
-    into.arrays["unclip_ways"] = np.stack(shown)
+    shown = b.draw(PROMPTS, (GUIDANCE,), start=20_000)
+    into.arrays["unclip_ways"] = np.stack([shown[way][0] for way in WAYS])
     into.notes["unclip_ways"] = list(PROMPTS)
 
 
@@ -130,11 +134,12 @@ def _strokes(b: _Bench, into: Evaluation) -> None:
     ):
         low, high = (
             digits.measure(
-                b.draw(
-                    "prior",
+                b.unclip.generate(
                     [with_article(f"a {word} {CLASS_NAMES[label]}") for label in labels],
-                    GUIDANCE,
+                    candidates=CANDIDATES,
+                    seed=b.seed,
                     start=30_000,
+                    options=b.options(GUIDANCE),
                 )
             )[measured]
             for word in words

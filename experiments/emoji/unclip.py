@@ -8,7 +8,7 @@ test split. Who judges is said in `judging`: the reader of style, 8 x 8 mean col
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -22,7 +22,7 @@ from experiments.emoji import captions as grammar
 from experiments.emoji.judging import coarse, unit_pictures, within
 from experiments.emoji.measures import AT_ONCE, Samples, judged
 from experiments.progress import said_and_timed
-from experiments.ways import WAYS, draw_way, prior_cosines, put_jumps, ways_between
+from experiments.ways import draw_ways, prior_cosines, put_jumps, ways_between
 
 __all__ = ["evaluate_unclip"]
 
@@ -86,9 +86,9 @@ def _ways(b: _Bench, into: Evaluation) -> None:
     for split in b.splits:
         rows = b.shared.chosen(split, max(16, b.shared.samples // 2))
         captions, real = b.shared.told(split, rows), b.shared.features(b.shared.real(split, rows))
-        for way in WAYS:
-            options = {"guidance_scale": b.shared.scale, "batch_size": AT_ONCE}
-            drawn = draw_way(b.unclip, way, captions, seed=b.seed, start=STARTS[split], options=options)
+        options = {"guidance_scale": b.shared.scale, "batch_size": AT_ONCE}
+        by_way = draw_ways(b.unclip, captions, seed=b.seed, start=STARTS[split], options=[options])
+        for way, (drawn,) in by_way.items():
             found = judged(b.shared, split, rows, drawn) | {"frechet": frechet_distance(b.shared.features(drawn), real)}
             into.put(f"unclip.ways.{way}.{split}", found)
             shown.setdefault(way, []).append(drawn[:SHOWN])
@@ -138,20 +138,21 @@ def _diffs(b: _Bench, into: Evaluation) -> None:
     styles, words = b.shared.data["test"].labels[b.rows], b.shared.data["test"].all.words
     subjects = b.shared.data["test"].subjects[b.rows]
     target = (styles + 1) % len(names)
-    moved, shown = [], []
-    for place, (subject, before, after) in enumerate(zip(subjects, styles, target, strict=True)):
-        source, wanted = (grammar.full(words[subject], "", names[style]) for style in (before, after))
-        given: dict[str, Any] = {"seed": b.seed, "noise": b.noise[place : place + 1], "options": _plain(VARIED)}
-        thetas = SHOWN_THETAS if place < SHOWN else (THETA,)
-        way = b.unclip.text_diffs(b.images[place : place + 1], source, wanted, thetas, **given)[0]
-        moved.append(way[-1])
-        if place < SHOWN:
-            shown.append(np.concatenate([b.images[place : place + 1], way]))
-    pictures, texts = np.stack(moved), b.shared.told("test", b.rows)
+    source, wanted = (
+        [grammar.full(words[subject], "", names[style]) for subject, style in zip(subjects, of_each, strict=True)]
+        for of_each in (styles, target)
+    )
+
+    def moved(count: int, thetas: Sequence[float]) -> np.ndarray:
+        given: dict[str, Any] = {"seed": b.seed, "noise": b.noise[:count], "options": _plain(VARIED)}
+        return b.unclip.text_diffs(b.images[:count], source[:count], wanted[:count], thetas, **given)
+
+    pictures, texts = moved(len(styles), (THETA,))[:, 0], b.shared.told("test", b.rows)
     kept = within(coarse(pictures), coarse(b.images), styles, texts)
     into.put("unclip.diff_turned", b.shared.styled(pictures, target))
     into.put("unclip.diff_kept", kept["image_to_text"])
-    into.arrays["unclip_diffs"] = np.stack(shown)
+    shown = moved(SHOWN, SHOWN_THETAS)
+    into.arrays["unclip_diffs"] = np.concatenate([b.images[:SHOWN][:, None], shown], axis=1)
     pairs = zip(styles[:SHOWN], target[:SHOWN], strict=True)
     into.notes |= {
         "unclip_thetas": list(SHOWN_THETAS),
