@@ -11,8 +11,6 @@ SPIRAL ?= $(if $(filter 0,$(SEED)),runs/spiral,runs/spiral-seed$(SEED))
 
 # Large arrays in large pages, where glibc can: 10 to 25% more images a second in training on a CPU.
 demo fashion spiral emoji: export GLIBC_TUNABLES ?= glibc.malloc.hugetlb=1
-# A CPU as two devices, each with half of a batch: operations too small to be split keep both cores at work (docs/devices.md).
-demo fashion emoji: export XLA_FLAGS ?= --xla_force_host_platform_device_count=2
 
 .PHONY: demo fashion spiral emoji test test-all test-parity test-gpu lint types format clean
 

@@ -3,7 +3,10 @@
 Command    make emoji VARIANT=unclip               (CLIP, the decoder of emoji_diffusion.py, this, measuring, the page)
            diffusion-jax train --config configs/emoji_prior.py
 Needs      runs/emoji/pictures.npz, which python -m experiments.emoji draws, and a CLIP run on it in runs/emoji/clip
-Hardware   2 CPU cores; NOT RUN
+Hardware   2 CPU cores, 18 min, other programs beside it
+Scores     once, 5 styles: cosine of a draw to the emoji's own embedding .77 for pairs of subject and style never seen together
+           (the better of two .79, the caption's own .66, draws for other captions .15), .44 for subjects never seen (.46, .38,
+           .12). The rest is in docs/unclip.md
 Variants   `mlp` hears the caption's embedding alone, `unit` is not whitened; NOT RUN
 """
 
