@@ -12,8 +12,8 @@ Scores     once, 5 styles, guidance 1.5, 240 samples each, by a reader of style 
 Variants   `style` is told the style alone, as a label; `small` is for trying out. `latent` diffuses the 8 x 8 x 4 latents of
            configs/emoji_vae.py, once, as many operations (120 TFLOP, 63 min beside other programs): the style is right in 55.0%
            of pairs never seen, 59.6% of seen ones, 60.0% of subjects never seen, the Frechet distance 104.5: worse than pixels.
-           `decoder`, told what CLIP makes of captions and of pictures, each at times, is unCLIP's (emoji_prior.py): once, 33 min;
-           by the text alone the style is right in 57.1% of pairs never seen, 60.8% of seen ones; Frechet distance 78
+           `decoder`, told what CLIP makes of captions and of pictures, each at times, is unCLIP's (emoji_prior.py): once,
+           33 min; by the text alone the style is right in 57.1% of pairs never seen, 60.8% of seen ones; Frechet distance 78
 """
 
 from ml_collections import ConfigDict
