@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -34,12 +35,13 @@ def save_pipeline(pipeline: Parts, folder: str | Path, dtype: str) -> Path:
         what = "holds something" if folder.is_dir() else "is a file"
         raise UserError(f"{str(folder)!r} {what}: a pipeline is saved as a new folder")
     index = _index(pipeline)
+    vae_config, vae_params = _of_one_scale(pipeline)
     with staged(folder, folder=True) as place:
         save_unet(
             place / "unet", pipeline.unet_config, _held(pipeline.params), complete_unet,
             dtype=dtype, linear=pipeline.linear, sample_size=pipeline.size,
         )  # fmt: skip
-        save_vae(place / "vae", pipeline.vae.config, _held(pipeline.vae.params), complete_vae, dtype=dtype)
+        save_vae(place / "vae", vae_config, vae_params, complete_vae, dtype=dtype)
         for (text, tokens), encoder in zip(_pairs(pipeline), pipeline.encoders, strict=True):
             save_clip(place / text, encoder.config, {"text": _held(encoder.params)}, "hf", dtype=dtype)
             _save_tokenizer(place / tokens, encoder)
@@ -52,6 +54,46 @@ def save_pipeline(pipeline: Parts, folder: str | Path, dtype: str) -> Path:
 def _held(params: Params) -> Params:
     """On the host."""
     return jax.tree.map(np.asarray, params)
+
+
+def _of_one_scale(pipeline: Parts) -> tuple[Mapping[str, Any], Params]:
+    """(config, parameters) of an autoencoder whose latents diffusers' pipeline takes as this one does.
+
+    Those of Stable Diffusion 1 and 2 read `scaling_factor` f alone, so that a mean and a deviation of each channel go into the
+    two maps beside the latents: with x0 = (z - shift) scale, z' = x0 / f has the mean (m - shift) a and the logvar l + 2 log a,
+    a = scale / f, and the decoder is given z' / a + shift. XL's reads them all. UserError for an autoencoder without the maps,
+    and for one with a codebook, which no pipeline of Stable Diffusion reads.
+    """
+    vae = pipeline.vae
+    config, params = vae.config, _held(vae.params)
+    if config["kind"] != "kl":
+        raise UserError(
+            f"the autoencoder in {vae.path} has a codebook: diffusers' Stable Diffusion takes an AutoencoderKL (model.name 'kl')"
+        )
+    if pipeline.kind == "sdxl" or (np.ndim(vae.scale) == 0 and float(vae.shift) == 0.0):
+        return config, params
+    if not (config["quant"] and config["post_quant"]):
+        raise UserError(
+            f"the autoencoder in {vae.path} has a mean of its latents and no quant_conv and post_quant_conv to take it up: "
+            "diffusers' Stable Diffusion reads the scaling_factor alone"
+        )
+    shift = np.broadcast_to(np.asarray(vae.shift, np.float64), (vae.channels,))
+    a = np.broadcast_to(np.asarray(vae.scale, np.float64) / config["scale"], (vae.channels,))
+    into, out = params["quant"], params["post_quant"]
+    both, moved = np.concatenate([a, np.ones_like(a)]), np.concatenate([-shift * a, 2.0 * np.log(np.abs(a))])
+    params = {
+        **params,
+        "quant": {"kernel": _cast(into["kernel"] * both), "bias": _cast(into["bias"] * both + moved)},
+        "post_quant": {
+            "kernel": _cast(out["kernel"] / a[:, None]),
+            "bias": _cast(out["bias"] + shift @ out["kernel"][0, 0]),
+        },
+    }
+    return {**config, "shift": None, "mean": None, "std": None}, params
+
+
+def _cast(numbers: np.ndarray) -> np.ndarray:
+    return np.asarray(numbers, np.float32)
 
 
 def _pairs(pipeline: Parts) -> list[tuple[str, str]]:

@@ -1,6 +1,8 @@
 """Fine-tuning Stable Diffusion by config: a LoRA or the whole U-Net, on captioned pictures, in the one loop."""
 
+import dataclasses
 import json
+import shutil
 from pathlib import Path
 
 import jax
@@ -16,8 +18,10 @@ from diffusion_jax.config import load_config
 from diffusion_jax.pipelines import load_pipeline
 from diffusion_jax.pipelines.fine_tuning.prompts import Prompts
 from diffusion_jax.pipelines.fine_tuning.task import on_table
+from diffusion_jax.pipelines.saving import save_pipeline
 from diffusion_jax.process import Discrete
 from diffusion_jax.process.times import uniform
+from diffusion_jax.typing import UserError
 
 GOLDEN = Path(__file__).parent / "golden"
 CONFIG = str(Path(__file__).parents[2] / "configs/stable_diffusion.py")
@@ -111,6 +115,50 @@ def test_it_goes_on_and_knows_its_pipeline(folder, adapted, tmp_path, capsys):
     capsys.readouterr()
     assert learn(folder, adapted, **{"pretrained.path": other}) == 2
     assert "was trained on another pipeline than" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("file", "field", "value", "said"),
+    [
+        ("scheduler/scheduler_config.json", "prediction_type", "v_prediction", "another prediction 'eps', not 'v'"),
+        ("scheduler/scheduler_config.json", "beta_end", 0.02, "another betas"),
+        ("vae/config.json", "scaling_factor", 0.9, "another scale of its latents"),
+    ],
+)
+def test_a_run_is_loaded_with_the_very_pipeline_that_it_began_with(adapted, folder, tmp_path, file, field, value, said):
+    """Its autoencoder and its process, too: weights alone do not tell them."""
+    base = shutil.copytree(folder / "sd1", tmp_path / "sd1")
+    run = shutil.copytree(adapted, tmp_path / "run")
+    note = json.loads((run / "pretrained.json").read_text())
+    (run / "pretrained.json").write_text(json.dumps(note | {"run": "../sd1"}))
+    assert load_run(run).base.path.resolve() == base.resolve()
+    told = json.loads((base / file).read_text())
+    (base / file).write_text(json.dumps(told | {field: value}))
+    with pytest.raises(UserError, match=said) as error:
+        load_run(run)
+    assert "\n" not in str(error.value)
+
+
+def test_a_folder_is_drawn_from_as_what_was_saved_whatever_the_latents_scale(folder, tmp_path):
+    """A mean and a deviation of each channel: XL's folder says them, those of 1 and 2, which have one factor, take them up."""
+    base = load_pipeline(folder / "sd1")
+    scale, shift = np.array([0.5, 1.0, 2.0, 0.25], np.float32), np.array([0.5, -1.0, 2.0, 0.0], np.float32)
+    scaled = {**base.vae.config, "scale": 1.0, "shift": None, "mean": shift.tolist(), "std": (1 / scale).tolist()}
+    vae = dataclasses.replace(base.vae, config=scaled, scale=scale, shift=shift)
+    x0 = np.random.default_rng(0).normal(size=(2, 4, 4, 4)).astype(np.float32)
+    there = load_pipeline(save_pipeline(dataclasses.replace(base, vae=vae), tmp_path / "folder", "float32")).vae
+    assert there.told["scaling_factor"] == 1 and not {"latents_mean", "shift_factor"} & {
+        name for name, value in there.told.items() if value is not None
+    }
+    pictures = vae.decode(x0)
+    np.testing.assert_allclose(there.decode(x0), pictures, rtol=1e-5, atol=1e-5)
+    key = jax.random.key(0)
+    pictures = np.clip(pictures, -1, 1)
+    np.testing.assert_allclose(there.encode(pictures, key), vae.encode(pictures, key), rtol=1e-4, atol=1e-5)
+    bare = dataclasses.replace(vae, config=scaled | {"quant": False})
+    with pytest.raises(UserError, match="no quant_conv"):
+        save_pipeline(dataclasses.replace(base, vae=bare), tmp_path / "other", "float32")
+    assert not (tmp_path / "other").exists()
 
 
 def test_what_a_unet_is_told_is_what_the_pipeline_tells(tmp_path):

@@ -19,12 +19,14 @@ from diffusion_jax import runs
 from diffusion_jax.pipelines.text_to_image import TextToImage
 from diffusion_jax.systems.diffusion.conditions.captioned import Captioned
 from diffusion_jax.systems.diffusion.noted import Noted
-from diffusion_jax.typing import PyTree
+from diffusion_jax.typing import PyTree, UserError
 
-__all__ = ["PRETRAINED", "WHAT", "Prompts", "noted_of"]
+__all__ = ["PRETRAINED", "WHAT", "Prompts", "check_process", "noted_of"]
 
 PRETRAINED, WHAT = "pretrained.json", "pipeline"
-"""Where the pipeline that a run began with lies, relative to the run, and a fingerprint of its U-Net and text encoders."""
+"""Where the pipeline that a run began with lies, relative to the run, a fingerprint of its U-Net and text encoders, and the
+`PROCESS` that these are trained in."""
+PROCESS = "process"
 
 
 def noted_of(pipeline: TextToImage) -> Noted:
@@ -37,6 +39,27 @@ def weights_of(pipeline: TextToImage) -> dict[str, Any]:
     encoders = {str(place): encoder.params for place, encoder in enumerate(pipeline.encoders)}
     words = [hashlib.sha256("\n".join(encoder.tokenizer.symbols).encode()).digest() for encoder in pipeline.encoders]
     return {"unet": pipeline.params, "text": encoders, "words": [np.frombuffer(one, np.uint8) for one in words]}
+
+
+def process_of(pipeline: TextToImage) -> dict[str, str]:
+    """What of the scheduler training goes by: the prediction, how time is told, and a fingerprint of the table of betas."""
+    scheduler = pipeline.scheduler
+    table = runs.fingerprint(np.asarray(scheduler.schedule.log_alphas))
+    return {"prediction": scheduler.prediction, "time": scheduler.time, "betas": table}
+
+
+def check_process(pipeline: TextToImage, run: Path) -> None:
+    """UserError where the scheduler of `pipeline` says another process than the one that the run in `run` was trained in."""
+    file = run / PRETRAINED
+    noted, found = runs.read_json(file).get(PROCESS) if file.is_file() else None, process_of(pipeline)
+    if noted is None or noted == found:  # runs of before note none
+        return
+    name = next(name for name, value in found.items() if value != noted.get(name))
+    told = "" if name == "betas" else f" {noted.get(name)!r}, not {found[name]!r}"
+    raise UserError(
+        f"the scheduler of the {WHAT} in {pipeline.path} is not the one that {run} was fine-tuned by: another {name}{told}; "
+        "put it back, or train anew"
+    )
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -88,9 +111,11 @@ class Prompts(Captioned):
         return self.pipeline.notices(texts)
 
     def notes(self, folder: Path) -> Mapping[str, Mapping[str, Any]]:
-        """Where the pipeline lies from the run's folder, and its fingerprint."""
-        return self.noted.notes(folder)
+        """Where the pipeline lies from the run's folder, its fingerprint, and the process."""
+        return {file: {**note, PROCESS: process_of(self.pipeline)} for file, note in self.noted.notes(folder).items()}
 
     def agrees(self, folder: Path, anew: bool) -> None:
         """UserError for a folder that holds the pipeline, and for a run there that began with another."""
         self.noted.agrees(folder, anew)
+        if not anew:
+            check_process(self.pipeline, folder)

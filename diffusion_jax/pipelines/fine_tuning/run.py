@@ -12,13 +12,14 @@ from ml_collections import ConfigDict
 
 from diffusion_jax import runs
 from diffusion_jax.pipelines.class_to_image import ClassToImage
-from diffusion_jax.pipelines.fine_tuning.prompts import PRETRAINED, WHAT, Prompts, noted_of
+from diffusion_jax.pipelines.fine_tuning.prompts import PRETRAINED, WHAT, Prompts, check_process, noted_of
 from diffusion_jax.pipelines.fine_tuning.trains import LoRA, trains
 from diffusion_jax.pipelines.loading import load_pipeline
 from diffusion_jax.pipelines.text_to_image import TextToImage
 from diffusion_jax.process import Denoiser
 from diffusion_jax.systems.diffusion.latents import AUTOENCODER, Latents, autoencoder_at
-from diffusion_jax.systems.diffusion.noted import place_noted
+from diffusion_jax.systems.diffusion.latents import noted_of as latents_noted
+from diffusion_jax.systems.diffusion.noted import place_noted, read_note
 from diffusion_jax.systems.diffusion.run import DiffusionRun
 from diffusion_jax.train.checkpoint import restore_params
 from diffusion_jax.train.lora import merge_lora
@@ -85,6 +86,10 @@ def _with_vae(pipeline: TextToImage, path: str | Path) -> TextToImage:
             f"config key 'space.autoencoder': {str(path)!r} has latents of {vae.channels} channels, each edge divided by "
             f"{vae.factor}; those of {str(pipeline.path)!r} are {own.channels} and {own.factor}"
         )
+    if vae.kind != own.kind:
+        raise UserError(
+            f"config key 'space.autoencoder': {str(path)!r} is a {vae.kind}; that of {str(pipeline.path)!r} is an {own.kind}"
+        )
     return dataclasses.replace(pipeline, vae=vae)
 
 
@@ -127,6 +132,12 @@ def load_fine_tuned(path: Path, config: ConfigDict, which: str, step: int | None
     if noted_of(base).fingerprint != fingerprint:
         raise UserError(
             f"the {WHAT} in {place} has other weights than that which {path} was fine-tuned from: put it back, or train anew"
+        )
+    check_process(base, path)
+    if latents_noted(base.vae).fingerprint != read_note(path, AUTOENCODER, "autoencoder")["fingerprint"]:
+        raise UserError(
+            f"the autoencoder in {base.vae.path} has other weights, or another scale of its latents, than the one that {path} "
+            "was fine-tuned in: put it back, or train anew"
         )
     image = tuple(runs.read_json(path / runs.EXAMPLE)["image"])
     run = unloaded(config, path, image, base)

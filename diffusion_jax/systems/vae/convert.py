@@ -55,8 +55,7 @@ def _of_run(run: VaeRun) -> tuple[Mapping[str, Any], list[str]]:
     AutoencoderKL, and of VQModel one factor."""
     config, found = run.bare.config, run.statistics
     if config["kind"] == "kl":
-        numbers = {"mean": [float(x) for x in found.mean], "std": [float(x) for x in found.std]}
-        return {**config, "scale": 1.0, "shift": None, **numbers}, []
+        return {**config, **found.of_channels()}, []
     scale = float(1.0 / np.sqrt(np.mean(np.square(found.std))))
     said = f"diffusers' VQModel holds one factor of the latents, {scale:.4g} here, and no mean: one for all channels"
     return {**config, "scale": scale}, [said]

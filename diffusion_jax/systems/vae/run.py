@@ -79,9 +79,11 @@ class VaeRun:
     @functools.cached_property
     def autoencoder(self) -> Autoencoder:
         """The same with latents of mean 0 and variance 1 in each channel: what a diffusion model is given."""
-        found = self.statistics
+        found, config = self.statistics, self.bare.config
         scale, shift = (np.asarray(numbers, np.float32) for numbers in (1.0 / np.asarray(found.std), found.mean))
-        return dataclasses.replace(self.bare, scale=scale, shift=shift)
+        if config["kind"] == "kl":  # what a folder of it says; a codebook's has no place for them
+            config = {**config, **found.of_channels()}
+        return dataclasses.replace(self.bare, config=config, scale=scale, shift=shift)
 
     def examples(self, split: str) -> Source:
         """The data that it was trained on, prepared as for training: "train", "validation" or "test". UserError for none."""

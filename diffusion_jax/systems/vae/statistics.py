@@ -43,6 +43,11 @@ class Statistics:
         """As a run keeps it; `weights` is their fingerprint."""
         return {"weights": weights, **dataclasses.asdict(self)}
 
+    def of_channels(self) -> dict[str, Any]:
+        """As the config of an AutoencoderKL says them: (z - mean) / std, with a scale of 1."""
+        numbers = {"mean": [float(x) for x in self.mean], "std": [float(x) for x in self.std]}
+        return {"scale": 1.0, "shift": None, **numbers}
+
 
 def noted(folder: Path, weights: str) -> Statistics | None:
     """Those that a run notes of weights of this fingerprint; None where it notes none, or of others."""
