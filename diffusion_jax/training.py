@@ -35,7 +35,7 @@ from diffusion_jax.train.checkpoint import Checkpointer
 from diffusion_jax.train.ema import Average
 from diffusion_jax.train.lock import locked_loss, locked_optimizer
 from diffusion_jax.train.loop import fit
-from diffusion_jax.train.optim import parted
+from diffusion_jax.train.optim import HIDDEN, parted
 from diffusion_jax.train.runlog import RunLog
 from diffusion_jax.train.state import TrainState, init_state
 from diffusion_jax.typing import Array, Batch, Context, LossFn, Params, PyTree, UserError
@@ -96,7 +96,8 @@ def build_run(config: ConfigDict, folder: Path, *, begun: bool = False) -> Built
     task = system_of(config).task(asked, folder, eval_key)
     locks = tuple(config.get("locked", ()))
     tx = build.optimizer(config.optimizer, config.steps, clamp=task.clamp, project=task.project)
-    tx = parted(tx, task.apart)
+    hidden = config.optimizer.get("hidden", HIDDEN) if config.optimizer.name == "muon" else ()
+    tx = parted(tx, task.apart, hidden)
     return Built(
         config,
         task,

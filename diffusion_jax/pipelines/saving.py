@@ -68,7 +68,7 @@ def _of_one_scale(pipeline: Parts) -> tuple[Mapping[str, Any], Params]:
     config, params = vae.config, _held(vae.params)
     if config["kind"] != "kl":
         raise UserError(
-            f"the autoencoder in {vae.path} has a codebook: diffusers' Stable Diffusion takes an AutoencoderKL (model.name 'kl')"
+            f"the autoencoder in {vae.path} has a codebook: diffusers' Stable Diffusion takes an AutoencoderKL"
         )
     if pipeline.kind == "sdxl" or (np.ndim(vae.scale) == 0 and float(vae.shift) == 0.0):
         return config, params

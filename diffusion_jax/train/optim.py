@@ -148,22 +148,27 @@ def projected(project: Callable[[Params], Params]) -> optax.GradientTransformati
     return optax.GradientTransformation(lambda params: optax.EmptyState(), update)
 
 
-def parted(tx: optax.GradientTransformation, rates: Mapping[str, float]) -> optax.GradientTransformation:
+def parted(
+    tx: optax.GradientTransformation, rates: Mapping[str, float], hidden: Sequence[str] = ()
+) -> optax.GradientTransformation:
     """`tx` once for the parameters of each pattern of `rates`, and once for all others.
 
     Each part has its own moments and its own norm that `clip_norm` bounds, and a part's updates are multiplied by its rate: of
     two networks that play against each other neither's gradient makes the other's step smaller. `tx` as it is without a
-    pattern. Raises `UserError` at init for a pattern found in no path.
+    pattern. Raises `UserError` at init for a pattern found in no path, and for one of `hidden`, those of `muon`, which sees a
+    part and may find none there.
     """
     if not rates:
         return tx
     patterns = {pattern: _compile(pattern, "apart") for pattern in rates}
+    whole = {pattern: _compile(pattern, "hidden") for pattern in hidden}
 
     def labels(params: Params) -> PyTree:
         paths = [path_of(key_path) for key_path, _ in jax.tree_util.tree_leaves_with_path(params)]
-        for pattern, compiled in patterns.items():
-            if not any(compiled.search(path) for path in paths):
-                one_of("apart", pattern, paths)
+        for what, given in (("apart", patterns), ("hidden", whole)):
+            for pattern, compiled in given.items():
+                if not any(compiled.search(path) for path in paths):
+                    one_of(what, pattern, paths)
 
         def of(key_path: Any, _: Array) -> str:
             return next((name for name, found in patterns.items() if found.search(path_of(key_path))), "")
@@ -265,7 +270,8 @@ def muon(
 
     A kernel is [in, out] or [height, width, in, out], the latter turned as [height width in, out]; one more axis before these
     is of stacked layers, each turned alone. `momentum` is that of Nesterov. The rest is as `adamw` has it. Raises `UserError`
-    as that does, for a momentum outside [0, 1), at init for a pattern found in no path, and for what is found and is no kernel.
+    as that does, for a momentum outside [0, 1), at init for a pattern found in no path, unless these are a part of the
+    parameters (`parted`), which AdamW then has alone, and for what is found and is no kernel.
     """
     _numbers(clip_norm=clip_norm or 0.0, weight_decay=weight_decay, eps=eps)
     _shares(b1=b1, b2=b2, momentum=momentum)
@@ -276,7 +282,7 @@ def muon(
         """found(path, kernel) for each hidden kernel and `other` elsewhere."""
         paths = [path_of(key_path) for key_path, _ in jax.tree_util.tree_leaves_with_path(params)]
         for compiled, pattern in patterns:
-            if not any(compiled.search(path) for path in paths):
+            if not any(compiled.search(path) for path in paths) and not _is_part(params):
                 one_of("hidden", pattern, paths)
 
         def of(key_path: Any, leaf: Array) -> Any:
@@ -293,6 +299,12 @@ def muon(
         lambda params: named(params, lambda path, leaf: _kernel_axes(path, leaf) and "muon", "adam"),
     )
     return _chained(scaling, rate, weight_decay, clip_norm, no_decay, clamp)
+
+
+def _is_part(params: Params) -> bool:
+    """Whether these are parameters of which others are masked out: `parted` has looked at the whole."""
+    leaves = jax.tree.leaves(params, is_leaf=lambda node: isinstance(node, optax.MaskedNode))
+    return any(isinstance(leaf, optax.MaskedNode) for leaf in leaves)
 
 
 def _kernel_axes(path: str, leaf: Array) -> optax.contrib.MuonDimensionNumbers:

@@ -16,11 +16,13 @@ from diffusion_jax import load_run
 from diffusion_jax.cli import main
 from diffusion_jax.config import load_config
 from diffusion_jax.pipelines import load_pipeline
+from diffusion_jax.pipelines.fine_tuning.convert import whole_scale
 from diffusion_jax.pipelines.fine_tuning.prompts import Prompts
 from diffusion_jax.pipelines.fine_tuning.task import on_table
 from diffusion_jax.pipelines.saving import save_pipeline
 from diffusion_jax.process import Discrete
 from diffusion_jax.process.times import uniform
+from diffusion_jax.train.lora import init_lora, merge_lora
 from diffusion_jax.typing import UserError
 
 GOLDEN = Path(__file__).parent / "golden"
@@ -100,6 +102,20 @@ def test_it_is_drawn_from_as_a_run_and_as_a_pipeline(folder, adapted, tmp_path):
     assert np.abs(merged.generate("a red cat", seed=2, **FEW) - ours).max() <= 1e-5 * np.abs(ours).max()
     plain = run.base.generate("a red cat", seed=2, **FEW)
     assert np.abs(plain - ours).max() > 1e-2 * np.abs(ours).max()
+
+
+def test_a_file_of_a_lora_has_its_scale_in_its_numbers(folder):
+    """Alpha is told beside the tensors, where not all readers look: written it is the rank, and the change the same."""
+    base = load_pipeline(folder / "sd1")
+    lora = init_lora(base.params, jax.random.key(0), rank=4, alpha=1.0)
+    key = jax.random.key(1)
+    lora = jax.tree.map(lambda leaf: leaf if leaf.ndim < 2 else jax.random.normal(key, leaf.shape), lora)
+    whole = whole_scale(jax.tree.map(np.asarray, lora))
+    leaves = jax.tree_util.tree_leaves_with_path(whole)
+    assert all(np.all(leaf == 4) for path, leaf in leaves if path[-1].key == "alpha")
+    both = [jax.tree.leaves(merge_lora(base.params, one)) for one in (lora, whole)]
+    for a, b in zip(*both):
+        np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-5)
 
 
 @pytest.mark.slow

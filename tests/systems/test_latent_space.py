@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from PIL import Image
+from safetensors.numpy import save_file
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "cli"))
 import smallruns as tiny
@@ -17,6 +18,7 @@ import smallruns as tiny
 from diffusion_jax import load_run
 from diffusion_jax.cli import main
 from diffusion_jax.data.sources.digits import load_digits
+from diffusion_jax.systems.diffusion.latents import autoencoder_at
 from diffusion_jax.typing import UserError
 
 SCALED = {"optimizer.schedule": "constant", "ema.decay": 0.1, "steps": 2, "checkpoint_every": 1, "eval_every": 2}
@@ -180,10 +182,37 @@ def test_pictures_are_encoded_turned_and_broken_ones_are_left_out(vae, tmp_path)
         assert any((x0 == way).all() for way in whole[row])
     plain = read_latents(tmp_path / "kept", "f", config, data, flip=False)
     np.testing.assert_array_equal(plain.rows(np.arange(5), np.random.default_rng(0)), whole[:, 0])
+    few = config.copy_and_resolve_references()
+    few.data.error_share = 0.1
+    for ask in (
+        lambda: read_latents(tmp_path / "kept", "f", few, data, flip=True),
+        lambda: write_latents(tmp_path / "few", {"fingerprint": "f"}, few, data, np.asarray, flip=True),
+    ):
+        with pytest.raises(UserError, match=r"more than 0.1 of the pictures to train on cannot be read \(1 of 5\)"):
+            ask()
+    assert not (tmp_path / "few").exists()
     note = json.loads((tmp_path / "kept/latents.json").read_text())
     (tmp_path / "kept/latents.json").write_text(json.dumps({**note, "flips": False}))
     with pytest.raises(UserError, match=r"'data.flip' is True, and the latents in .* are of pictures as they are"):
         read_latents(tmp_path / "kept", "f", config, data, flip=True)
+
+
+def test_the_scale_of_a_stopped_autoencoder_is_measured_once(vae, tmp_path):
+    """A training that ended before its last step notes none; what a diffusion run was trained in is not to change."""
+    place = shutil.copytree(vae, tmp_path / "vae")
+    told = json.loads((place / "latents.json").read_text())
+    (place / "latents.json").unlink()
+    found = autoencoder_at(place)
+    np.testing.assert_allclose(found.shift, told["mean"], rtol=1e-5, atol=1e-6)
+    assert json.loads((place / "latents.json").read_text())["weights"] == told["weights"]
+    assert found.config["mean"] == list(map(float, json.loads((place / "latents.json").read_text())["mean"]))
+
+
+def test_a_whole_checkpoint_says_how_its_autoencoder_is_named(tmp_path):
+    file = tmp_path / "whole.safetensors"
+    save_file({"first_stage_model.encoder.conv_in.weight": np.zeros((4, 3, 3, 3), np.float32)}, file)
+    with pytest.raises(UserError, match="--model kl-f8 --out vae"):
+        autoencoder_at(file)
 
 
 WRONG = [

@@ -20,7 +20,7 @@ from diffusion_jax.systems.vae.loss import (
     hinge,
 )
 from diffusion_jax.systems.vae.perceptual import laplacian, perceptual_named
-from diffusion_jax.train.optim import adamw, parted
+from diffusion_jax.train.optim import adamw, muon, parted
 from diffusion_jax.typing import Context, UserError
 
 SMALL = {"in_channels": 1, "out_channels": 1, "channels": (8, 8), "layers": 1, "groups": 4, "middle_attention": False}
@@ -182,6 +182,24 @@ def test_each_network_is_stepped_by_itself(networks):
     np.testing.assert_allclose(steps[DISCRIMINATOR]["b"][0], -0.05, rtol=1e-4)
     with pytest.raises(UserError, match="apart '\\^nothing' is not known"):
         parted(tx, {"^nothing": 1.0}).init(params)
+
+
+def test_muon_turns_the_kernels_of_either_network():
+    """A part that has none of them is AdamW's, and a pattern that no part has is refused."""
+    hidden = ("blocks/kernel$",)
+    params = {"blocks": {"kernel": jnp.ones((3, 3))}, DISCRIMINATOR: {"b": jnp.ones(2)}}
+    tx = parted(muon(1e-1, 0, 10, "constant", hidden=hidden), {f"^{DISCRIMINATOR}/": 1.0}, hidden)
+    gradient = {
+        "blocks": {"kernel": jnp.diag(jnp.array([3.0, 2.0, 1.0]))},
+        DISCRIMINATOR: {"b": jnp.array([1.0, -9.0])},
+    }
+    steps, _ = tx.update(gradient, tx.init(params), params)
+    np.testing.assert_allclose(
+        steps["blocks"]["kernel"], -0.02 * np.sqrt(3) * np.eye(3), atol=0.35 * 0.02 * np.sqrt(3)
+    )  # of Newton-Schulz: 0.68 to 1.13
+    np.testing.assert_allclose(steps[DISCRIMINATOR]["b"], [-0.1, 0.1], rtol=1e-4)
+    with pytest.raises(UserError, match="hidden 'nothing' is not known"):
+        parted(muon(1e-1, 0, 10, hidden=("nothing",)), {f"^{DISCRIMINATOR}/": 1.0}, ("nothing",)).init(params)
 
 
 def test_the_discriminator_sees_patches_of_each_picture_alone():

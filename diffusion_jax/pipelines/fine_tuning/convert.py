@@ -15,11 +15,23 @@ from diffusion_jax.files import check_file, check_folder
 from diffusion_jax.pipelines.fine_tuning.run import FineTuned
 from diffusion_jax.runs import holds_run
 from diffusion_jax.systems.table import load_run
-from diffusion_jax.typing import UserError, one_of
+from diffusion_jax.typing import Params, UserError, one_of
 
-__all__ = ["FORMATS", "convert"]
+__all__ = ["FORMATS", "convert", "whole_scale"]
 
 FORMATS = ("peft", "diffusers")
+
+
+def whole_scale(lora: Params) -> Params:
+    """The same adapters with alpha the rank, and alpha / rank in B: files tell alpha beside the tensors, where many that read
+    LoRAs do not look."""
+    if not isinstance(lora, dict):
+        return lora
+    if lora.keys() != {"A", "B", "alpha"}:
+        return {name: whole_scale(node) for name, node in lora.items()}
+    rank, alpha = float(lora["A"].shape[-1]), lora["alpha"]
+    scale = (alpha / rank).reshape(alpha.shape + (1,) * (lora["B"].ndim - alpha.ndim))
+    return {"A": lora["A"], "B": lora["B"] * scale, "alpha": np.full_like(alpha, rank)}
 
 
 def convert(arguments: argparse.Namespace, say: Callable[[str], None]) -> int:
@@ -54,7 +66,7 @@ def convert(arguments: argparse.Namespace, say: Callable[[str], None]) -> int:
         )
     if check_file(out).exists() and not arguments.overwrite:
         raise UserError(f"--out {str(out)!r} exists; choose another, or --overwrite to replace it")
-    lora = jax.tree.map(np.asarray, run.params)
+    lora = whole_scale(jax.tree.map(np.asarray, run.params))
     save_lora(out, {"unet": lora}, unet=run.base.unet_config, linear=run.base.linear, dtype=arguments.dtype)
     count = sum(leaf.size for leaf in jax.tree.leaves(lora))
     say(f"{count / 1e6:.2f} million parameters of a LoRA written to {out}, for diffusers and `sample --lora`")

@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import hashlib
+import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
@@ -21,12 +22,12 @@ from diffusion_jax.systems.diffusion.conditions.captioned import Captioned
 from diffusion_jax.systems.diffusion.noted import Noted
 from diffusion_jax.typing import PyTree, UserError
 
-__all__ = ["PRETRAINED", "WHAT", "Prompts", "check_process", "noted_of"]
+__all__ = ["PRETRAINED", "TOKENIZER", "WHAT", "Prompts", "check_process", "noted_of"]
 
 PRETRAINED, WHAT = "pretrained.json", "pipeline"
-"""Where the pipeline that a run began with lies, relative to the run, a fingerprint of its U-Net and text encoders, and the
-`PROCESS` that these are trained in."""
-PROCESS = "process"
+"""Where the pipeline that a run began with lies, relative to the run, a fingerprint of its U-Net and text encoders, the
+`PROCESS` that these are trained in, and where the `TOKENIZER` lies that was named."""
+PROCESS, TOKENIZER = "process", "tokenizer"
 
 
 def noted_of(pipeline: TextToImage) -> Noted:
@@ -66,13 +67,14 @@ def check_process(pipeline: TextToImage, run: Path) -> None:
 class Prompts(Captioned):
     """Captions by the text encoders of `pipeline`, of pictures of `size` (height, width) pixels.
 
-    The entries are `tokens`, and of XL `pooled` and `ids`.
+    The entries are `tokens`, and of XL `pooled` and `ids`. `words` is where the tokenizer of a single file lies.
     """
 
     pipeline: TextToImage
     size: tuple[int, int]
     drop: float = 0.1
     cache: str | None = None
+    words: str | None = None
     part: ClassVar[int] = 32
 
     @functools.cached_property
@@ -112,7 +114,10 @@ class Prompts(Captioned):
 
     def notes(self, folder: Path) -> Mapping[str, Mapping[str, Any]]:
         """Where the pipeline lies from the run's folder, its fingerprint, and the process."""
-        return {file: {**note, PROCESS: process_of(self.pipeline)} for file, note in self.noted.notes(folder).items()}
+        more: dict[str, Any] = {PROCESS: process_of(self.pipeline)}
+        if self.words is not None:
+            more[TOKENIZER] = os.path.relpath(self.words, folder)
+        return {file: {**note, **more} for file, note in self.noted.notes(folder).items()}
 
     def agrees(self, folder: Path, anew: bool) -> None:
         """UserError for a folder that holds the pipeline, and for a run there that began with another."""

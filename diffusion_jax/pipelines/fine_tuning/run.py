@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import os
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ from ml_collections import ConfigDict
 
 from diffusion_jax import runs
 from diffusion_jax.pipelines.class_to_image import ClassToImage
-from diffusion_jax.pipelines.fine_tuning.prompts import PRETRAINED, WHAT, Prompts, check_process, noted_of
+from diffusion_jax.pipelines.fine_tuning.prompts import PRETRAINED, TOKENIZER, WHAT, Prompts, check_process, noted_of
 from diffusion_jax.pipelines.fine_tuning.trains import LoRA, trains
 from diffusion_jax.pipelines.loading import load_pipeline
 from diffusion_jax.pipelines.text_to_image import TextToImage
@@ -109,7 +110,8 @@ def unloaded(config: ConfigDict, folder: Path, image: tuple[int, ...], base: Tex
         )
     space = Latents(tuple(image), base.vae, whole, whole.space.get("cache"))
     base.vae.latent_shape(*image[:2])
-    prompts = Prompts(base, (image[0], image[1]), told.get("drop", 0.1), told.get("cache"))
+    words = (config.get("pretrained") or {}).get("tokenizer")
+    prompts = Prompts(base, (image[0], image[1]), told.get("drop", 0.1), told.get("cache"), words)
     return FineTuned(
         folder, whole, base.network, {}, scheduler.schedule, prompts, space, tuple(image), base=base,  # type: ignore[arg-type]
     )  # fmt: skip
@@ -128,6 +130,9 @@ def load_fine_tuned(path: Path, config: ConfigDict, which: str, step: int | None
         if not vae.exists():
             raise lost
         config.space.autoencoder = str(vae)
+    words = runs.read_json(path / PRETRAINED).get(TOKENIZER)
+    if words is not None:
+        config.pretrained.tokenizer = os.path.normpath(path / words)
     base = load_base(config, place)
     if noted_of(base).fingerprint != fingerprint:
         raise UserError(

@@ -44,12 +44,13 @@ class Features:
     at_once: int = 256
 
     def __call__(self, images: np.ndarray, say: Say = lambda text: None, what: str = "images") -> np.ndarray:
-        """Features [n, d] in float32 of images [n, h, w, c] in [-1, 1]. UserError for what are no rows of numbers."""
+        """Features [n, d] in float32 of images [n, h, w, c], clipped to [-1, 1] as files are. UserError for what are
+        no rows of numbers."""
         found: list[np.ndarray] = []
         told = 0
         for start in range(0, len(images), self.at_once):
             part = images[start : start + self.at_once]
-            rows = np.asarray(self.rows(part), np.float32)
+            rows = np.asarray(self.rows(np.clip(part, -1.0, 1.0)), np.float32)
             if rows.ndim != 2 or len(rows) != len(part) or not np.isfinite(rows).all():
                 raise UserError(
                     f"features {self.name!r} give {rows.shape} for {len(part)} images: finite rows [{len(part)}, d] are needed"

@@ -23,7 +23,7 @@ from ml_collections import ConfigDict
 from tqdm import tqdm
 
 from diffusion_jax.data.examples import to_unit
-from diffusion_jax.data.reading import first_readable
+from diffusion_jax.data.reading import check_share, first_readable
 from diffusion_jax.runs import read_json, write_json
 from diffusion_jax.systems.diffusion.cached import data_key
 from diffusion_jax.typing import Source, UserError
@@ -76,7 +76,8 @@ def write_latents(
     """Encodes every example of a source into a new folder; `encode(images [b, h, w, c] in [-1, 1])` -> moments.
 
     `note` says of which autoencoder. Pictures that cannot be read are left out where the data's `on_error` says so. UserError
-    for a folder that is there, without `overwrite`, for one that holds anything else than latents, and for what cannot be read.
+    for a folder that is there, without `overwrite`, for one that holds anything else than latents, for what cannot be read, and
+    for more such than `data.error_share`.
     """
     if folder.exists() and not (overwrite and (not any(folder.iterdir()) or (folder / NOTE).is_file())):
         why = "--overwrite replaces it" if (folder / NOTE).is_file() else "it holds no latents"
@@ -94,6 +95,7 @@ def write_latents(
                 for at in range(start, min(start + shard_size, len(data)), batch_size):
                     places = range(at, min(at + batch_size, start + shard_size, len(data)))
                     images = _read(data, places, skip, missing)
+                    _check_share(config, missing, len(data))
                     parts.append(_encoded(encode, images, blank, flip, batch_size))
                     bar.update(len(places))
                 made = np.concatenate(parts)
@@ -113,6 +115,13 @@ def write_latents(
     finally:
         with contextlib.suppress(OSError):
             shutil.rmtree(part)
+
+
+def _check_share(config: ConfigDict, missing: list[int], of: int) -> None:
+    """UserError where more pictures are missing than the config's `data.error_share`."""
+    if missing:
+        share = config.data.get("error_share", 0.5)
+        check_share(len(missing), of, "the pictures to train on", f"example {missing[-1]}", share)
 
 
 def _read(data: Source, places: range, skip: bool, missing: list[int]) -> list[np.ndarray | None]:
@@ -149,7 +158,8 @@ def _sums(rows: np.ndarray) -> np.ndarray:
 
 
 def read_latents(folder: Path, fingerprint: str, config: ConfigDict, data: Source, *, flip: bool) -> LatentTable:
-    """The latents in a folder. UserError where there are none, and for those of another autoencoder or of other data."""
+    """The latents in a folder. UserError where there are none, for those of another autoencoder or of other data, and where
+    more pictures are missing than the config's `data.error_share`."""
     coder = (config.get("space") or {}).get("autoencoder", "DIR")
     command = f"diffusion-jax encode --autoencoder {coder} --config FILE --out {folder}"
     if not (folder / NOTE).is_file():
@@ -171,6 +181,7 @@ def read_latents(folder: Path, fingerprint: str, config: ConfigDict, data: Sourc
         shards = tuple(np.load(file, mmap_mode="r") for file in files)
     except (OSError, ValueError) as error:
         raise UserError(f"{folder} cannot be read ({error}): {again}") from error
+    _check_share(config, note["missing"], count)
     missing = np.zeros(count, bool)
     missing[note["missing"]] = True
     return LatentTable(shards, size, missing, flip)

@@ -1,9 +1,9 @@
 """The space of an autoencoder's latents: latent diffusion (arXiv 2112.10752), by a run of the system `vae` or a published one.
 
 x0 are latents in the scale of the diffusion model: of a run trained here of mean 0 and variance 1 in each channel, of published
-ones as their config says. In training they are drawn from the posterior of each picture, anew at every step; elsewhere they are
-its mean. The encoder runs within the compiled step, its parameters handed to it; or once, with its outputs on disk (`cache`,
-see `latent_cache`), and then training decodes no picture.
+ones as their config says. In training, and in held-out losses, they are drawn from the posterior of each picture, anew at every
+step; elsewhere they are its mean. The encoder runs within the compiled step, its parameters handed to it; or once, with its
+outputs on disk (`cache`, see `latent_cache`), and then training decodes no picture.
 """
 
 from __future__ import annotations
@@ -20,11 +20,13 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from diffusion_jax import build, runs
+from diffusion_jax.convert.files import names_in
 from diffusion_jax.nets import Posterior
 from diffusion_jax.systems.diffusion.latent_cache import LatentTable, read_latents
 from diffusion_jax.systems.diffusion.noted import Noted, place_noted
 from diffusion_jax.systems.vae.pretrained import Autoencoder, load_vae_network, publishes
 from diffusion_jax.systems.vae.run import load_vae_run
+from diffusion_jax.systems.vae.statistics import NOTE
 from diffusion_jax.typing import Array, Batch, PyTree, Source, UserError
 
 __all__ = ["AUTOENCODER", "Latents", "autoencoder_at", "latents", "latents_of", "moments", "noted_of"]
@@ -32,6 +34,8 @@ __all__ = ["AUTOENCODER", "Latents", "autoencoder_at", "latents", "latents_of", 
 AUTOENCODER = "autoencoder.json"
 """Where the autoencoder of a run's space lies, relative to it, and a fingerprint of the weights that it was trained on."""
 WHAT = "autoencoder"
+WHOLE = "first_stage_model."
+"""How the names of the autoencoder begin in a whole checkpoint of latent diffusion."""
 
 
 def autoencoder_at(path: str | Path) -> Autoencoder:
@@ -43,13 +47,21 @@ def autoencoder_at(path: str | Path) -> Autoencoder:
     if place is None and path.is_file():
         place = path
     if place is not None:
+        if place.is_file() and any(name.startswith(WHOLE) for name in names_in(place)):
+            raise UserError(
+                f"{runs.place(place)} is a whole checkpoint, which does not say its autoencoder's sizes: diffusion-jax convert "
+                f"{place} --model kl-f8 --out vae (sdxl-vae of XL) writes that of Stable Diffusion, to be named in its place"
+            )
         return load_vae_network(place)
     if not any(runs.is_run(one) for one in (path, path / "vae")):
         raise UserError(
             f"{runs.place(path)} is neither a run nor a published autoencoder (no config.json in it or its folder vae)"
             f"{runs.nearest(path)}"
         )
-    return load_vae_run(path).autoencoder
+    run = load_vae_run(path)
+    if not (run.path / NOTE).is_file():  # a training that was stopped: measured once, as where it ends
+        run.keep_statistics()
+    return run.autoencoder
 
 
 def noted_of(autoencoder: Autoencoder) -> Noted:

@@ -282,7 +282,9 @@ class DiffusionRun:
         batch_size: int = 256,
         denoise: DenoiseFn | None = None,
     ) -> np.ndarray:
-        """One image a prompt, [n, height, width, channels] in [-1, 1]; what is None is the config's. A text alone is one.
+        """One image a prompt, [n, height, width, channels]; what is None is the config's. A text alone is one.
+
+        They are in [-1, 1] but for what the network or an autoencoder goes beyond: files and measures of them are clipped.
 
         A prompt is whatever the run's condition is asked by; one that draws unasked is given how many as `count`.
 
