@@ -14,6 +14,7 @@ from PIL import Image
 
 from diffusion_jax.cli import main
 from diffusion_jax.pipelines import Sizes, load_pipeline
+from diffusion_jax.pipelines.pictures import masks_of, sizes_of
 from diffusion_jax.sampling import UniPC
 from diffusion_jax.sampling.sample import _sample
 from diffusion_jax.typing import UserError
@@ -21,6 +22,7 @@ from diffusion_jax.typing import UserError
 GOLDEN = Path(__file__).parent / "golden"
 PROMPTS, NEGATIVE = ["a cat", "red dog"], ["dog", ""]
 FEW = {"num_steps": 2, "output": "latent"}
+LONG = np.full((32, 16, 3), 255, np.uint8)
 
 
 @pytest.fixture(scope="module")
@@ -110,6 +112,24 @@ def test_where_the_mask_is_black_the_picture_stays(pipeline):
     assert np.abs(found[:, :, 4:] - begun[:, :, 4:]).max() > 0.01
 
 
+def test_a_picture_has_the_size_that_is_seen(pipeline, tmp_path):
+    exif = Image.Exif()
+    exif[0x0112] = 6  # lies on its side
+    Image.new("RGB", (24, 16)).save(tmp_path / "turned.jpg", exif=exif)
+    assert pipeline.pixels(image=tmp_path / "turned.jpg") == (24, 16)
+
+
+def test_each_mask_belongs_to_its_picture():
+    """Or one of either to all."""
+    square, long = np.ones((16, 16), bool), np.ones((32, 16), bool)
+    owns = sizes_of([np.zeros((16, 16, 3), np.uint8), LONG])
+    assert owns == [(16, 16), (32, 16)]
+    for masks, beside in (([square, long], owns), ([square, square], owns), (square, owns), ([long, long], owns[1:])):
+        assert masks_of(masks, (16, 16), beside).all()
+    with pytest.raises(UserError, match="mask is 32 x 16, the picture 16 x 16"):
+        masks_of(long, (16, 16), owns)
+
+
 @pytest.mark.parametrize(
     ("given", "message"),
     [
@@ -124,6 +144,19 @@ def test_where_the_mask_is_black_the_picture_stays(pipeline):
         ({"image": np.zeros((16, 16, 3), np.uint8), "strength": 1.5}, r"strength 1.5 is not in \(0, 1\]; nearest: 1.0"),
         ({"image": np.zeros((16, 16, 3), np.uint8), "mask": np.ones((8, 8))}, "mask is 8 x 8, the picture 16 x 16"),
         ({"image": np.zeros((16, 16, 3), np.uint8), "mask": np.zeros((16, 16))}, "mask has no white"),
+        (
+            {"image": np.zeros((16, 16, 3), np.uint8), "mask": np.full((16, 16), 255.0)},
+            r"mask of floats reaches 255: .* \[0, 1\]",
+        ),
+        (
+            {"image": [np.zeros((16, 16, 3), np.uint8), LONG], "mask": [LONG, np.ones((16, 16))]},
+            "mask is 32 x 16, the picture 16 x 16",
+        ),
+        (
+            {"image": [np.zeros((16, 16, 3), np.uint8), LONG], "mask": [np.ones((16, 16))] * 3},
+            "mask has 3 pictures, image has 2",
+        ),
+        ({"image": []}, "no picture: image and mask are one picture"),
         ({"image": np.full((16, 16, 3), 2.0, np.float32)}, "image of floats reaches 2"),
         ({"negative": ["a", "b", "c"]}, "negative has 3 texts for 2 prompts"),
         ({"second": "a dog"}, "a second prompt is for XL's second text encoder"),
