@@ -102,18 +102,17 @@ def _text_to_image(index: Index, scheduler: Scheduler, how: dict[str, Any]) -> T
 
 def _scheduler_of(index: Index) -> Scheduler:
     """The folder's scheduler, as its pipeline's own code makes it: those of Stable Diffusion 1 and 2 overwrite fields that
-    files of 2022 have otherwise."""
+    files of 2022 have otherwise, and latent consistency's hand their strength to it."""
     file = index.path / "scheduler" / CONFIG
     if not file.is_file():
         raise UserError(f"{str(index.path)!r} lacks scheduler/{CONFIG}: it says how the noise of the model was made")
     # The index says the class: a config may have been another's, whose fields it keeps.
     found = read_scheduler({**read_json(file), "_class_name": index.scheduler}, str(file))
+    if index.name.startswith("LatentConsistencyModel"):
+        return dataclasses.replace(found, shortens=found.name == "LCMScheduler")
     if not index.name.startswith("StableDiffusion") or index.kind != "sd":
         return found
-    found = found.in_stable_diffusion()
-    if "Inpaint" in index.name and found.fields.get("skip_prk_steps") is False:
-        found = dataclasses.replace(found, fields={**found.fields, "skip_prk_steps": True})
-    return found
+    return found.in_stable_diffusion(fills="Inpaint" in index.name)
 
 
 def _check(index: Index, unet: Pretrained, vae: Autoencoder, encoders: tuple[TextEncoder, ...]) -> None:
