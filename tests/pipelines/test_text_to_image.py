@@ -14,6 +14,8 @@ from PIL import Image
 
 from diffusion_jax.cli import main
 from diffusion_jax.pipelines import Sizes, load_pipeline
+from diffusion_jax.pipelines.folder import read_index
+from diffusion_jax.pipelines.loading import _scheduler_of, _size_of
 from diffusion_jax.pipelines.pictures import masks_of, sizes_of
 from diffusion_jax.sampling import UniPC
 from diffusion_jax.sampling.sample import _sample
@@ -184,6 +186,13 @@ def edit(path, **fields):
     path.write_text(json.dumps({**told, **fields}))
 
 
+def told_late(folder, part, **fields):
+    """A part that cannot be read, beside others whose weights are damaged: these are not read before it is refused."""
+    edit(folder / part / "config.json", **fields)
+    for file in folder.rglob("*.safetensors"):
+        file.write_bytes(b"")
+
+
 BROKEN = [
     (lambda f: shutil.rmtree(f / "vae"), "lacks the folder 'vae', which model_index.json names"),
     (lambda f: (f / "model_index.json").unlink(), "is no folder of a pipeline: model_index.json is missing"),
@@ -201,6 +210,14 @@ BROKEN = [
     ),
     (lambda f: edit(f / "unet" / "config.json", cross_attention_dim=16), "conv|attn2|parts of two models"),
     (lambda f: edit(f / "scheduler" / "scheduler_config.json", beta_schedule="linaer"), "beta_schedule"),
+    (
+        lambda f: edit(f / "unet" / "config.json", sample_size="64"),
+        "config.json': sample_size '64' is not a whole number",
+    ),
+    (lambda f: edit(f / "unet" / "config.json", sample_size=[8, 12]), r"sample_size \[8, 12\] is not square"),
+    (lambda f: told_late(f, "unet", dual_cross_attentoin=True), "dual_cross_attentoin True is not known; did you mean"),
+    (lambda f: told_late(f, "vae", norm_num_groups=0), "norm_num_groups 0 is not a whole number"),
+    (lambda f: told_late(f, "vae", latent_channels=5), "takes 4 channels, and latents have 5"),
     (lambda f: (f / "scheduler" / "scheduler_config.json").unlink(), "lacks scheduler/scheduler_config.json"),
     (lambda f: (f / "tokenizer" / "merges.txt").unlink(), "merges.txt"),
     (
@@ -217,6 +234,51 @@ def test_a_folder_that_is_not_whole_is_named(folders, tmp_path, change, message)
     with pytest.raises(UserError, match=message) as caught:
         load_pipeline(damaged(folders["sd1"], tmp_path / "broken", change))
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("name", "version", "size", "drawn"),
+    [
+        ("StableDiffusionPipeline", "0.6.0.dev0", 8, 64),
+        ("StableDiffusionImg2ImgPipeline", "0.8.1", 8, 64),
+        ("StableDiffusionInpaintPipeline", "0.8.1", [8, 8], 8),
+        ("StableDiffusionPipeline", "0.8.1", 96, 96),
+        ("StableDiffusionPipeline", "0.9.0", 8, 8),
+        ("StableDiffusionPipeline", "0.10.2", 8, 8),
+        ("StableDiffusionPipeline", None, 8, 8),
+        ("StableDiffusionPipeline", "0.8.1", None, 64),
+        ("LatentConsistencyModelPipeline", "0.8.1", 8, 8),
+    ],
+)
+def test_old_folders_draw_in_the_size_of_the_model(folders, tmp_path, name, version, size, drawn):
+    """diffusers' pipelines of Stable Diffusion correct a U-Net's config of before 0.9."""
+    folder = tmp_path / "old"
+    shutil.copytree(folders["sd1"], folder, ignore=shutil.ignore_patterns("*.safetensors"))
+    edit(folder / "model_index.json", _class_name=name)
+    edit(folder / "unet" / "config.json", _diffusers_version=version, sample_size=size)
+    assert _size_of(read_index(folder)) == drawn
+
+
+@pytest.mark.parametrize(
+    ("name", "scheduler", "changed"),
+    [
+        ("StableDiffusionPipeline", "DDIMScheduler", {"steps_offset": 1, "clip_sample": False}),
+        ("StableDiffusionImg2ImgPipeline", "PNDMScheduler", {"steps_offset": 1, "skip_prk_steps": False}),
+        ("StableDiffusionInpaintPipeline", "DDIMScheduler", {"steps_offset": 1, "clip_sample": True}),
+        ("StableDiffusionInpaintPipeline", "PNDMScheduler", {"steps_offset": 1, "skip_prk_steps": True}),
+        ("StableDiffusionImg2ImgPipeline", "LCMScheduler", {"shortens": False}),
+        ("LatentConsistencyModelImg2ImgPipeline", "LCMScheduler", {"shortens": True, "clip_sample": True}),
+        ("LatentConsistencyModelImg2ImgPipeline", "DDIMScheduler", {"shortens": False, "steps_offset": 0}),
+    ],
+)
+def test_each_pipeline_changes_its_scheduler_as_diffusers_does(folders, tmp_path, name, scheduler, changed):
+    folder = tmp_path / "told"
+    shutil.copytree(folders["sd1"], folder, ignore=shutil.ignore_patterns("*.safetensors"))
+    edit(folder / "model_index.json", _class_name=name, scheduler=["diffusers", scheduler])
+    given = {"_class_name": scheduler, "steps_offset": 0, "clip_sample": True, "skip_prk_steps": False}
+    (folder / "scheduler" / "scheduler_config.json").write_text(json.dumps(given))
+    found = _scheduler_of(read_index(folder))
+    assert {key: {**found.fields, "shortens": found.shortens}[key] for key in changed} == changed
 
 
 def size_of(path):
