@@ -88,11 +88,14 @@ def read_tensors(path: Path) -> dict[str, np.ndarray]:
     """Every array of a file by name, in the dtype it is stored in.
 
     `.safetensors`, an index of shards (`.safetensors.index.json`, `.safetensors.index.fp16.json`), or PyTorch's `.pt`, `.pth`,
-    `.bin`, `.ckpt` (state dicts and TorchScript archives). Raises UserError for a damaged file, weights of 8 bits, another
-    ending, and PyTorch's files where PyTorch is not installed.
+    `.bin`, `.ckpt` (state dicts and TorchScript archives). Raises UserError for a damaged file or index, weights of 8 bits,
+    another ending, and PyTorch's files where PyTorch is not installed.
     """
     if ".index." in path.name and path.suffix == ".json":
-        shards = sorted(set(read_json(path).get("weight_map", {}).values()))
+        told = read_json(path).get("weight_map")
+        if not isinstance(told, dict) or not all(isinstance(name, str) for name in told.values()):
+            raise UserError(f"{str(path)!r}: weight_map {told!r:.60} does not name the file of each array, by its name")
+        shards = sorted(set(told.values()))
         missing = [name for name in shards if not (path.parent / name).is_file()]
         if missing or not shards:
             raise UserError(f"{str(path)!r} names shards that are not there: {', '.join(missing) or 'none at all'}")

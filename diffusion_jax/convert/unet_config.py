@@ -44,12 +44,15 @@ LATE_ACT = (
 """The blocks that heed `resnet_skip_time_act` and `resnet_out_scale_factor`."""
 
 
-def several(check: Any) -> Any:
-    """One value, or a list of them."""
+def several(check: Any, *, nested: bool = False) -> Any:
+    """One value, or a list of at least one, where `nested` of lists too."""
 
     def checked(what: str, value: Any) -> Any:
         if isinstance(value, list | tuple):
-            return tuple(checked(f"{what}[{i}]", each) for i, each in enumerate(value))
+            if not value:
+                raise UserError(f"{what} {value!r} is an empty list: give one value, or one a level")
+            each = checked if nested else check
+            return tuple(each(f"{what}[{i}]", one) for i, one in enumerate(value))
         return check(what, value)
 
     return checked
@@ -120,8 +123,8 @@ CONDITION: Table = {
     "only_cross_attention": reads(several(flag), False),
     "mid_block_only_cross_attention": reads(flag),
     "cross_attention_dim": reads(several(whole), 1280),
-    "transformer_layers_per_block": reads(several(whole), 1),
-    "reverse_transformer_layers_per_block": reads(several(whole)),
+    "transformer_layers_per_block": reads(several(whole, nested=True), 1),
+    "reverse_transformer_layers_per_block": reads(several(whole, nested=True)),
     "encoder_hid_dim": reads(whole),
     "encoder_hid_dim_type": reads(choice(("text_proj", "image_proj", "text_image_proj"))),
     "attention_head_dim": reads(several(whole), 8),
@@ -146,6 +149,11 @@ CONDITION: Table = {
     "class_embeddings_concat": reads(flag, False),
     "cross_attention_norm": reads(choice(("layer_norm", "group_norm"))),
 }
+LEVELS = (
+    "down_block_types", "up_block_types", "attention_head_dim", "cross_attention_dim", "layers_per_block",
+    "only_cross_attention", "transformer_layers_per_block", "reverse_transformer_layers_per_block",
+)  # fmt: skip
+"""The fields that are lists of a value a level, some where they are lists at all."""
 CLASSES: dict[str, Table] = {"UNet2DModel": PLAIN, "UNet2DConditionModel": CONDITION}
 
 
@@ -155,12 +163,14 @@ def from_diffusers(told: Mapping[str, Any], where: str) -> dict[str, Any]:
     if name not in CLASSES:
         raise UserError(f"{where}: _class_name {name!r} is no U-Net that is read here; it is {' or '.join(CLASSES)}")
     given = read(CLASSES[name], told, where)
-    count = len(given["block_out_channels"])
-    for field in ("down_block_types", "up_block_types"):
+    for field in ("block_out_channels", "down_block_types", "up_block_types"):
         if given[field] is None:
             raise UserError(f"{where}: {field} is missing")
-        if len(given[field]) != count:
-            raise UserError(f"{where}: {field} are {len(given[field])} for {count} block_out_channels")
+    count = len(given["block_out_channels"])
+    for field in LEVELS:
+        value = given.get(field)
+        if isinstance(value, tuple) and len(value) != count:
+            raise UserError(f"{where}: {field} are {len(value)} for {count} block_out_channels")
     return _plain(given, where) if name == "UNet2DModel" else _condition(given, where)
 
 

@@ -14,11 +14,10 @@ from jax.typing import ArrayLike
 from diffusion_jax import build
 from diffusion_jax.build import guidance as guidances
 from diffusion_jax.parallel.mesh import batch_devices, make_mesh, put_batch, replicated
-from diffusion_jax.pipelines.scheduler import Plan, Scheduler, UnderScheduler
+from diffusion_jax.pipelines.scheduler import Plan, Scheduler, UnderScheduler, kept_steps
 from diffusion_jax.pipelines.shown import Shown, bar
 from diffusion_jax.process import denoiser
 from diffusion_jax.sampling import initial_noise, optional, sample
-from diffusion_jax.sampling.editing.img2img import tail
 from diffusion_jax.sampling.editing.inpainting import Inpaint
 from diffusion_jax.sampling.given import with_noise
 from diffusion_jax.sampling.grids import exactly
@@ -70,8 +69,9 @@ def plan_of(
 ) -> Plan | OwnPlan:
     """The plan of the folder's scheduler, or, where a `solver` or `grid` is given, of these on the folder's noise.
 
-    A solver alone has the table's own steps, a grid alone DPM-Solver++. Raises UserError for names that are not known, and for
-    `eta` beside a solver that is no name.
+    A solver alone has the table's own steps, a grid alone DPM-Solver++; of both a `strength` in (0, 1] keeps the last
+    int(n strength) of n steps. Raises UserError for names that are not known, for a strength that leaves no step, and for `eta`
+    beside a solver that is no name.
     """
     if solver is None and grid is None:
         return scheduler.plan(num_steps, strength=strength, eta=eta or 0.0)
@@ -82,7 +82,7 @@ def plan_of(
         chosen = build.solver(chosen, **({} if eta is None else {"eta": eta}))
     grid = "natural" if grid is None else grid
     ts = build.grid(grid, num_steps, scheduler.schedule) if isinstance(grid, str) else np.asarray(grid, np.float64)
-    return OwnPlan(scheduler, chosen, tail(ts, strength))
+    return OwnPlan(scheduler, chosen, ts[len(ts) - 1 - kept_steps(len(ts) - 1, strength) :])
 
 
 def drawn(

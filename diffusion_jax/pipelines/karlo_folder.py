@@ -10,11 +10,12 @@ from diffusion_jax.build.networks import compute_dtype, kept
 from diffusion_jax.convert.files import read_json
 from diffusion_jax.convert.unclip_text import load_text_projection
 from diffusion_jax.nets import Network, TextProjection
+from diffusion_jax.pipelines.configs import read_configs
 from diffusion_jax.pipelines.folder import Index
 from diffusion_jax.pipelines.image_encoder import load_image_encoder
 from diffusion_jax.pipelines.karlo import KarloDecoder, KarloPrior, KarloUpsampler
 from diffusion_jax.pipelines.scheduler import Scheduler, read_scheduler
-from diffusion_jax.pipelines.text_encoder import load_text_encoder
+from diffusion_jax.pipelines.text_encoder import load_text_encoder, load_words
 from diffusion_jax.pipelines.unclip import UnCLIP
 from diffusion_jax.systems.diffusion.pretrained import Pretrained, load_network
 from diffusion_jax.typing import UserError
@@ -32,8 +33,9 @@ def load_karlo(index: Index, how: Mapping[str, Any]) -> UnCLIP:
     folder = index.path
     schedulers = {name: _scheduler(folder / name) for name in index.parts if name.endswith("_scheduler")}
     ((encoder, tokenizer),) = index.encoders
+    words = load_words(encoder, read_configs(index)["text_encoder"], tokenizer)
     dtype, param_dtype = how["dtype"], how["param_dtype"]
-    text = load_text_encoder(encoder, tokenizer, dtype, param_dtype)
+    text = load_text_encoder(encoder, tokenizer, dtype, param_dtype, words=words)
     sizes, params = load_text_projection(folder / "text_proj")
     projection = Network(lambda rngs: TextProjection(rngs, **sizes, dtype=compute_dtype(dtype)))
     unet, first, last = (

@@ -3,22 +3,26 @@
 from __future__ import annotations
 
 import dataclasses
+import re
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from diffusion_jax.convert.fields import square
 from diffusion_jax.convert.files import SAFETENSORS, TORCH, read_json
 from diffusion_jax.nets import DIT_MODELS
 from diffusion_jax.pipelines.class_to_image import ClassToImage, class_to_image
+from diffusion_jax.pipelines.configs import read_configs
 from diffusion_jax.pipelines.descriptions import Description
 from diffusion_jax.pipelines.folder import Index, read_index
 from diffusion_jax.pipelines.karlo_folder import load_karlo
 from diffusion_jax.pipelines.scheduler import Scheduler, read_scheduler
 from diffusion_jax.pipelines.single_file import load_single_file
-from diffusion_jax.pipelines.text_encoder import TextEncoder, load_text_encoder
+from diffusion_jax.pipelines.text_encoder import load_text_encoder, load_words
 from diffusion_jax.pipelines.text_to_image import TextToImage
 from diffusion_jax.pipelines.unclip import UnCLIP
-from diffusion_jax.systems.diffusion.pretrained import Pretrained, load_network
-from diffusion_jax.systems.vae.pretrained import Autoencoder, load_vae_network
+from diffusion_jax.systems.diffusion.pretrained import load_network
+from diffusion_jax.systems.vae.pretrained import load_vae_network
 from diffusion_jax.typing import UserError, one_of, path_of
 
 __all__ = ["load_pipeline"]
@@ -74,6 +78,7 @@ def load_pipeline(
 
 
 def _class_to_image(index: Index, scheduler: Scheduler, how: dict[str, Any]) -> ClassToImage:
+    read_configs(index)
     found = load_network(index.path / "transformer", **how)
     return dataclasses.replace(
         class_to_image(
@@ -85,48 +90,64 @@ def _class_to_image(index: Index, scheduler: Scheduler, how: dict[str, Any]) -> 
 
 
 def _text_to_image(index: Index, scheduler: Scheduler, how: dict[str, Any]) -> TextToImage:
-    folder = index.path
+    folder, configs = index.path, read_configs(index)
+    words = [load_words(encoder, configs[encoder.name], tokenizer) for encoder, tokenizer in index.encoders]
+    _check(index, configs)
+    size = _size_of(index)
     encoders = tuple(
-        load_text_encoder(encoder, tokenizer, how["dtype"], how["param_dtype"]) for encoder, tokenizer in index.encoders
+        load_text_encoder(encoder, tokenizer, how["dtype"], how["param_dtype"], words=own)
+        for (encoder, tokenizer), own in zip(index.encoders, words, strict=True)
     )
     unet = load_network(folder / "unet", **how)
     vae = load_vae_network(folder / "vae", dtype=how["dtype"])
-    _check(index, unet, vae, encoders)
-    size = unet.told.get("sample_size") or (128 if index.kind == "sdxl" else 64)
     return TextToImage(
-        folder, index.kind, unet.network, unet.params, unet.config, vae, encoders, scheduler,
-        int(size if isinstance(size, int) else max(size)), zeros=index.zeros, aesthetics=index.aesthetics,
-        linear=bool(unet.told.get("use_linear_projection", False)),
+        folder, index.kind, unet.network, unet.params, unet.config, vae, encoders, scheduler, size, zeros=index.zeros,
+        aesthetics=index.aesthetics, linear=bool(unet.told.get("use_linear_projection", False)),
     )  # fmt: skip
+
+
+def _size_of(index: Index) -> int:
+    """Latents an edge of the usual picture: the U-Net's, but 64 of Stable Diffusion 1 and 2 where files of before diffusers
+    0.9 say less, as its pipelines take them. UserError for what is no whole number, and for an oblong."""
+    file = index.path / "unet" / "config.json"
+    told = read_json(file)
+    said = told.get("sample_size")
+    if said is None:
+        return 128 if index.kind == "sdxl" else 64
+    size = square(f"{str(file)!r}: sample_size", said)
+    version = re.match(r"(\d+)\.(\d+)", str(told.get("_diffusers_version")))
+    old = version is not None and (int(version[1]), int(version[2])) < (0, 9)
+    corrected = old and isinstance(said, int) and index.kind == "sd" and index.name.startswith("StableDiffusion")
+    return max(size, 64) if corrected else size
 
 
 def _scheduler_of(index: Index) -> Scheduler:
     """The folder's scheduler, as its pipeline's own code makes it: those of Stable Diffusion 1 and 2 overwrite fields that
-    files of 2022 have otherwise."""
+    files of 2022 have otherwise, and latent consistency's hand their strength to it."""
     file = index.path / "scheduler" / CONFIG
     if not file.is_file():
         raise UserError(f"{str(index.path)!r} lacks scheduler/{CONFIG}: it says how the noise of the model was made")
     # The index says the class: a config may have been another's, whose fields it keeps.
     found = read_scheduler({**read_json(file), "_class_name": index.scheduler}, str(file))
+    if index.name.startswith("LatentConsistencyModel"):
+        return dataclasses.replace(found, shortens=found.name == "LCMScheduler")
     if not index.name.startswith("StableDiffusion") or index.kind != "sd":
         return found
-    found = found.in_stable_diffusion()
-    if "Inpaint" in index.name and found.fields.get("skip_prk_steps") is False:
-        found = dataclasses.replace(found, fields={**found.fields, "skip_prk_steps": True})
-    return found
+    return found.in_stable_diffusion(fills="Inpaint" in index.name)
 
 
-def _check(index: Index, unet: Pretrained, vae: Autoencoder, encoders: tuple[TextEncoder, ...]) -> None:
+def _check(index: Index, configs: Mapping[str, Mapping[str, Any]]) -> None:
     """UserError for parts that are whole each but do not fit together."""
-    where, config = f"{str(index.path)!r}", unet.config
+    where, config, vae = f"{str(index.path)!r}", configs["unet"], configs["vae"]
+    encoders = [configs[encoder.name] for encoder, _ in index.encoders]
     heard = config["hearing"]
-    width = sum(encoder.width for encoder in encoders)
+    width = sum(encoder["text"]["width"] for encoder in encoders)
     if heard.get("tokens") not in (None, width):
         raise UserError(
             f"{where}: the text encoders give {width} features a token, and the U-Net attends to {heard['tokens']}: "
             "parts of two models"
         )
-    latent = vae.channels
+    latent = vae["latent_channels"] if vae["kind"] == "kl" else vae["dim"]
     if config["in_channels"] not in (latent, 2 * latent + 1):
         raise UserError(
             f"{where}: the U-Net takes {config['in_channels']} channels, and latents have {latent}: read are U-Nets of "
@@ -136,7 +157,7 @@ def _check(index: Index, unet: Pretrained, vae: Autoencoder, encoders: tuple[Tex
         raise UserError(
             f"{where}: the U-Net of an XL pipeline hears sizes (addition_embed_type text_time); this one does not"
         )
-    pooled = encoders[-1].config["embed"]
+    pooled = encoders[-1]["embed"]
     if heard.get("pooled") not in (None, pooled):
         raise UserError(
             f"{where}: text_encoder_2 gives {pooled} pooled features, and the U-Net hears {heard['pooled']}"

@@ -11,7 +11,7 @@ from PIL import Image
 from diffusion_jax.data.pictures.decoding import Picture, open_picture
 from diffusion_jax.typing import UserError
 
-__all__ = ["check_size", "masks_of", "pictures_of", "size_of"]
+__all__ = ["check_size", "masks_of", "pictures_of", "size_of", "sizes_of"]
 
 Given = Picture | Sequence[Picture]
 
@@ -29,18 +29,24 @@ def check_size(size: Any, factor: int, *, what: str = "size") -> tuple[int, int]
 
 def _each(given: Given) -> list[Any]:
     """The pictures of what may be one or several: a list, or an array [n, h, w, c]."""
-    if isinstance(given, list | tuple):
-        return list(given)
-    return list(given) if getattr(given, "ndim", 0) == 4 else [given]
+    found = list(given) if isinstance(given, list | tuple) or getattr(given, "ndim", 0) == 4 else [given]
+    if not found:
+        raise UserError("no picture: image and mask are one picture, or at least one in a list")
+    return found
 
 
 def size_of(given: Given) -> tuple[int, int]:
-    """(height, width) of the first of the pictures."""
-    first = _each(given)[0]
-    if _floats(first):
-        return int(first.shape[0]), int(first.shape[1])
-    picture = open_picture(first)
+    """(height, width) of the first of the pictures, as it is seen: turned as its EXIF says."""
+    one = _each(given)[0]
+    if _floats(one):
+        return int(one.shape[0]), int(one.shape[1])
+    picture = open_picture(one, exif=True)
     return picture.height, picture.width
+
+
+def sizes_of(given: Given) -> list[tuple[int, int]]:
+    """`size_of` of each of the pictures."""
+    return [size_of([one]) for one in _each(given)]
 
 
 def _floats(picture: Any) -> bool:
@@ -71,25 +77,33 @@ def pictures_of(given: Given, size: tuple[int, int]) -> np.ndarray:
     return np.stack(found)
 
 
-def masks_of(given: Given, size: tuple[int, int], own: tuple[int, int]) -> np.ndarray:
+def masks_of(given: Given, size: tuple[int, int], owns: Sequence[tuple[int, int]]) -> np.ndarray:
     """float32 [n, height, width, 1], 1 where it is white (what is drawn anew), 0 where the picture stays.
 
-    `own` is the size of the pictures that they belong to. Raises UserError for a mask of another size, and for one that
-    hides nothing or is no picture of grey levels or booleans.
+    `owns` are the sizes of the pictures that they belong to, mask i to picture i; one of either stands for all. Raises
+    UserError for a mask of another size than its picture, for floats outside [0, 1], for one that hides nothing, and for what
+    is no picture of grey levels or booleans.
     """
-    found = []
-    for one in _each(given):
+    masks, found = _each(given), []
+    if len(masks) != len(owns) and 1 not in (len(masks), len(owns)):
+        raise UserError(f"mask has {len(masks)} pictures, image has {len(owns)}: give one mask, or one a picture")
+    for i, one in enumerate(masks):
         if getattr(getattr(one, "dtype", None), "kind", "") in "bf" and hasattr(one, "shape"):
             array = np.asarray(one, np.float32)
             array = array[..., 0] if array.ndim == 3 else array
+            if not ((array >= 0) & (array <= 1)).all():
+                worst = float(array.max() if not array.max() <= 1 else array.min())
+                raise UserError(f"mask of floats reaches {worst:.4g}: they are in [0, 1]; levels 0 .. 255 are uint8")
             shape = array.shape
-            picture = Image.fromarray((np.clip(array, 0, 1) * 255).astype(np.uint8)) if array.ndim == 2 else None
+            picture = Image.fromarray((array * 255).astype(np.uint8)) if array.ndim == 2 else None
         else:
             picture = open_picture(one, exif=True).convert("L")
             shape = (picture.height, picture.width)
-        if picture is None or shape not in (own, size):
+        theirs = owns if len(masks) == 1 else [owns[0 if len(owns) == 1 else i]]
+        other = [own for own in theirs if picture is None or shape not in (own, size)]
+        if picture is None or other:
             raise UserError(
-                f"mask is {' x '.join(map(str, shape))}, the picture {own[0]} x {own[1]}: they are of one size"
+                f"mask is {' x '.join(map(str, shape))}, the picture {other[0][0]} x {other[0][1]}: they are of one size"
             )
         picture = picture.resize((size[1], size[0]), Image.Resampling.LANCZOS)
         mask = (np.asarray(picture, np.float32) / 255.0 >= 0.5).astype(np.float32)

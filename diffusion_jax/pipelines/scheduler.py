@@ -8,7 +8,7 @@
     x0 = plan.sample(model, x1, key, cond)
 
 The result is that of diffusers' scheduler of the same config: its timesteps exactly, its latents to rounding. Stable
-Diffusion's own pipelines overwrite two fields of the folder: `scheduler.in_stable_diffusion()`.
+Diffusion's own pipelines overwrite fields of the folder: `scheduler.in_stable_diffusion()`.
 
 Any other solver and grid take the folder's place with its schedule and prediction alone:
 
@@ -45,7 +45,7 @@ from diffusion_jax.sampling.sample import Trace, sample, trace
 from diffusion_jax.sampling.told import Told
 from diffusion_jax.typing import DenoiseFn, PyTree, Schedule, UserError, one_of, whole_number
 
-__all__ = ["Plan", "Scheduler", "UnderScheduler", "read_scheduler"]
+__all__ = ["Plan", "Scheduler", "UnderScheduler", "kept_steps", "read_scheduler"]
 
 KEEPS_ZERO = ("DDIMScheduler", "DDPMScheduler", "LCMScheduler")
 """The classes whose table may end in alpha-bar = 0; the others, which divide by alpha, put 2^-24 in its place."""
@@ -55,12 +55,14 @@ KEEPS_ZERO = ("DDIMScheduler", "DDPMScheduler", "LCMScheduler")
 class Scheduler:
     """A config as read: `name`, diffusers' class, and `fields`, each that it reads, in diffusers' names.
 
-    `where` names the file in refusals. Made by `read_scheduler`.
+    `where` names the file in refusals. `shortens` is of an LCMScheduler in latent consistency's own pipelines: a strength
+    shortens the list of timesteps that steps are drawn from, and leaves out no step. Made by `read_scheduler`.
     """
 
     name: str
     fields: Mapping[str, Any]
     where: str
+    shortens: bool = False
 
     @functools.cached_property
     def _signal(self) -> np.ndarray:
@@ -87,24 +89,23 @@ class Scheduler:
         """Whether the network gives twice the channels, for `denoiser`."""
         return self.fields.get("variance_type") in ("learned", "learned_range")
 
-    def in_stable_diffusion(self) -> Scheduler:
-        """With the two fields that the pipelines of Stable Diffusion 1 and 2 overwrite: steps_offset 1, clip_sample false."""
-        changed = {"steps_offset": 1} | ({"clip_sample": False} if "clip_sample" in self.fields else {})
+    def in_stable_diffusion(self, *, fills: bool = False) -> Scheduler:
+        """With the fields that the pipelines of Stable Diffusion 1 and 2 overwrite: steps_offset 1, and clip_sample false, or
+        of the one that `fills` in skip_prk_steps true."""
+        others = {"skip_prk_steps": True} if fills else {"clip_sample": False}
+        changed = {"steps_offset": 1} | {name: value for name, value in others.items() if name in self.fields}
         return dataclasses.replace(self, fields={**self.fields, **changed})
 
     def plan(self, num_steps: int, *, strength: float = 1.0, eta: float = 0.0) -> Plan:
         """The plan of `num_steps` steps as the folder's own scheduler takes them.
 
-        `strength` in (0, 1] leaves out the first num_steps - int(num_steps strength) steps, for a start from a picture; `eta`
-        in [0, 1] is DDIM's, which diffusers hands to each step. Raises UserError for numbers outside these ranges, for a
-        strength that leaves no step, and for a combination of fields that is not read.
+        `strength` in (0, 1] leaves out the first num_steps - int(num_steps strength) steps, for a start from a picture; where
+        the scheduler `shortens`, all steps are taken, among the last int(original_inference_steps strength) of the
+        distillation. `eta` in [0, 1] is DDIM's, which diffusers hands to each step. Raises UserError for numbers outside these
+        ranges, for a strength that leaves no step or too few, and for a combination of fields that is not read.
         """
         whole_number("num_steps", num_steps, 1)
-        if not 0 < strength <= 1:
-            raise UserError(f"strength {strength} is not in (0, 1]; nearest: {1 if strength > 1 else 1 / num_steps:g}")
-        kept = min(int(num_steps * strength), num_steps)
-        if kept < 1:
-            raise UserError(f"strength {strength} of {num_steps} steps leaves none of them; nearest: {1 / num_steps:g}")
+        kept = num_steps if self.shortens and 0 < strength <= 1 else kept_steps(num_steps, strength)
         if eta and self.name != "DDIMScheduler":
             raise UserError(f"eta {eta} is DDIMScheduler's alone, and {self.where} is of {self.name}; nearest: 0")
         asked = Asked(
@@ -116,8 +117,22 @@ class Scheduler:
             num_steps - kept,
             self.where,
             eta,
+            strength if self.shortens else 1.0,
         )
         return _plan(self, asked, COURSES[self.name](asked))
+
+
+def kept_steps(num_steps: int, strength: float) -> int:
+    """How many of the last steps a strength in (0, 1] leaves, int(num_steps strength) as in diffusers.
+
+    Raises UserError for a strength outside, and for one that leaves none.
+    """
+    if not 0 < strength <= 1:
+        raise UserError(f"strength {strength} is not in (0, 1]; nearest: {1 if strength > 1 else 1 / num_steps:g}")
+    kept = min(int(num_steps * strength), num_steps)
+    if kept < 1:
+        raise UserError(f"strength {strength} of {num_steps} steps leaves none of them; nearest: {1 / num_steps:g}")
+    return kept
 
 
 class UnderScheduler:

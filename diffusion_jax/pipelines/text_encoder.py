@@ -25,7 +25,7 @@ from diffusion_jax.nets import Network
 from diffusion_jax.nets.text import TextTransformer
 from diffusion_jax.typing import Array, Params, UserError
 
-__all__ = ["TextEncoder", "load_text_encoder", "load_tokenizer", "text_encoder"]
+__all__ = ["TextEncoder", "load_text_encoder", "load_tokenizer", "load_words", "text_encoder"]
 
 HF_SYMBOLS = {"<|startoftext|>": "<start_of_text>", "<|endoftext|>": "<end_of_text>"}
 """Names of tokens in Hugging Face's files, and the vocabulary's own; all others are alike."""
@@ -122,26 +122,52 @@ def text_encoder(
     param_dtype: str = "float32",
 ) -> TextEncoder:
     """The encoder of what `convert.load_clip` read. UserError where there is no text tower, and for another vocabulary."""
-    if "text" not in config:
-        raise UserError(f"{str(path)!r} holds no text tower")
-    sizes = config["text"]
-    if tokenizer.vocabulary_size > sizes["vocabulary_size"]:
-        raise UserError(
-            f"the tokenizer has {tokenizer.vocabulary_size} ids, the text encoder in {str(path)!r} "
-            f"{sizes['vocabulary_size']}: they do not belong together"
-        )
+    sizes = _sizes(path, config)
+    _check_words(path, sizes, tokenizer)
     how = {"dtype": compute_dtype(dtype), "scan": True}
     network = Network(lambda rngs: TextTransformer(rngs, embed=config["embed"], **sizes, **how))
     return TextEncoder(path, network, kept(params["text"], param_dtype), config, tokenizer, pad)
 
 
-def load_text_encoder(folder: Path, tokenizer: Path, dtype: str = "auto", param_dtype: str = "float32") -> TextEncoder:
+def _sizes(path: Path, config: Mapping[str, Any]) -> Mapping[str, Any]:
+    if "text" not in config:
+        raise UserError(f"{str(path)!r} holds no text tower")
+    sizes: Mapping[str, Any] = config["text"]
+    return sizes
+
+
+def _check_words(path: Path, sizes: Mapping[str, Any], tokenizer: BpeTokenizer) -> None:
+    if tokenizer.vocabulary_size > sizes["vocabulary_size"]:
+        raise UserError(
+            f"the tokenizer has {tokenizer.vocabulary_size} ids, the text encoder in {str(path)!r} "
+            f"{sizes['vocabulary_size']}: they do not belong together"
+        )
+
+
+def load_words(path: Path, config: Mapping[str, Any], tokenizer: Path) -> tuple[BpeTokenizer, int]:
+    """`load_tokenizer` for the text encoder of this config in `path`.
+
+    Raises UserError as `BpeTokenizer.load`, where there is no text tower, and for more words than the encoder has.
+    """
+    sizes = _sizes(path, config)
+    words, pad = load_tokenizer(tokenizer, sizes["context_length"])
+    _check_words(path, sizes, words)
+    return words, pad
+
+
+def load_text_encoder(
+    folder: Path,
+    tokenizer: Path,
+    dtype: str = "auto",
+    param_dtype: str = "float32",
+    *,
+    words: tuple[BpeTokenizer, int] | None = None,
+) -> TextEncoder:
     """The text encoder in a folder of CLIPTextModel or CLIPTextModelWithProjection, with the tokenizer in another.
 
-    Raises UserError as `convert.load_clip` and `BpeTokenizer.load`.
+    `words` is what `load_words` gave, where the tokenizer was read before. Raises UserError as `convert.load_clip` and
+    `load_words`.
     """
     config, params = convert.load_clip(folder)
-    if "text" not in config:
-        raise UserError(f"{str(folder)!r} holds no text tower")
-    words, pad = load_tokenizer(tokenizer, config["text"]["context_length"])
-    return text_encoder(folder, config, params, words, pad, dtype, param_dtype)
+    tokens, pad = load_words(folder, config, tokenizer) if words is None else words
+    return text_encoder(folder, config, params, tokens, pad, dtype, param_dtype)

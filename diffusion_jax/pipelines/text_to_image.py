@@ -26,7 +26,7 @@ from diffusion_jax.build.networks import kept
 from diffusion_jax.nets import Network
 from diffusion_jax.pipelines.adapting import adapted
 from diffusion_jax.pipelines.drawing import Begun, decoded, drawn, plan_of
-from diffusion_jax.pipelines.pictures import check_size, masks_of, pictures_of, size_of
+from diffusion_jax.pipelines.pictures import check_size, masks_of, pictures_of, size_of, sizes_of
 from diffusion_jax.pipelines.prompts import Sizes, listed, nothing, told
 from diffusion_jax.pipelines.saving import save_pipeline
 from diffusion_jax.pipelines.scheduler import Scheduler
@@ -292,7 +292,7 @@ class TextToImage:
         latents = self.vae.encode(jnp.asarray(pictures), jax.vmap(jax.random.fold_in, (0, None))(keys, ENCODED))
         if mask is None:
             return Begun(latents)
-        hidden = _one_a_prompt("mask", masks_of(mask, pixels, size_of(image)), count)
+        hidden = _one_a_prompt("mask", masks_of(mask, pixels, sizes_of(image)), count)
         factor = self.vae.factor
         small = jnp.asarray(hidden[:, ::factor, ::factor])
         if not self.joins:

@@ -180,6 +180,21 @@ def stable(tmp_path_factory):
         ({"layers_per_block": 2}, "down_blocks.{0,1}.resnets.1.norm1.weight"),
         ({"norm_num_groups": 5}, "5 groups"),
         ({"down_block_types": ["DownBlock2D"]}, "down_block_types are 1 for 2"),
+        ({"block_out_channels": None}, "block_out_channels is missing"),
+        ({"layers_per_block": [1]}, "layers_per_block are 1 for 2 block_out_channels"),
+        ({"transformer_layers_per_block": [1]}, "transformer_layers_per_block are 1 for 2 block_out_channels"),
+        ({"reverse_transformer_layers_per_block": [1, [1, 2], 1]}, "reverse_transformer_layers_per_block are 3 for 2"),
+        ({"attention_head_dim": [4, 4, 4]}, "attention_head_dim are 3 for 2 block_out_channels"),
+        ({"attention_head_dim": [[4], [4]]}, "attention_head_dim[0] [4] is not a whole number"),
+        *(
+            ({field: []}, f"{field} [] is an empty list")
+            for field in (
+                "attention_head_dim",
+                "cross_attention_dim",
+                "layers_per_block",
+                "only_cross_attention",
+            )
+        ),
     ],
 )
 def test_a_folder_that_is_not_read_is_one_line(fields, said, stable, tmp_path):

@@ -14,6 +14,7 @@ from safetensors.numpy import load_file, save_file
 
 from diffusion_jax import load_pretrained
 from diffusion_jax.convert.entries import flatten
+from diffusion_jax.convert.files import read_tensors
 from diffusion_jax.convert.vae import FIRST_STAGE, load_vae, save_vae
 from diffusion_jax.convert.vae_config import from_diffusers, to_diffusers
 from diffusion_jax.nets import Network, complete_vae, vae_keywords, vae_model
@@ -137,6 +138,14 @@ def test_shards_and_weights_in_half_precision_are_found(precision, tmp_path):
     told = {"weight_map": {name: shards[i % 2] for i, name in enumerate(names)}}
     (folder / f"{STEM}.safetensors.index{precision}.json").write_text(json.dumps(told))
     assert equal(load_vae(folder, complete_vae)[1], filled(KL))
+
+
+@pytest.mark.parametrize("told", [None, ["a"], {"a": 5}], ids=str)
+def test_an_index_that_names_no_files_is_one_line(told, tmp_path):
+    file = tmp_path / f"{STEM}.safetensors.index.json"
+    file.write_text(json.dumps({"weight_map": told}))
+    with pytest.raises(UserError, match=re.escape(f"weight_map {told!r} does not name the file of each array")):
+        read_tensors(file)
 
 
 def test_of_a_whole_checkpoint_the_first_stage_is_read(tmp_path):

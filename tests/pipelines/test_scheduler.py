@@ -1,5 +1,6 @@
 """diffusers' scheduler configs without diffusers: grids, closed forms, recorded latents, and every bad field's one line."""
 
+import dataclasses
 import functools
 from pathlib import Path
 
@@ -10,6 +11,7 @@ import pytest
 from scheduler_cases import CASES, PARTS, START, ours, sd
 
 from diffusion_jax.pipelines import read_scheduler
+from diffusion_jax.pipelines.drawing import plan_of
 from diffusion_jax.pipelines.schedulers.families import COURSES
 from diffusion_jax.pipelines.schedulers.fields import CLASSES
 from diffusion_jax.process import Discrete, denoiser, exact
@@ -108,6 +110,35 @@ def test_the_timesteps_of_pndm_and_lcm():
     begun = [900, 850, 850, 800, 800, 750, 750, 700, 700, 650, 650, 600]
     assert prk.timesteps.tolist() == begun + list(range(600, -1, -100))
     assert read_scheduler({"_class_name": "LCMScheduler"}, "f").plan(4).timesteps.tolist() == [999, 759, 499, 259]
+
+
+def test_latent_consistency_draws_all_its_steps_from_a_shorter_list():
+    """In its own pipelines; an LCMScheduler in another's leaves steps out as any does."""
+    ordinary = read_scheduler({"_class_name": "LCMScheduler"}, "f")
+    assert ordinary.plan(4, strength=0.5).timesteps.tolist() == [499, 259]
+    own = dataclasses.replace(ordinary, shortens=True)
+    plan = own.plan(4, strength=0.5)
+    assert plan.timesteps.tolist() == [499, 379, 259, 139]  # the 25 of 50 from 499 down, 6 apart
+    np.testing.assert_allclose(plan.ts, [0.5, 0.38, 0.26, 0.14, 0], atol=1e-12)
+    assert own.plan(4).timesteps.tolist() == ordinary.plan(4).timesteps.tolist()
+    for num_steps, strength, said in (
+        (26, 0.5, r"num_steps 26 at strength 0.5 .* = 25 timesteps are there .*; nearest: num_steps 25"),
+        (1, 0.01, "= 0 timesteps are there to draw from; nearest: a strength of 0.02"),
+        (4, 1.5, r"strength 1.5 is not in \(0, 1\]; nearest: 1"),
+    ):
+        with pytest.raises(UserError, match=said):
+            own.plan(num_steps, strength=strength)
+
+
+@pytest.mark.parametrize(("count", "strength", "kept"), [(10, 0.99, 9), (4, 0.5, 2), (50, 0.58, 28), (7, 1.0, 7)])
+def test_own_solvers_keep_as_many_steps_as_the_folders_scheduler(count, strength, kept):
+    """int(n strength), of floats: 50 x 0.58 is a little below 29, in diffusers too."""
+    scheduler = read_scheduler(sd("DDIMScheduler"), "f")
+    ours = plan_of(scheduler, count, grid=np.linspace(0.9, 0.1, count + 1), strength=strength)
+    theirs = scheduler.plan(count, strength=strength)
+    assert len(ours.ts) - 1 == len(theirs.ts) - 1 == kept and ours.ts[-1] == 0.1
+    with pytest.raises(UserError, match=f"strength 0.01 of {count} steps leaves none of them"):
+        plan_of(scheduler, count, solver="ddim", strength=0.01)
 
 
 def test_a_picture_leaves_out_the_first_steps():
@@ -216,6 +247,9 @@ def test_clipping_bounds_the_sample_and_stable_diffusion_has_none():
     assert float(jnp.abs(free.plan(4).sample(bare(free), jnp.asarray(5 * START), KEY)).max()) > 0.5
     euler = read_scheduler(sd("EulerDiscreteScheduler", steps_offset=0), "f").in_stable_diffusion()
     assert euler.fields["steps_offset"] == 1 and "clip_sample" not in euler.fields
+    fills = scheduler.in_stable_diffusion(fills=True).fields
+    assert fills["clip_sample"] is True and fills["steps_offset"] == 1 and "skip_prk_steps" not in fills
+    assert read_scheduler(sd("PNDMScheduler"), "f").in_stable_diffusion(fills=True).fields["skip_prk_steps"] is True
 
 
 def test_fields_of_other_classes_and_notes_change_nothing():

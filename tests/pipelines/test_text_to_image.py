@@ -14,6 +14,9 @@ from PIL import Image
 
 from diffusion_jax.cli import main
 from diffusion_jax.pipelines import Sizes, load_pipeline
+from diffusion_jax.pipelines.folder import read_index
+from diffusion_jax.pipelines.loading import _scheduler_of, _size_of
+from diffusion_jax.pipelines.pictures import masks_of, sizes_of
 from diffusion_jax.sampling import UniPC
 from diffusion_jax.sampling.sample import _sample
 from diffusion_jax.typing import UserError
@@ -21,6 +24,7 @@ from diffusion_jax.typing import UserError
 GOLDEN = Path(__file__).parent / "golden"
 PROMPTS, NEGATIVE = ["a cat", "red dog"], ["dog", ""]
 FEW = {"num_steps": 2, "output": "latent"}
+LONG = np.full((32, 16, 3), 255, np.uint8)
 
 
 @pytest.fixture(scope="module")
@@ -110,6 +114,24 @@ def test_where_the_mask_is_black_the_picture_stays(pipeline):
     assert np.abs(found[:, :, 4:] - begun[:, :, 4:]).max() > 0.01
 
 
+def test_a_picture_has_the_size_that_is_seen(pipeline, tmp_path):
+    exif = Image.Exif()
+    exif[0x0112] = 6  # lies on its side
+    Image.new("RGB", (24, 16)).save(tmp_path / "turned.jpg", exif=exif)
+    assert pipeline.pixels(image=tmp_path / "turned.jpg") == (24, 16)
+
+
+def test_each_mask_belongs_to_its_picture():
+    """Or one of either to all."""
+    square, long = np.ones((16, 16), bool), np.ones((32, 16), bool)
+    owns = sizes_of([np.zeros((16, 16, 3), np.uint8), LONG])
+    assert owns == [(16, 16), (32, 16)]
+    for masks, beside in (([square, long], owns), ([square, square], owns), (square, owns), ([long, long], owns[1:])):
+        assert masks_of(masks, (16, 16), beside).all()
+    with pytest.raises(UserError, match="mask is 32 x 16, the picture 16 x 16"):
+        masks_of(long, (16, 16), owns)
+
+
 @pytest.mark.parametrize(
     ("given", "message"),
     [
@@ -124,6 +146,19 @@ def test_where_the_mask_is_black_the_picture_stays(pipeline):
         ({"image": np.zeros((16, 16, 3), np.uint8), "strength": 1.5}, r"strength 1.5 is not in \(0, 1\]; nearest: 1.0"),
         ({"image": np.zeros((16, 16, 3), np.uint8), "mask": np.ones((8, 8))}, "mask is 8 x 8, the picture 16 x 16"),
         ({"image": np.zeros((16, 16, 3), np.uint8), "mask": np.zeros((16, 16))}, "mask has no white"),
+        (
+            {"image": np.zeros((16, 16, 3), np.uint8), "mask": np.full((16, 16), 255.0)},
+            r"mask of floats reaches 255: .* \[0, 1\]",
+        ),
+        (
+            {"image": [np.zeros((16, 16, 3), np.uint8), LONG], "mask": [LONG, np.ones((16, 16))]},
+            "mask is 32 x 16, the picture 16 x 16",
+        ),
+        (
+            {"image": [np.zeros((16, 16, 3), np.uint8), LONG], "mask": [np.ones((16, 16))] * 3},
+            "mask has 3 pictures, image has 2",
+        ),
+        ({"image": []}, "no picture: image and mask are one picture"),
         ({"image": np.full((16, 16, 3), 2.0, np.float32)}, "image of floats reaches 2"),
         ({"negative": ["a", "b", "c"]}, "negative has 3 texts for 2 prompts"),
         ({"second": "a dog"}, "a second prompt is for XL's second text encoder"),
@@ -151,6 +186,13 @@ def edit(path, **fields):
     path.write_text(json.dumps({**told, **fields}))
 
 
+def told_late(folder, part, **fields):
+    """A part that cannot be read, beside others whose weights are damaged: these are not read before it is refused."""
+    edit(folder / part / "config.json", **fields)
+    for file in folder.rglob("*.safetensors"):
+        file.write_bytes(b"")
+
+
 BROKEN = [
     (lambda f: shutil.rmtree(f / "vae"), "lacks the folder 'vae', which model_index.json names"),
     (lambda f: (f / "model_index.json").unlink(), "is no folder of a pipeline: model_index.json is missing"),
@@ -168,6 +210,14 @@ BROKEN = [
     ),
     (lambda f: edit(f / "unet" / "config.json", cross_attention_dim=16), "conv|attn2|parts of two models"),
     (lambda f: edit(f / "scheduler" / "scheduler_config.json", beta_schedule="linaer"), "beta_schedule"),
+    (
+        lambda f: edit(f / "unet" / "config.json", sample_size="64"),
+        "config.json': sample_size '64' is not a whole number",
+    ),
+    (lambda f: edit(f / "unet" / "config.json", sample_size=[8, 12]), r"sample_size \[8, 12\] is not square"),
+    (lambda f: told_late(f, "unet", dual_cross_attentoin=True), "dual_cross_attentoin True is not known; did you mean"),
+    (lambda f: told_late(f, "vae", norm_num_groups=0), "norm_num_groups 0 is not a whole number"),
+    (lambda f: told_late(f, "vae", latent_channels=5), "takes 4 channels, and latents have 5"),
     (lambda f: (f / "scheduler" / "scheduler_config.json").unlink(), "lacks scheduler/scheduler_config.json"),
     (lambda f: (f / "tokenizer" / "merges.txt").unlink(), "merges.txt"),
     (
@@ -184,6 +234,51 @@ def test_a_folder_that_is_not_whole_is_named(folders, tmp_path, change, message)
     with pytest.raises(UserError, match=message) as caught:
         load_pipeline(damaged(folders["sd1"], tmp_path / "broken", change))
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("name", "version", "size", "drawn"),
+    [
+        ("StableDiffusionPipeline", "0.6.0.dev0", 8, 64),
+        ("StableDiffusionImg2ImgPipeline", "0.8.1", 8, 64),
+        ("StableDiffusionInpaintPipeline", "0.8.1", [8, 8], 8),
+        ("StableDiffusionPipeline", "0.8.1", 96, 96),
+        ("StableDiffusionPipeline", "0.9.0", 8, 8),
+        ("StableDiffusionPipeline", "0.10.2", 8, 8),
+        ("StableDiffusionPipeline", None, 8, 8),
+        ("StableDiffusionPipeline", "0.8.1", None, 64),
+        ("LatentConsistencyModelPipeline", "0.8.1", 8, 8),
+    ],
+)
+def test_old_folders_draw_in_the_size_of_the_model(folders, tmp_path, name, version, size, drawn):
+    """diffusers' pipelines of Stable Diffusion correct a U-Net's config of before 0.9."""
+    folder = tmp_path / "old"
+    shutil.copytree(folders["sd1"], folder, ignore=shutil.ignore_patterns("*.safetensors"))
+    edit(folder / "model_index.json", _class_name=name)
+    edit(folder / "unet" / "config.json", _diffusers_version=version, sample_size=size)
+    assert _size_of(read_index(folder)) == drawn
+
+
+@pytest.mark.parametrize(
+    ("name", "scheduler", "changed"),
+    [
+        ("StableDiffusionPipeline", "DDIMScheduler", {"steps_offset": 1, "clip_sample": False}),
+        ("StableDiffusionImg2ImgPipeline", "PNDMScheduler", {"steps_offset": 1, "skip_prk_steps": False}),
+        ("StableDiffusionInpaintPipeline", "DDIMScheduler", {"steps_offset": 1, "clip_sample": True}),
+        ("StableDiffusionInpaintPipeline", "PNDMScheduler", {"steps_offset": 1, "skip_prk_steps": True}),
+        ("StableDiffusionImg2ImgPipeline", "LCMScheduler", {"shortens": False}),
+        ("LatentConsistencyModelImg2ImgPipeline", "LCMScheduler", {"shortens": True, "clip_sample": True}),
+        ("LatentConsistencyModelImg2ImgPipeline", "DDIMScheduler", {"shortens": False, "steps_offset": 0}),
+    ],
+)
+def test_each_pipeline_changes_its_scheduler_as_diffusers_does(folders, tmp_path, name, scheduler, changed):
+    folder = tmp_path / "told"
+    shutil.copytree(folders["sd1"], folder, ignore=shutil.ignore_patterns("*.safetensors"))
+    edit(folder / "model_index.json", _class_name=name, scheduler=["diffusers", scheduler])
+    given = {"_class_name": scheduler, "steps_offset": 0, "clip_sample": True, "skip_prk_steps": False}
+    (folder / "scheduler" / "scheduler_config.json").write_text(json.dumps(given))
+    found = _scheduler_of(read_index(folder))
+    assert {key: {**found.fields, "shortens": found.shortens}[key] for key in changed} == changed
 
 
 def size_of(path):

@@ -44,7 +44,8 @@ class Course:
 class Asked:
     """What a course is made from: the config's fields, its schedule and table of levels, the steps asked for.
 
-    `skipped` steps are left out at the beginning (img2img); `where` names the file in refusals.
+    `skipped` steps are left out at the beginning (img2img); `where` names the file in refusals. `share` in (0, 1] is that of
+    the distillation's timesteps which LCM's steps are drawn from.
     """
 
     name: str
@@ -55,6 +56,7 @@ class Asked:
     skipped: int
     where: str
     eta: float = 0.0
+    share: float = 1.0
 
     @property
     def total(self) -> int:

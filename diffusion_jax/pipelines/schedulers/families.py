@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import itertools
+import math
 from collections.abc import Callable
 
 import numpy as np
@@ -228,15 +229,22 @@ def _ddpm(asked: Asked) -> Course:
 
 
 def _lcm(asked: Asked) -> Course:
-    """Evenly chosen among the timesteps of the distillation, T // original of the table apart."""
+    """Evenly chosen among the timesteps of the distillation, T // original of the table apart, or the lower `share` of them."""
     original, count = asked.fields["original_inference_steps"], asked.num_steps
     if not count <= original <= asked.total:
         raise UserError(
             f"{asked.where}: num_steps {count} of LCMScheduler, original_inference_steps {original} and num_train_timesteps "
             f"{asked.total} must not fall; nearest: num_steps {min(count, original, asked.total)}"
         )
-    all_of_them = (np.arange(1, original + 1) * (asked.total // original) - 1)[::-1].astype(np.float64)
-    steps = all_of_them[np.floor(np.linspace(0, original, count, endpoint=False)).astype(int)]
+    length = int(original * asked.share)
+    if count > length:
+        near = f"num_steps {length}" if length else f"a strength of {math.ceil(1e4 / original) / 1e4:g}"
+        raise UserError(
+            f"{asked.where}: num_steps {count} at strength {asked.share:g} of LCMScheduler: int({original} x {asked.share:g}) "
+            f"= {length} timesteps are there to draw from; nearest: {near}"
+        )
+    all_of_them = (np.arange(1, length + 1) * (asked.total // original) - 1)[::-1].astype(np.float64)
+    steps = all_of_them[np.floor(np.linspace(0, length, count, endpoint=False)).astype(int)]
     times = time_of_step(steps, asked.total)
     return Course(times, np.append(times[1:], 0.0), steps, steps, ConsistencyMultistep())
 
