@@ -72,7 +72,7 @@ def test_what_is_no_picture_or_latents_is_one_line(folder):
     for given in (np.zeros((1, 4, 4, 1), np.float32), np.zeros((4, 4, 2), np.float32)):
         with pytest.raises(UserError, match=r"latents of shape .* are not \[batch, height, width, 2\]"):
             run.decode(given)
-    with pytest.raises(UserError, match="latents is the text"):
+    with pytest.raises(UserError, match="latents is the str 'x'"):
         run.decode("x")
 
 

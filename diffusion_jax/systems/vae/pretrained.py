@@ -98,17 +98,18 @@ class Autoencoder:
 
     def encode(
         self,
-        images: Float[Array, "batch height width channels"] | np.ndarray,
+        images: Any,
         key: Array | None = None,
         *,
         tile: int | None = None,
         params: Params | None = None,
     ) -> Float[Array, "batch _ _ _"]:
-        """Images in [-1, 1] -> latents of unit scale, float32: of the posterior's mean, or of a sample with a `key`.
+        """Images [batch, height, width, channels] in [-1, 1] -> latents of unit scale, float32.
 
-        `key` is one key, or a key an example; an autoencoder with a codebook has nothing to draw, and its latents are those
-        before they are quantised. `tile` is the side of tiles, in pixels (`nets.tiled`). Raises UserError for sizes that are
-        not halved often enough, for other channels, and for floats far outside [-1, 1].
+        They are of the posterior's mean, or of a sample with a `key`, which is one key or a key an example; an autoencoder with
+        a codebook has nothing to draw, and its latents are those before they are quantised. `tile` is the side of tiles, in
+        pixels (`nets.tiled`). Raises UserError for sizes that are not halved often enough, for other channels, and for floats
+        far outside [-1, 1].
         """
         normal = self.kind == "AutoencoderKL"
         run = functools.partial(
@@ -121,13 +122,13 @@ class Autoencoder:
 
     def decode(
         self,
-        latents: Float[Array, "batch height width channels"] | np.ndarray,
+        latents: Any,
         *,
         tile: int | None = None,
         slices: bool = False,
         params: Params | None = None,
     ) -> Float[Array, "batch _ _ _"]:
-        """Latents of unit scale -> images, float32, in [-1, 1] but for what the autoencoder goes beyond.
+        """Latents [batch, h, w, c] of unit scale -> images, float32, in [-1, 1] but for what the autoencoder goes beyond.
 
         `tile` is the side of tiles, in latents, `slices` decodes one example at a time: both are for what does not fit. Raises
         UserError for other channels, and for a tile that is not possible.
