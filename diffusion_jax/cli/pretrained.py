@@ -5,15 +5,17 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import functools
+import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from diffusion_jax import runs
+from diffusion_jax import build, runs
 from diffusion_jax.cli.applies import flag
 from diffusion_jax.pipelines import ClassToImage, Sizes, TextToImage, UnCLIP, load_pipeline
+from diffusion_jax.pipelines.checks import check_negative, guiding, tile_of
 from diffusion_jax.pipelines.drawing import plan_of
 from diffusion_jax.typing import Params, UserError, whole_number
 
@@ -61,10 +63,18 @@ class Published:
 
     @functools.cached_property
     def fingerprint(self) -> str:
-        """A digest of the weights of the network and of the text encoders."""
-        encoders = getattr(self.pipeline, "encoders", ())
+        """A digest of the pipeline: all its weights, vocabularies, the scale of its latents, and its scheduler's fields."""
+        pipeline, encoders = self.pipeline, getattr(self.pipeline, "encoders", ())
+        vae, scheduler = pipeline.vae, pipeline.scheduler
+        words = [[one.tokenizer.symbols, one.pad] for one in encoders]
+        told = json.dumps([scheduler.name, dict(scheduler.fields), words], sort_keys=True, default=str).encode()
         return runs.fingerprint(
-            {"network": self.pipeline.params, **{str(i): one.params for i, one in enumerate(encoders)}}
+            {
+                "network": pipeline.params,
+                "vae": [vae.params, np.asarray(vae.scale), np.asarray(vae.shift)],
+                "told": np.frombuffer(told, np.uint8),
+                **{str(i): one.params for i, one in enumerate(encoders)},
+            }
         )
 
     @property
@@ -77,6 +87,7 @@ class Published:
         if isinstance(self.pipeline, ClassToImage):
             return []
         texts = [request if isinstance(request, str) else request.get("prompt") for request in requests]
+        texts += [self.more[name] for name in TEXTS if isinstance(self.more.get(name), str)]
         return self.pipeline.notices([text for text in texts if text is not None] or [""])
 
     def settings(self, *, solver_options: Mapping[str, Any] | None = None, **options: Any) -> dict[str, Any]:
@@ -89,15 +100,21 @@ class Published:
         if given and "solver" not in found:
             raise UserError(f"--solver-option {next(iter(given))} needs --solver: the folder's scheduler has its own")
         if given:
-            from diffusion_jax import build
-
-            found["solver"] = build.solver(found["solver"], **given | ({} if eta is None else {"eta": eta}))
+            found["solver_options"] = given | ({} if eta is None else {"eta": eta})
         elif eta is not None:
             found["eta"] = eta
         plan_of(
-            self.pipeline.scheduler, found.get("num_steps", 50), solver=found.get("solver"), grid=found.get("grid"),
+            self.pipeline.scheduler, found.get("num_steps", 50), solver=_solver(found), grid=found.get("grid"),
             eta=found.get("eta"), strength=self.strength or 1.0,
         )  # fmt: skip
+        tile_of(self.pipeline.vae, self.tile)
+        told = not isinstance(self.pipeline, ClassToImage) and bool(
+            self.pipeline.unet_config["hearing"].get("guidance")
+        )
+        scale = guiding(found.get("guidance_scale"), 7.5, told=told)
+        if not isinstance(self.pipeline, ClassToImage):
+            away = (found.get("negative"), self.more.get("negative_second"))
+            check_negative(away, found.get("guidance"), scale, told)
         own = {} if isinstance(self.pipeline, ClassToImage) else {"size": self.size, "strength": self.strength}
         return found | own | {"tile": self.tile} | dict(self.more)
 
@@ -109,13 +126,23 @@ class Published:
         if count is not None and len(asked) == 1:
             asked *= whole_number("count", count, 1)
         how = {"seed": seed, "start": start, "batch_size": batch_size, **settings}
+        if "solver_options" in how:  # which are noted as they were given
+            how["solver"] = _solver(how)
+            del how["solver_options"]
         if isinstance(self.pipeline, ClassToImage):
             return self.pipeline.generate(asked, **how)
         rows = [{"prompt": one} if isinstance(one, str) else one for one in asked]
         if "sizes" in how:  # which is noted as it was given
             how["sizes"] = Sizes(**{name: _of_json(value) for name, value in how["sizes"].items()})
         pictures: dict[str, Any] = {name: [row[name] for row in rows] for name in self.asks if name != "prompt"}
+        how["say"] = lambda line: None  # what is left out has been said of all that are asked for
         return self.pipeline.generate([row.get("prompt") or "" for row in rows], **pictures, **how)
+
+
+def _solver(given: Mapping[str, Any]) -> Any:
+    """The solver of settings: its name, or with options the solver itself."""
+    options = given.get("solver_options")
+    return build.solver(given["solver"], **options) if options else given.get("solver")
 
 
 def published(arguments: argparse.Namespace) -> Published:

@@ -32,6 +32,8 @@ OF_FILES = (
 """Endings that no folder of images has."""
 WIDEST = 384
 """Pixels of an edge to which small pictures are enlarged at most, where no --scale is given."""
+PUBLISHED_AT_ONCE = 4
+"""Pictures that a published pipeline draws at a time, where no --batch-size is given."""
 MOST_PIXELS = 89_478_485
 """Of a picture: Pillow's own limit."""
 
@@ -48,8 +50,10 @@ def _drawing(path: str, which: str = "ema") -> Any:
 
 def sample(arguments: argparse.Namespace, rest: list[str]) -> int:
     """Draw what is asked for, or unasked, into one picture or into a folder of files."""
-    if arguments.pretrained is not None and "scale" not in arguments.given:
-        arguments.scale = 1
+    if arguments.pretrained is not None:
+        for name, usual in (("scale", 1), ("batch_size", PUBLISHED_AT_ONCE)):
+            if name not in arguments.given:
+                setattr(arguments, name, usual)
     _check_numbers(arguments)
     out, folder = Path(arguments.out), _is_folder(arguments)
     if folder:

@@ -24,6 +24,7 @@ from jax.typing import ArrayLike
 from diffusion_jax.build.guidance import spec_of
 from diffusion_jax.data.labels import label_of
 from diffusion_jax.nets import Network
+from diffusion_jax.pipelines.checks import guiding, tile_of
 from diffusion_jax.pipelines.drawing import decoded, drawn, plan_of
 from diffusion_jax.pipelines.scheduler import Scheduler, read_scheduler
 from diffusion_jax.systems.diffusion.loss import example_keys
@@ -101,12 +102,12 @@ class ClassToImage:
         """A picture a label, float32 [n, height, width, 3] in [-1, 1], or with `output` "latent" its latent.
 
         A latent is [n, height / 8, width / 8, 4] in the folder's own scaling. `labels` are names or numbers; those of
-        `negative`, one or one a label, take the place of no label. `guidance_scale` 1 is no guidance; `guidance` is another
-        than the folder's, as "apg" or {"channels": 3, "interval": (0.3, 5)} (`build.guidance`). `solver` (a name, or one of
-        this library, as DDPM("learned_range")) and `grid` (a name, or falling times) take the place of the folder's scheduler,
-        of which `eta` is DDIM's. `noise` [n, height / 8, width / 8, 4] of unit variance takes the place of what `seed` draws,
-        [1 + steps, n, ...] also that of each step's; picture i is a function of the seed and of `start` + i alone. `tile`
-        decodes in tiles of so many pixels. `say` is given a line about what takes long.
+        `negative`, one or one a label, take the place of no label. `guidance_scale` 1 and below is no guidance; `guidance` is
+        another than the folder's, as "apg" or {"channels": 3, "interval": (0.3, 5)} (`build.guidance`). `solver` (a name, or
+        one of this library, as DDPM("learned_range")) and `grid` (a name, or falling times) take the place of the folder's
+        scheduler, of which `eta` is DDIM's. `noise` [n, height / 8, width / 8, 4] of unit variance takes the place of what
+        `seed` draws, [1 + steps, n, ...] also that of each step's; picture i is a function of the seed and of `start` + i
+        alone. `tile` decodes in tiles of so many pixels, a multiple of 32. `say` is given a line about what takes long.
 
         Raises UserError for a label that there is not, noise of another shape, and a solver that needs a variance where the
         network gives none.
@@ -114,6 +115,8 @@ class ClassToImage:
         ids = self.label_ids(labels)
         count = len(ids)
         one_of("output", output, OUTPUTS)
+        tile_of(self.vae, tile)
+        scale = guiding(guidance_scale, 4.0)
         batch_size, seed = whole_number("batch_size", batch_size, 1), whole_number("seed", seed, 0, 2**32 - 1)
         none = np.full(count, len(self.class_names), np.int32)
         away = none if negative is None else self._negative(negative, count)
@@ -124,7 +127,7 @@ class ClassToImage:
             say(f"drawing {count} of {edge} x {edge} in {len(plan.ts) - 1} steps; the first time compiles")
         latents = drawn(
             plan, self.apply, self.params, {"label": jnp.asarray(ids)}, {"label": jnp.asarray(away)}, keys,
-            (self.size, self.size, self.vae.channels), guidance_scale=float(guidance_scale), guidance=self._guidance(guidance),
+            (self.size, self.size, self.vae.channels), guidance_scale=scale, guidance=self._guidance(guidance),
             noise=noise, batch_size=batch_size, learned_variance=self.learned_variance,
         )  # fmt: skip
         return np.asarray(latents) if output == "latent" else self.decode(latents, tile=tile)

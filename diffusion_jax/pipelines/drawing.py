@@ -14,6 +14,7 @@ from jax.typing import ArrayLike
 from diffusion_jax import build
 from diffusion_jax.build import guidance as guidances
 from diffusion_jax.parallel.mesh import batch_devices, make_mesh, put_batch, replicated
+from diffusion_jax.pipelines.checks import falling, solves, tile_of
 from diffusion_jax.pipelines.scheduler import Plan, Scheduler, UnderScheduler, kept_steps
 from diffusion_jax.pipelines.shown import Shown, bar
 from diffusion_jax.process import denoiser
@@ -22,7 +23,7 @@ from diffusion_jax.sampling.editing.inpainting import Inpaint
 from diffusion_jax.sampling.given import with_noise
 from diffusion_jax.sampling.grids import exactly
 from diffusion_jax.systems.vae.pretrained import Autoencoder
-from diffusion_jax.typing import Array, DenoiseFn, Params, PyTree, Solver, UserError, whole_number
+from diffusion_jax.typing import Array, DenoiseFn, Params, PyTree, Solver, UserError
 
 __all__ = ["Begun", "OwnPlan", "decoded", "drawn", "plan_of"]
 
@@ -77,11 +78,11 @@ def plan_of(
         return scheduler.plan(num_steps, strength=strength, eta=eta or 0.0)
     if eta is not None and not isinstance(solver, str):
         raise UserError(f"eta {eta} goes with the folder's scheduler or the name of a solver: set it in the solver")
-    chosen: Any = "dpm_solver_pp" if solver is None else solver
+    chosen: Any = "dpm_solver_pp" if solver is None else solver if isinstance(solver, str) else solves(solver)
     if isinstance(chosen, str):
         chosen = build.solver(chosen, **({} if eta is None else {"eta": eta}))
     grid = "natural" if grid is None else grid
-    ts = build.grid(grid, num_steps, scheduler.schedule) if isinstance(grid, str) else np.asarray(grid, np.float64)
+    ts = build.grid(grid, num_steps, scheduler.schedule) if isinstance(grid, str) else falling(grid)
     return OwnPlan(scheduler, chosen, ts[len(ts) - 1 - kept_steps(len(ts) - 1, strength) :])
 
 
@@ -157,6 +158,6 @@ def drawn(
 def decoded(vae: Autoencoder, latents: ArrayLike, tile: int | None = None) -> np.ndarray:
     """Pictures float32 [n, height, width, 3] in [-1, 1] of latents of unit scale, one after the other; `tile` in pixels."""
     z = jnp.asarray(latents)
-    tile = None if tile is None else max(1, whole_number("tile", tile, vae.factor) // vae.factor)
+    tile = tile_of(vae, tile)
     found = [np.asarray(vae.decode(z[i : i + 1], tile=tile)) for i in range(len(z))]
     return np.clip(np.concatenate(found), -1.0, 1.0)

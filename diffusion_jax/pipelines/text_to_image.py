@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -25,6 +26,7 @@ from diffusion_jax.build import guidance as guidances
 from diffusion_jax.build.networks import kept
 from diffusion_jax.nets import Network
 from diffusion_jax.pipelines.adapting import adapted
+from diffusion_jax.pipelines.checks import check_negative, guiding, number, tile_of
 from diffusion_jax.pipelines.drawing import Begun, decoded, drawn, plan_of
 from diffusion_jax.pipelines.pictures import check_size, masks_of, pictures_of, size_of, sizes_of
 from diffusion_jax.pipelines.prompts import Sizes, listed, nothing, told
@@ -175,16 +177,18 @@ class TextToImage:
     ) -> np.ndarray:
         """A picture a prompt, float32 [n, height, width, 3] in [-1, 1], or with `output` "latent" its latent.
 
-        A latent is [n, height / 8, width / 8, 4] in the folder's own scaling. `guidance_scale` 1 is no guidance; `guidance` is
-        another than classifier-free, or has limits, as "apg" or {"rescale": 0.7} (`build.guidance`). `solver` (a name, or one
-        of this library) and `grid` (a name, or falling times) take the place of the folder's scheduler, of which `eta` is
-        DDIM's. `noise` [n, height / 8, width / 8, 4] of unit variance takes the place of what `seed` draws, [1 + steps, n, ...]
-        also that of each step's; picture i is a function of the seed and of `start` + i alone.
+        A latent is [n, height / 8, width / 8, 4] in the folder's own scaling. `guidance_scale` 1 and below is no guidance, as
+        published recipes with 0 mean it; `guidance` is another than classifier-free, or has limits, as "apg" or {"rescale":
+        0.7} (`build.guidance`). `solver` (a name, or one of this library) and `grid` (a name, or falling times) take the place
+        of the folder's scheduler, of which `eta` is DDIM's. `noise` [n, height / 8, width / 8, 4] of unit variance takes the
+        place of what `seed` draws, [1 + steps, n, ...] also that of each step's; picture i is a function of the seed and of
+        `start` + i alone.
 
         With `image` the drawing begins with it, noised to the last share `strength` of the steps (0.8; 1 with a mask); with
         `mask` only what is white is drawn anew. Both are a file, a PIL image or an array, or one a prompt. `size` is the edge
         in pixels, or (height, width), by default the picture's or the model's. `second`, `negative_second` and `sizes` are
-        XL's. `tile` decodes in tiles of so many pixels. `say` is given a line about what is left out and what takes long.
+        XL's. `tile` decodes in tiles of so many pixels, a multiple of 32. `say` is given a line about what is left out and what
+        takes long; without it what is left out of a text is a warning.
 
         Raises UserError for a size that 8 does not divide, a mask of another size than the picture, noise of another shape, a
         strength that leaves no step, and for an option that the pipeline has not.
@@ -202,14 +206,19 @@ class TextToImage:
             raise UserError("a mask hides a part of a picture: give `image` as well")
         if self.joins and mask is None:
             raise UserError("this U-Net fills in what a mask hides: give `image` and `mask`")
-        scale = USUAL[self.kind] if guidance_scale is None else float(guidance_scale)
-        for line in self.notices(texts) if say is not None else ():
-            say(line)
+        told_scale = bool(self.unet_config["hearing"].get("guidance"))  # distilled
+        scale = guiding(guidance_scale, USUAL[self.kind], told=told_scale)
+        check_negative((negative, negative_second), guidance, scale, told_scale)
+        tile_of(self.vae, tile)
+        others = {"negative": negative, "second": second, "negative_second": negative_second}
+        also = [text for name, given in others.items() if given is not None for text in texts_of(name, given)]
+        for line in self.notices([*texts, *also]):
+            warnings.warn(line, stacklevel=2) if say is None else say(line)
         cond, away = self.condition(
             texts, negative=negative, second=second, negative_second=negative_second, clip_skip=clip_skip,
             sizes=sizes, size=pixels,
         )  # fmt: skip
-        if self.unet_config["hearing"].get("guidance"):  # distilled: it is told the scale
+        if told_scale:
             cond = cond | {"guidance": jnp.full((len(texts),), scale, jnp.float32)}
             away, scale = cond, 1.0
         shape = self.vae.latent_shape(*pixels)
@@ -323,9 +332,10 @@ def _strength(strength: float | None, image: Any, mask: Any) -> float:
         return 0.8 if image is not None and mask is None else 1.0
     if image is None:
         raise UserError(f"strength {strength} says how far a picture is noised: give `image` as well")
-    if not 0 < strength <= 1:
-        raise UserError(f"strength {strength} is not in (0, 1]; nearest: {1.0 if strength > 1 else 0.1}")
-    return float(strength)
+    share = number("strength", strength, "0.8")
+    if not 0 < share <= 1:
+        raise UserError(f"strength {strength} is not in (0, 1]; nearest: {1.0 if share > 1 else 0.1}")
+    return share
 
 
 def _one_a_prompt(what: str, arrays: np.ndarray, count: int) -> np.ndarray:

@@ -14,6 +14,7 @@ from PIL import Image
 
 from diffusion_jax.cli import main
 from diffusion_jax.pipelines import Sizes, load_pipeline
+from diffusion_jax.pipelines.checks import falling, guiding, number, solves
 from diffusion_jax.pipelines.folder import read_index
 from diffusion_jax.pipelines.loading import _scheduler_of, _size_of
 from diffusion_jax.pipelines.pictures import masks_of, sizes_of
@@ -166,6 +167,14 @@ def test_each_mask_belongs_to_its_picture():
         ({"solver": "dimm"}, "solver 'dimm' is not known; did you mean 'ddim'"),
         ({"output": "images"}, "output 'images' is not known; did you mean 'image'"),
         ({"guidance": "cfg_plus_plus", "solver": "heun"}, "guidance 'cfg_plus_plus' needs a solver of first order"),
+        ({"tile": 12}, "tile 12 is not divided by 8: .* whole latents of 2 pixels; nearest: 16"),
+        ({"guidance_scale": -1.0}, "guidance_scale -1 is negative; nearest: 0"),
+        (
+            {"guidance_scale": 0.5, "negative": "a dog"},
+            "guidance scale 1 is no guidance, so that a negative changes nothing",
+        ),
+        ({"grid": np.array([1.0])}, r"grid is array\(\[1.\]\): it is a name, or two times at least that fall"),
+        ({"grid": np.array([0.5, 1.0])}, "two times at least that fall"),
     ],
     ids=lambda value: "-".join(value) if isinstance(value, dict) else None,
 )
@@ -173,6 +182,41 @@ def test_bad_input_is_one_line(pipeline, given, message):
     with pytest.raises(UserError, match=message) as caught:
         pipeline.generate(PROMPTS, **{**FEW, **given})
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("ask", "message"),
+    [
+        (lambda: number("strength", "x", "0.8"), "strength is 'x', not a finite number; usual: 0.8"),
+        (lambda: guiding("7.5", 7.5), "guidance_scale is '7.5', not a finite number"),
+        (lambda: guiding(float("inf"), 7.5), "guidance_scale is inf, not a finite number"),
+        (lambda: falling(3), "grid is 3: it is a name"),
+        (lambda: falling(["a", "b"]), "it is a name, or two times"),
+        (lambda: solves(5), "solver is 5: it is a name, or one of this library"),
+    ],
+)
+def test_what_is_of_another_type_is_one_line(ask, message):
+    with pytest.raises(UserError, match=message):
+        ask()
+
+
+def test_a_scale_of_1_and_below_is_no_guidance(pipeline):
+    """0 is what is published for turbo models: the prompt's own prediction, where the formula has the empty one's."""
+    plain, none = (pipeline.generate(PROMPTS, **{**FEW, "guidance_scale": scale}) for scale in (1.0, 0.0))
+    np.testing.assert_array_equal(none, plain)
+    assert np.abs(plain[0] - plain[1]).max() > 1e-3  # the prompts are heard
+    pipeline.generate(PROMPTS[:1], **{**FEW, "guidance_scale": 0.0, "negative": ""})
+
+
+def test_what_is_left_out_of_a_text_is_said(pipeline):
+    """As a warning where nothing listens, of whichever text."""
+    long, lines = " ".join(["cat"] * 90), []
+    for given in ({"negative": long}, {"negative": ["", long]}):
+        with pytest.warns(UserWarning, match="cat") as warned:
+            pipeline.generate(PROMPTS, **{**FEW, **given})
+        assert len(warned) == 1 and "\n" not in str(warned[0].message)
+    pipeline.generate([long], **FEW, say=lines.append)
+    assert str(warned[0].message) in lines
 
 
 def damaged(folder, place, change):
@@ -310,7 +354,15 @@ def test_from_the_command_line(folders, tmp_path, capsys):
     ]
     assert main(["sample", *how[:4], *rest]) == 0
     assert len(list((tmp_path / "many").glob("*.png"))) == 3
-    capsys.readouterr()
+    options = ["--solver", "dpm_solver_pp", "--solver-option", "order=3"]
+    shards = ["--prompt", "a cat", "--format", "npz", "--num-images", "2", "--out", str(tmp_path / "shards")]
+    assert main(["sample", *how[:4], *options, *shards]) == 0
+    note = json.loads((tmp_path / "shards" / "settings.json").read_text())
+    assert note["solver"] == "dpm_solver_pp" and note["solver_options"] == {"order": 3}
+    other = shutil.copytree(folders["sd1"], tmp_path / "other")
+    edit(other / "scheduler" / "scheduler_config.json", prediction_type="v_prediction")
+    assert main(["sample", "--pretrained", str(other), *how[2:4], *rest]) == 2
+    assert "holds images of other settings" in capsys.readouterr().err
     for wrong, said in (
         (["--weights", "params", "--prompt", "a"], "--weights does not go with --pretrained"),
         (["--prompt", "a", "--size", "15"], "size 15 x 15 is not divided by 2; nearest: 16 x 16"),

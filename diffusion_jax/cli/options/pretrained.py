@@ -48,7 +48,7 @@ def of_pretrained(sample: argparse.ArgumentParser) -> None:
         "--tile",
         type=int,
         metavar="PIXELS",
-        help="decode in tiles of so many pixels, for less memory",
+        help="decode in tiles of so many pixels, a multiple of 32, for less memory",
     )
     group.add_argument(
         "--model",

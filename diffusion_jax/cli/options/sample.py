@@ -113,7 +113,13 @@ def add(commands: Any) -> None:
     )
     sample.add_argument("--num-images", type=int, metavar="N", default=8, help="how many images")
     sample.add_argument("--seed", type=int, default=0, help="image i is a function of the seed and of i")
-    sample.add_argument("--batch-size", type=int, metavar="N", default=256, help="images at a time")
+    sample.add_argument(
+        "--batch-size",
+        type=int,
+        metavar="N",
+        default=256,
+        help="images at a time; of --pretrained 4 where it is not given",
+    )
     sample.add_argument("--shard-size", type=int, metavar="N", default=1000, help="images an .npz file of a folder")
     sample.add_argument(
         "--format",

@@ -1,0 +1,82 @@
+"""What is asked of a pipeline, looked at before anything is drawn: scales, shares, tiles, grids and solvers."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from diffusion_jax.build import guidance as guidances
+from diffusion_jax.systems.vae.pretrained import Autoencoder
+from diffusion_jax.typing import UserError, whole_number
+
+__all__ = ["check_negative", "falling", "guiding", "number", "solves", "tile_of"]
+
+OVERLAP = 4
+"""A fourth of a tile is in common with the next: latents of a tile are so many times a whole number."""
+
+
+def number(what: str, value: Any, usual: str) -> float:
+    """`value` as a float. UserError for what is no finite number."""
+    try:
+        found = math.nan if isinstance(value, str | bool) else float(value)
+    except (TypeError, ValueError):
+        found = math.nan
+    if not math.isfinite(found):
+        raise UserError(f"{what} is {value!r:.60}, not a finite number; usual: {usual}")
+    return found
+
+
+def guiding(value: Any, usual: float, *, told: bool = False) -> float:
+    """The scale of a guidance, `usual` of None: 1, which is none, of all that is 1 or less, as published recipes have 0.
+
+    A network that is `told` the scale has it as it is. UserError for what is negative or no number.
+    """
+    scale = usual if value is None else number("guidance_scale", value, "1 (none) to 8")
+    if scale < 0:
+        raise UserError(f"guidance_scale {scale:g} is negative; nearest: 0, which as 1 is no guidance")
+    return scale if told else max(scale, 1.0)
+
+
+def check_negative(given: Sequence[Any], guidance: Any, scale: float, told: bool) -> None:
+    """UserError where one of the texts to keep away from says something, and nothing is kept away from."""
+    said = [text for texts in given if texts is not None for text in ([texts] if isinstance(texts, str) else texts)]
+    if not any(said):
+        return
+    if told:
+        raise UserError("this U-Net is told the guidance scale and keeps away from nothing: give no negative")
+    guidances.check_negative(guidance, scale, said)
+
+
+def tile_of(vae: Autoencoder, tile: Any) -> int | None:
+    """The latents of a side of tiles of `tile` pixels. UserError, with the nearest, where these have no fourth part."""
+    if tile is None:
+        return None
+    unit = OVERLAP * vae.factor
+    tile = whole_number("tile", tile, 1)
+    if tile % unit:
+        raise UserError(
+            f"tile {tile} is not divided by {unit}: tiles have a fourth in common, of whole latents of {vae.factor} pixels; "
+            f"nearest: {max(1, round(tile / unit)) * unit}"
+        )
+    return tile // vae.factor
+
+
+def falling(grid: Any) -> np.ndarray:
+    """Times as float64 [n]. UserError for what are not two at least, falling from one to the next."""
+    try:
+        times = np.asarray(grid, np.float64)
+    except (TypeError, ValueError):
+        times = np.zeros(())
+    if times.ndim != 1 or len(times) < 2 or not np.all(np.isfinite(times)) or np.any(np.diff(times) >= 0):
+        raise UserError(f"grid is {grid!r:.60}: it is a name, or two times at least that fall, as (1.0, 0.5, 0.001)")
+    return times
+
+
+def solves(solver: Any) -> Any:
+    """`solver`, where it is one. UserError for what has no steps."""
+    if not callable(getattr(solver, "step", None)):
+        raise UserError(f"solver is {solver!r:.60}: it is a name, or one of this library, as DDIM()")
+    return solver
