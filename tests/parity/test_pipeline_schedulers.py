@@ -3,6 +3,7 @@
 The timesteps are equal, every one that the network is told included, and the final latents to 1e-5 of their largest value.
 """
 
+import dataclasses
 import sys
 from pathlib import Path
 
@@ -60,6 +61,15 @@ def test_prk_and_eta_and_others_by_their_own_steps():
     for num_steps in (1, 4):
         check(CASES["lcm"], num_steps)
     check(CASES["pndm"], 1)
+
+
+@pytest.mark.parametrize(("num_steps", "strength"), [(4, 0.5), (4, 0.8), (8, 0.3), (1, 0.1), (20, 1.0)])
+def test_latent_consistency_from_a_picture_takes_its_own_timesteps(num_steps, strength):
+    """As its pipeline asks its scheduler."""
+    peer = pytest.importorskip("diffusers").LCMScheduler()
+    peer.set_timesteps(num_steps, original_inference_steps=50, strength=strength)
+    own = dataclasses.replace(read_scheduler({"_class_name": "LCMScheduler"}, "f"), shortens=True)
+    assert own.plan(num_steps, strength=strength).timesteps.tolist() == peer.timesteps.tolist()
 
 
 PICTURES = [name for name in CASES if not name.startswith("lms")]

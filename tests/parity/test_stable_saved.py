@@ -1,5 +1,6 @@
 """What is saved here is diffusers' pipeline, what diffusers reads of a single file is read here, and a LoRA is its LoRA."""
 
+import dataclasses
 import json
 
 import numpy as np
@@ -56,6 +57,24 @@ def same_weights(first, second):
             held, there = one.state_dict(), other.state_dict()
             assert held.keys() == there.keys() and all(torch.equal(held[key], there[key]) for key in held), name
     return True
+
+
+@pytest.mark.parametrize("kind", ["sd1", "xl"])
+def test_latents_of_any_scale_are_drawn_as_pictures_there(tmp_path, kind):
+    """A mean and a deviation of each channel: told in XL's config, taken up by the maps beside the latents of others."""
+    base, noise = load_pipeline(folders.stable(tmp_path / "first", kind)), folders.noise(2)
+    std, mean = np.array([2.0, 1.0, 0.5, 4.0], np.float32), np.array([0.5, -1.0, 2.0, 0.0], np.float32)
+    config = {**base.vae.config, "scale": 1.0, "shift": None, "mean": mean.tolist(), "std": std.tolist()}
+    vae = dataclasses.replace(base.vae, config=config, scale=1 / std, shift=mean)
+    pipeline = dataclasses.replace(base, vae=vae)
+    saved = peer(pipeline.save(tmp_path / "saved"))
+    with torch.no_grad():
+        wanted = saved(
+            PROMPTS, negative_prompt=NEGATIVE, num_inference_steps=5, guidance_scale=4.0, latents=nchw(noise),
+            output_type="np",
+        ).images  # fmt: skip
+    ours = pipeline.generate(PROMPTS, negative=NEGATIVE, num_steps=5, guidance_scale=4.0, noise=noise)
+    assert np.abs(ours - (2 * wanted - 1)).max() <= 1e-3
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float16"])
