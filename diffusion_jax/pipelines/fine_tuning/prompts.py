@@ -45,7 +45,8 @@ def weights_of(pipeline: TextToImage) -> dict[str, Any]:
 def process_of(pipeline: TextToImage) -> dict[str, str]:
     """What of the scheduler training goes by: the prediction, how time is told, and a fingerprint of the table of betas."""
     scheduler = pipeline.scheduler
-    table = runs.fingerprint(np.asarray(scheduler.schedule.log_alphas))
+    # Rounded: another machine's logarithms differ in the last bit.
+    table = runs.fingerprint(np.round(np.asarray(scheduler.schedule.log_alphas, np.float64), 6))
     return {"prediction": scheduler.prediction, "time": scheduler.time, "betas": table}
 
 
