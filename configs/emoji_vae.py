@@ -75,7 +75,7 @@ def get_config() -> ConfigDict:
             "layers": 1,
             "latent_channels": 4,
             "groups": 8,
-            "middle_attention": False,
+            "middle_attention": True,
             "dtype": "auto",
         }
     )

@@ -16,6 +16,7 @@ from diffusion_jax import load_run
 from diffusion_jax.cli import main
 from diffusion_jax.config import load_config
 from diffusion_jax.pipelines import load_pipeline
+from diffusion_jax.pipelines.fine_tuning import run as fine_tuned
 from diffusion_jax.pipelines.fine_tuning.convert import whole_scale
 from diffusion_jax.pipelines.fine_tuning.prompts import Prompts
 from diffusion_jax.pipelines.fine_tuning.task import on_table
@@ -153,6 +154,21 @@ def test_a_run_is_loaded_with_the_very_pipeline_that_it_began_with(adapted, fold
     with pytest.raises(UserError, match=said) as error:
         load_run(run)
     assert "\n" not in str(error.value)
+
+
+def test_the_tokenizer_of_a_single_file_is_found_from_any_folder(folder, adapted, tmp_path, monkeypatch):
+    """A relative path was said where the training began; the run notes it from its own place."""
+    base = load_pipeline(folder / "sd1")
+    monkeypatch.chdir(tmp_path)
+    noted = Prompts(base, (16, 16), words="words").notes(tmp_path / "runs" / "mine")
+    assert noted["pretrained.json"]["tokenizer"] == "../../words"
+    run = shutil.copytree(adapted, tmp_path / "run")
+    note = json.loads((run / "pretrained.json").read_text())
+    (run / "pretrained.json").write_text(json.dumps(note | {"run": str(folder / "sd1"), "tokenizer": "../words"}))
+    asked = {}
+    monkeypatch.setattr(fine_tuned, "load_pipeline", lambda path, **how: asked.update(how) or base)
+    load_run(run)
+    assert asked["tokenizer"] == str(tmp_path / "words")
 
 
 def test_a_folder_is_drawn_from_as_what_was_saved_whatever_the_latents_scale(folder, tmp_path):
