@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from diffusion_jax import build, runs
+from diffusion_jax.build import guidance as guidances
 from diffusion_jax.cli.applies import flag
 from diffusion_jax.pipelines import ClassToImage, Sizes, TextToImage, UnCLIP, load_pipeline
 from diffusion_jax.pipelines.checks import check_negative, guiding, tile_of
@@ -63,11 +64,17 @@ class Published:
 
     @functools.cached_property
     def fingerprint(self) -> str:
-        """A digest of the pipeline: all its weights, vocabularies, the scale of its latents, and its scheduler's fields."""
+        """A digest of the pipeline: all its weights and what its networks are, vocabularies, the scale of its latents, and its
+        scheduler's fields."""
         pipeline, encoders = self.pipeline, getattr(self.pipeline, "encoders", ())
         vae, scheduler = pipeline.vae, pipeline.scheduler
-        words = [[one.tokenizer.symbols, one.pad] for one in encoders]
-        told = json.dumps([scheduler.name, dict(scheduler.fields), words], sort_keys=True, default=str).encode()
+        words = [
+            [one.tokenizer.symbols, one.tokenizer.merges, one.tokenizer.context_length, one.pad, one.config]
+            for one in encoders
+        ]
+        own = [getattr(pipeline, name, None) for name in ("unet_config", "config", "zeros", "guided_channels")]
+        every = [scheduler.name, dict(scheduler.fields), words, own, vae.config]
+        told = json.dumps(every, sort_keys=True, default=str).encode()
         return runs.fingerprint(
             {
                 "network": pipeline.params,
@@ -111,8 +118,10 @@ class Published:
         told = not isinstance(self.pipeline, ClassToImage) and bool(
             self.pipeline.unet_config["hearing"].get("guidance")
         )
-        scale = guiding(found.get("guidance_scale"), 7.5, told=told)
-        if not isinstance(self.pipeline, ClassToImage):
+        scale = guiding(found.get("guidance_scale"), 7.5, found.get("guidance"), told=told)
+        if isinstance(self.pipeline, ClassToImage):
+            guidances.check_negative(found.get("guidance"), scale, found.get("negative"))
+        else:
             away = (found.get("negative"), self.more.get("negative_second"))
             check_negative(away, found.get("guidance"), scale, told)
         own = {} if isinstance(self.pipeline, ClassToImage) else {"size": self.size, "strength": self.strength}

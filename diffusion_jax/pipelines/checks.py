@@ -29,15 +29,17 @@ def number(what: str, value: Any, usual: str) -> float:
     return found
 
 
-def guiding(value: Any, usual: float, *, told: bool = False) -> float:
+def guiding(value: Any, usual: float, guidance: Any = None, *, told: bool = False) -> float:
     """The scale of a guidance, `usual` of None: 1, which is none, of all that is 1 or less, as published recipes have 0.
 
-    A network that is `told` the scale has it as it is. UserError for what is negative or no number.
+    A network that is `told` the scale has it as it is, and so has a `guidance` that acts below 1, as CFG++ from 0 to 1.
+    UserError for what is negative or no number.
     """
     scale = usual if value is None else number("guidance_scale", value, "1 (none) to 8")
     if scale < 0:
         raise UserError(f"guidance_scale {scale:g} is negative; nearest: 0, which as 1 is no guidance")
-    return scale if told else max(scale, 1.0)
+    off = guidances.spec_of(guidance)["name"] in guidances.OFF_AT_ONE and not told
+    return max(scale, 1.0) if off else scale
 
 
 def check_negative(given: Sequence[Any], guidance: Any, scale: float, told: bool) -> None:
@@ -77,6 +79,6 @@ def falling(grid: Any) -> np.ndarray:
 
 def solves(solver: Any) -> Any:
     """`solver`, where it is one. UserError for what has no steps."""
-    if not callable(getattr(solver, "step", None)):
+    if isinstance(solver, type) or not callable(getattr(solver, "step", None)):
         raise UserError(f"solver is {solver!r:.60}: it is a name, or one of this library, as DDIM()")
     return solver

@@ -21,7 +21,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.typing import ArrayLike
 
-from diffusion_jax.build.guidance import spec_of
+from diffusion_jax.build import guidance as guidances
 from diffusion_jax.data.labels import label_of
 from diffusion_jax.nets import Network
 from diffusion_jax.pipelines.checks import guiding, tile_of
@@ -116,7 +116,8 @@ class ClassToImage:
         count = len(ids)
         one_of("output", output, OUTPUTS)
         tile_of(self.vae, tile)
-        scale = guiding(guidance_scale, 4.0)
+        scale = guiding(guidance_scale, 4.0, guidance)
+        guidances.check_negative(guidance, scale, negative)
         batch_size, seed = whole_number("batch_size", batch_size, 1), whole_number("seed", seed, 0, 2**32 - 1)
         none = np.full(count, len(self.class_names), np.int32)
         away = none if negative is None else self._negative(negative, count)
@@ -149,7 +150,7 @@ class ClassToImage:
 
     def _guidance(self, guidance: Mapping[str, Any] | str | None) -> dict[str, Any]:
         """The group, with the pipeline's own channels where it says nothing of them."""
-        group = spec_of(guidance)
+        group = guidances.spec_of(guidance)
         own = group["name"] == "classifier_free" and self.guided_channels is not None and "channels" not in group
         return group | ({"channels": self.guided_channels} if own else {})
 

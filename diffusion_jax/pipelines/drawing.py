@@ -14,7 +14,7 @@ from jax.typing import ArrayLike
 from diffusion_jax import build
 from diffusion_jax.build import guidance as guidances
 from diffusion_jax.parallel.mesh import batch_devices, make_mesh, put_batch, replicated
-from diffusion_jax.pipelines.checks import falling, solves, tile_of
+from diffusion_jax.pipelines.checks import falling, number, solves, tile_of
 from diffusion_jax.pipelines.scheduler import Plan, Scheduler, UnderScheduler, kept_steps
 from diffusion_jax.pipelines.shown import Shown, bar
 from diffusion_jax.process import denoiser
@@ -74,6 +74,7 @@ def plan_of(
     int(n strength) of n steps. Raises UserError for names that are not known, for a strength that leaves no step, and for `eta`
     beside a solver that is no name.
     """
+    eta = None if eta is None else number("eta", eta, "0 (none) to 1 (as DDPM)")
     if solver is None and grid is None:
         return scheduler.plan(num_steps, strength=strength, eta=eta or 0.0)
     if eta is not None and not isinstance(solver, str):

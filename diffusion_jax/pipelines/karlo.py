@@ -24,6 +24,7 @@ import numpy as np
 from jax.typing import ArrayLike
 
 from diffusion_jax.nets import Network
+from diffusion_jax.pipelines.checks import guiding
 from diffusion_jax.pipelines.drawing import drawn, plan_of
 from diffusion_jax.pipelines.image_encoder import ImageEncoder
 from diffusion_jax.pipelines.pictures import pictures_of
@@ -73,12 +74,15 @@ class KarloPrior:
         grid: Any = None,
         batch_size: int = 16,
     ) -> np.ndarray:
-        """An embedding a prompt, [n, d] in CLIP's own scale; `noise` [n, d], or [1 + steps, n, d] also of each step."""
+        """An embedding a prompt, [n, d] in CLIP's own scale; `noise` [n, d], or [1 + steps, n, d] also of each step.
+
+        `guidance_scale` 1 and below is no guidance. Raises UserError for a negative one.
+        """
         prior, count = self.prior, len(prompts)
         found = drawn(
             plan_of(self.scheduler, num_steps, solver=solver, grid=grid), prior.network.apply, prior.params,
             told_of(self.encoder, prompts), nothing_of(self.encoder, count), example_keys(seed, start, count),
-            (prior.config["dim"],), guidance_scale=float(guidance_scale), noise=noise, batch_size=batch_size,
+            (prior.config["dim"],), guidance_scale=guiding(guidance_scale, 4.0), noise=noise, batch_size=batch_size,
         )  # fmt: skip
         return np.asarray(prior.network.method("denormalize")(prior.params, found))
 
@@ -146,15 +150,19 @@ class KarloDecoder:
         eta: float | None = None,
         batch_size: int = 4,
     ) -> np.ndarray:
-        """A picture [n, size, size, 3] in [-1, 1] an embedding [n, d]; `noise` [n, size, size, 3], or [1 + steps, n, ...]."""
+        """A picture [n, size, size, 3] in [-1, 1] an embedding [n, d]; `noise` [n, size, size, 3], or [1 + steps, n, ...].
+
+        `guidance_scale` 1 and below is no guidance. Raises UserError for a negative one, and for embeddings of another size.
+        """
         size = self.projection_size
         if np.ndim(embeddings) != 2 or np.shape(embeddings)[1] != size:
             raise UserError(f"embeddings are floats [n, {size}], not {np.shape(embeddings)}: embed pictures first")
         toward, away = self.told(embeddings, prompts)
         found = drawn(
             plan_of(self.scheduler, num_steps, solver=solver, grid=grid, eta=eta), self.unet.network.apply, self.unet.params,
-            toward, away, example_keys(seed, start, len(embeddings)), self.shape, guidance_scale=float(guidance_scale),
-            noise=noise, batch_size=batch_size, learned_variance=self.scheduler.learned_variance,
+            toward, away, example_keys(seed, start, len(embeddings)), self.shape,
+            guidance_scale=guiding(guidance_scale, 8.0), noise=noise, batch_size=batch_size,
+            learned_variance=self.scheduler.learned_variance,
         )  # fmt: skip
         return np.clip(np.asarray(found), -1.0, 1.0)
 

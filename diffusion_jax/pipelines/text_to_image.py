@@ -207,7 +207,7 @@ class TextToImage:
         if self.joins and mask is None:
             raise UserError("this U-Net fills in what a mask hides: give `image` and `mask`")
         told_scale = bool(self.unet_config["hearing"].get("guidance"))  # distilled
-        scale = guiding(guidance_scale, USUAL[self.kind], told=told_scale)
+        scale = guiding(guidance_scale, USUAL[self.kind], guidance, told=told_scale)
         check_negative((negative, negative_second), guidance, scale, told_scale)
         tile_of(self.vae, tile)
         others = {"negative": negative, "second": second, "negative_second": negative_second}
@@ -256,21 +256,24 @@ class TextToImage:
         """The noise [n, height / 8, width / 8, 4] of which DDIM draws pictures again, by the ODE upwards (`sampling.invert`).
 
         `generate(prompts, noise=noise, solver="ddim", num_steps=.., grid=.., guidance_scale=..)` of the same is the way down.
-        `refinements` of each step bring the round trip towards exact; `asked` "target" is how diffusers inverts. Each picture's
-        latent is the mean of its posterior. Raises UserError as `generate` and `sampling.invert`.
+        `guidance_scale` 1 and below is no guidance. `refinements` of each step bring the round trip towards exact; `asked`
+        "target" is how diffusers inverts. Each picture's latent is the mean of its posterior. What is left out of a text is a
+        warning. Raises UserError as `generate` and `sampling.invert`.
         """
         texts = texts_of("prompts", prompts)
         pixels = self.pixels(size, image)
         pictures = pictures_of(image, pixels)
         count = max(len(texts), len(pictures))
         texts = listed("prompts", prompts, count, texts)
+        scale = guiding(guidance_scale, 1.0)
+        check_negative((negative,), None, scale, False)
+        for line in self.notices([*texts, *([] if negative is None else texts_of("negative", negative))]):
+            warnings.warn(line, stacklevel=2)
         latents = self.vae.encode(jnp.asarray(_one_a_prompt("image", pictures, count)))
         cond, away = self.condition(texts, negative=negative, size=pixels)
         plan = plan_of(self.scheduler, whole_number("num_steps", num_steps, 1), solver="ddim", grid=grid)
         network = denoiser(self.apply, self.params, plan.schedule, plan.prediction, plan.time)
-        guided = guidances.guided(
-            None, network, away, guidance_scale, schedule=plan.schedule, prediction=plan.prediction
-        )
+        guided = guidances.guided(None, network, away, scale, schedule=plan.schedule, prediction=plan.prediction)
         found = invert(guided, plan.schedule, latents, plan.ts, cond=cond, refinements=refinements, asked=asked)
         return np.asarray(found) / plan.noise_scale
 

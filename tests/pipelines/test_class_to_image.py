@@ -85,6 +85,7 @@ def test_names(pipeline):
         (1000, {}, r"label 1000 is not in 0 .. 999; nearest: 999"),
         ([], {}, "labels are empty"),
         ([1, 2], {"negative": [1, 2, 3]}, "negative has 3 labels for 2"),
+        ([1], {"negative": 0, "guidance_scale": 0.5}, "is no guidance, so that a negative changes nothing"),
         (1, {"noise": np.zeros((2, 8, 8, 4))}, r"noise has shape \(2, 8, 8, 4\); 1 pictures of this size need"),
         (1, {"guidance": {"channels": 5}}, "channels 5 are guided of 4 that there are; nearest: 4"),
         (1, {"guidance": {"channels": 0}}, "channels 0 is not a whole number of at least 1; nearest: 1"),

@@ -193,6 +193,7 @@ def test_bad_input_is_one_line(pipeline, given, message):
         (lambda: falling(3), "grid is 3: it is a name"),
         (lambda: falling(["a", "b"]), "it is a name, or two times"),
         (lambda: solves(5), "solver is 5: it is a name, or one of this library"),
+        (lambda: solves(UniPC), "solver is <class .*UniPC.*: it is a name, or one of this library"),
     ],
 )
 def test_what_is_of_another_type_is_one_line(ask, message):
@@ -205,6 +206,7 @@ def test_a_scale_of_1_and_below_is_no_guidance(pipeline):
     plain, none = (pipeline.generate(PROMPTS, **{**FEW, "guidance_scale": scale}) for scale in (1.0, 0.0))
     np.testing.assert_array_equal(none, plain)
     assert np.abs(plain[0] - plain[1]).max() > 1e-3  # the prompts are heard
+    assert guiding(0.3, 7.5, "cfg_plus_plus") == 0.3 and guiding(0.3, 7.5, "apg") == 1  # CFG++ acts from 0 to 1
     pipeline.generate(PROMPTS[:1], **{**FEW, "guidance_scale": 0.0, "negative": ""})
 
 
