@@ -44,7 +44,8 @@ def guiding(value: Any, usual: float, guidance: Any = None, *, told: bool = Fals
 
 def check_negative(given: Sequence[Any], guidance: Any, scale: float, told: bool) -> None:
     """UserError where one of the texts to keep away from says something, and nothing is kept away from."""
-    said = [text for texts in given if texts is not None for text in ([texts] if isinstance(texts, str) else texts)]
+    several = [texts if hasattr(texts, "__iter__") and not isinstance(texts, str) else [texts] for texts in given]
+    said = [text for texts in several for text in texts]
     if not any(said):
         return
     if told:
@@ -57,7 +58,7 @@ def tile_of(vae: Autoencoder, tile: Any) -> int | None:
     if tile is None:
         return None
     unit = OVERLAP * vae.factor
-    tile = whole_number("tile", tile, 1)
+    tile = whole_number("tile", tile, unit)
     if tile % unit:
         raise UserError(
             f"tile {tile} is not divided by {unit}: tiles have a fourth in common, of whole latents of {vae.factor} pixels; "
