@@ -13,10 +13,9 @@ from typing import Any
 import numpy as np
 
 from diffusion_jax import build, runs
-from diffusion_jax.build import guidance as guidances
 from diffusion_jax.cli.applies import flag
 from diffusion_jax.pipelines import ClassToImage, Sizes, TextToImage, UnCLIP, load_pipeline
-from diffusion_jax.pipelines.checks import check_negative, guiding, tile_of
+from diffusion_jax.pipelines.checks import check_guided, check_negative, guiding, tile_of
 from diffusion_jax.pipelines.drawing import plan_of
 from diffusion_jax.typing import Params, UserError, whole_number
 
@@ -120,7 +119,8 @@ class Published:
         )
         scale = guiding(found.get("guidance_scale"), 7.5, found.get("guidance"), told=told)
         if isinstance(self.pipeline, ClassToImage):
-            guidances.check_negative(found.get("guidance"), scale, found.get("negative"))
+            if found.get("negative") is not None:
+                check_guided(found.get("guidance"), scale)
         else:
             away = (found.get("negative"), self.more.get("negative_second"))
             check_negative(away, found.get("guidance"), scale, told)

@@ -9,6 +9,8 @@ import time
 from pathlib import Path
 from typing import Any
 
+import jax
+
 from diffusion_jax.cli.applies import ASKED
 from diffusion_jax.cli.asking import asked_of, negative_of, read_requests
 from diffusion_jax.cli.keyvalues import guidance_of, solver_options_of
@@ -33,7 +35,7 @@ OF_FILES = (
 WIDEST = 384
 """Pixels of an edge to which small pictures are enlarged at most, where no --scale is given."""
 PUBLISHED_AT_ONCE = 4
-"""Pictures that a published pipeline draws at a time, where no --batch-size is given."""
+"""Pictures that a published pipeline draws at a time on each device, where no --batch-size is given."""
 MOST_PIXELS = 89_478_485
 """Of a picture: Pillow's own limit."""
 
@@ -67,6 +69,8 @@ def sample(arguments: argparse.Namespace, rest: list[str]) -> int:
     if arguments.prompts is not None:
         read_requests(arguments.prompts)  # before JAX finds its devices
     configure(say)
+    if arguments.pretrained is not None and "batch_size" not in arguments.given:
+        arguments.batch_size *= jax.local_device_count()
     run: Any = _drawing(arguments.run, arguments.weights) if arguments.pretrained is None else published(arguments)
     asked = asked_of(run, arguments)
     negative = negative_of(run, asked, arguments)

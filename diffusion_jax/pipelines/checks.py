@@ -12,7 +12,7 @@ from diffusion_jax.build import guidance as guidances
 from diffusion_jax.systems.vae.pretrained import Autoencoder
 from diffusion_jax.typing import UserError, whole_number
 
-__all__ = ["check_negative", "falling", "guiding", "number", "solves", "tile_of"]
+__all__ = ["check_guided", "check_negative", "falling", "guiding", "number", "solves", "tile_of"]
 
 OVERLAP = 4
 """A fourth of a tile is in common with the next: latents of a tile are so many times a whole number."""
@@ -50,7 +50,15 @@ def check_negative(given: Sequence[Any], guidance: Any, scale: float, told: bool
         return
     if told:
         raise UserError("this U-Net is told the guidance scale and keeps away from nothing: give no negative")
-    guidances.check_negative(guidance, scale, said)
+    check_guided(guidance, scale)
+
+
+def check_guided(guidance: Any, scale: float) -> None:
+    """UserError where a negative would change nothing: at a scale, as `guiding` gives it, at which `guidance` is off."""
+    if scale == 1 and guidances.spec_of(guidance)["name"] in guidances.OFF_AT_ONE:
+        raise UserError(
+            "a guidance_scale of 1 or less is no guidance, so that a negative changes nothing: give more, or no negative"
+        )
 
 
 def tile_of(vae: Autoencoder, tile: Any) -> int | None:

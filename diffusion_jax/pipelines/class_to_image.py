@@ -24,7 +24,7 @@ from jax.typing import ArrayLike
 from diffusion_jax.build import guidance as guidances
 from diffusion_jax.data.labels import label_of
 from diffusion_jax.nets import Network
-from diffusion_jax.pipelines.checks import guiding, tile_of
+from diffusion_jax.pipelines.checks import check_guided, guiding, tile_of
 from diffusion_jax.pipelines.drawing import decoded, drawn, plan_of
 from diffusion_jax.pipelines.scheduler import Scheduler, read_scheduler
 from diffusion_jax.systems.diffusion.loss import example_keys
@@ -117,7 +117,8 @@ class ClassToImage:
         one_of("output", output, OUTPUTS)
         tile_of(self.vae, tile)
         scale = guiding(guidance_scale, 4.0, guidance)
-        guidances.check_negative(guidance, scale, negative)
+        if negative is not None:
+            check_guided(guidance, scale)
         batch_size, seed = whole_number("batch_size", batch_size, 1), whole_number("seed", seed, 0, 2**32 - 1)
         none = np.full(count, len(self.class_names), np.int32)
         away = none if negative is None else self._negative(negative, count)

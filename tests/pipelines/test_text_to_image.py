@@ -171,7 +171,7 @@ def test_each_mask_belongs_to_its_picture():
         ({"guidance_scale": -1.0}, "guidance_scale -1 is negative; nearest: 0"),
         (
             {"guidance_scale": 0.5, "negative": "a dog"},
-            "guidance scale 1 is no guidance, so that a negative changes nothing",
+            "a guidance_scale of 1 or less is no guidance, so that a negative changes nothing",
         ),
         ({"grid": np.array([1.0])}, r"grid is array\(\[1.\]\): it is a name, or two times at least that fall"),
         ({"grid": np.array([0.5, 1.0])}, "two times at least that fall"),

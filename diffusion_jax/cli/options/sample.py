@@ -75,7 +75,8 @@ def add(commands: Any) -> None:
         "--guidance-scale",
         type=float,
         metavar="W",
-        help="1 is no guidance (default: the config's; of --pretrained 7.5, of XL 5, of DiT 4)",
+        help="1 is no guidance, nor is less of --pretrained, which is published with 0 (default: the config's; of --pretrained "
+        "7.5, of XL 5, of DiT 4)",
     )
     sample.add_argument(
         "--guidance", metavar="NAME", help="classifier_free, apg, cfg_plus_plus or cfg_zero (default: the config's)"
@@ -118,7 +119,7 @@ def add(commands: Any) -> None:
         type=int,
         metavar="N",
         default=256,
-        help="images at a time; of --pretrained 4 where it is not given",
+        help="images at a time; of --pretrained 4 a device where it is not given",
     )
     sample.add_argument("--shard-size", type=int, metavar="N", default=1000, help="images an .npz file of a folder")
     sample.add_argument(

@@ -1,0 +1,106 @@
+"""`sample --pretrained`: the fingerprint by which a folder of pictures is gone on with, and how many are drawn at a time."""
+
+import dataclasses
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+from described import build
+
+from diffusion_jax.cli import main
+from diffusion_jax.cli.pretrained import Published
+from diffusion_jax.pipelines import load_pipeline
+from diffusion_jax.pipelines.checks import check_negative, guiding
+from diffusion_jax.typing import UserError, texts_of
+
+GOLDEN = Path(__file__).parent / "golden"
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    return build(GOLDEN / "sd1.json", tmp_path_factory.mktemp("published") / "sd1")
+
+
+@pytest.fixture(scope="module")
+def pipeline(folder):
+    return load_pipeline(folder)
+
+
+def more(params):
+    """The tree with its first array a little greater."""
+    leaves, tree = jax.tree.flatten(params)
+    return tree.unflatten([leaves[0] + 0.1, *leaves[1:]])
+
+
+def encoders(pipeline, **changed):
+    """The pipeline with another text encoder."""
+    return dataclasses.replace(pipeline, encoders=(dataclasses.replace(pipeline.encoders[0], **changed),))
+
+
+def words(pipeline, **changed):
+    """The pipeline with another tokenizer."""
+    return encoders(pipeline, tokenizer=dataclasses.replace(pipeline.encoders[0].tokenizer, **changed))
+
+
+def autoencoder(pipeline, **changed):
+    """The pipeline with another autoencoder."""
+    return dataclasses.replace(pipeline, vae=dataclasses.replace(pipeline.vae, **changed))
+
+
+CHANGES = {
+    "network": lambda one: dataclasses.replace(one, params=more(one.params)),
+    "what the network is": lambda one: dataclasses.replace(one, unet_config={**one.unet_config, "heads": 3}),
+    "autoencoder": lambda one: autoencoder(one, params=more(one.vae.params)),
+    "scale": lambda one: autoencoder(one, scale=np.asarray(one.vae.scale) * 2),
+    "shift": lambda one: autoencoder(one, shift=np.asarray(one.vae.shift) + 1),
+    "text encoder": lambda one: encoders(one, params=more(one.encoders[0].params)),
+    "vocabulary": lambda one: words(one, symbols=one.encoders[0].tokenizer.symbols[::-1]),
+    "merges": lambda one: words(one, merges=one.encoders[0].tokenizer.merges[:-1]),
+    "context length": lambda one: words(one, context_length=7),
+    "scheduler": lambda one: dataclasses.replace(
+        one, scheduler=dataclasses.replace(one.scheduler, fields={**one.scheduler.fields, "beta_end": 0.02})
+    ),
+}
+
+
+def test_the_fingerprint_is_of_all_that_draws(folder, pipeline):
+    """Each part changed alone gives another; the same folder loaded again gives the same."""
+    same, again = (Published(one, ("prompt",)).fingerprint for one in (pipeline, load_pipeline(folder)))
+    others = {name: Published(change(pipeline), ("prompt",)).fingerprint for name, change in CHANGES.items()}
+    assert same == again
+    assert len({same, *others.values()}) == 1 + len(CHANGES), others
+
+
+@pytest.mark.parametrize(("given", "size"), [([], 4 * 8), (["--batch-size", "3"], 3)])
+def test_four_a_device_are_drawn_at_a_time(folder, tmp_path, monkeypatch, given, size):
+    """Of 8 devices; a number that is given is taken as it is."""
+    asked = []
+
+    def generate(run, requests, *, batch_size, count=None, **settings):
+        asked.append((len(requests), batch_size))
+        return np.zeros((len(requests), *run.shape), np.float32)
+
+    monkeypatch.setattr(Published, "generate", generate)
+    out = ["--format", "png", "--num-images", "40", "--out", str(tmp_path / "cats")]
+    assert main(["sample", "--pretrained", str(folder), "--prompt", "a cat", *out, *given]) == 0
+    assert {batch for _, batch in asked} == {size}
+    assert max(count for count, _ in asked) == size and sum(count for count, _ in asked) == 40
+
+
+@pytest.mark.parametrize(("tile", "message"), [(0, "tile 0 is not .* at least 8; nearest: 8"), (12, "nearest: 16")])
+def test_a_tile_names_the_nearest_that_is_taken(pipeline, tile, message):
+    with pytest.raises(UserError, match=message):
+        pipeline.generate("a cat", num_steps=2, tile=tile)
+
+
+def test_a_negative_that_is_no_text_is_told_as_one():
+    """What it would change comes first, and has nothing to say of a number."""
+    check_negative((5, None), None, 7.5, told=False)
+    with pytest.raises(UserError, match="negative"):
+        texts_of("negative", 5)
+
+
+def test_scales_and_what_they_switch_off():
+    assert [guiding(scale, 7.5) for scale in (None, 0, 0.5, 1, 3)] == [7.5, 1, 1, 1, 3]
+    assert guiding(0.3, 7.5, "cfg_plus_plus") == 0.3 and guiding(0, 7.5, told=True) == 0
