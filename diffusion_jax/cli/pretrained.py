@@ -109,8 +109,9 @@ class Published:
             found["solver_options"] = given | ({} if eta is None else {"eta": eta})
         elif eta is not None:
             found["eta"] = eta
+        scheduler = self.pipeline.scheduler
         plan_of(
-            self.pipeline.scheduler, found.get("num_steps", 50), solver=_solver(found), grid=found.get("grid"),
+            scheduler, found.get("num_steps", scheduler.usual_steps), solver=_solver(found), grid=found.get("grid"),
             eta=found.get("eta"), strength=self.strength or 1.0,
         )  # fmt: skip
         tile_of(self.pipeline.vae, self.tile)

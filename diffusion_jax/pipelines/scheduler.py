@@ -89,6 +89,11 @@ class Scheduler:
         """Whether the network gives twice the channels, for `denoiser`."""
         return self.fields.get("variance_type") in ("learned", "learned_range")
 
+    @property
+    def usual_steps(self) -> int:
+        """How many steps are drawn where none are asked for: 50, in latent consistency's own pipelines 4."""
+        return 4 if self.shortens else 50
+
     def in_stable_diffusion(self, *, fills: bool = False) -> Scheduler:
         """With the fields that the pipelines of Stable Diffusion 1 and 2 overwrite: steps_offset 1, and clip_sample false, or
         of the one that `fills` in skip_prk_steps true."""

@@ -44,6 +44,8 @@ __all__ = ["TextToImage"]
 OUTPUTS = ("image", "latent")
 USUAL = {"sd": 7.5, "sdxl": 5.0}
 """Guidance scales that are usual for each system, where none is asked for."""
+TOLD = 8.5
+"""That of a U-Net that is told it, as latent consistency's are."""
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -155,7 +157,7 @@ class TextToImage:
         negative: str | Sequence[str] | None = None,
         guidance_scale: float | None = None,
         guidance: Mapping[str, Any] | str | None = None,
-        num_steps: int = 50,
+        num_steps: int | None = None,
         solver: str | Solver | None = None,
         grid: str | ArrayLike | None = None,
         eta: float | None = None,
@@ -178,11 +180,12 @@ class TextToImage:
         """A picture a prompt, float32 [n, height, width, 3] in [-1, 1], or with `output` "latent" its latent.
 
         A latent is [n, height / 8, width / 8, 4] in the folder's own scaling. `guidance_scale` 1 and below is no guidance, as
-        published recipes with 0 mean it; `guidance` is another than classifier-free, or has limits, as "apg" or {"rescale":
-        0.7} (`build.guidance`). `solver` (a name, or one of this library) and `grid` (a name, or falling times) take the place
-        of the folder's scheduler, of which `eta` is DDIM's. `noise` [n, height / 8, width / 8, 4] of unit variance takes the
-        place of what `seed` draws, [1 + steps, n, ...] also that of each step's; picture i is a function of the seed and of
-        `start` + i alone.
+        published recipes with 0 mean it, and None what is usual, as 7.5; `num_steps` is 50 where none is given, of latent
+        consistency 4; `guidance` is another than classifier-free, or has limits, as "apg" or {"rescale": 0.7}
+        (`build.guidance`). `solver` (a name, or one of this library) and `grid` (a name, or falling times) take the place of
+        the folder's scheduler, of which `eta` is DDIM's. `noise` [n, height / 8, width / 8, 4] of unit variance takes the place
+        of what `seed` draws, [1 + steps, n, ...] also that of each step's; picture i is a function of the seed and of `start` +
+        i alone.
 
         With `image` the drawing begins with it, noised to the last share `strength` of the steps (0.8; 1 with a mask); with
         `mask` only what is white is drawn anew. Both are a file, a PIL image or an array, or one a prompt. `size` is the edge
@@ -200,14 +203,14 @@ class TextToImage:
                 f"sizes is {sizes!r:.60}, not a Sizes: write Sizes(original_size=(512, 512)), and `size` for the picture's"
             )
         batch_size, seed = whole_number("batch_size", batch_size, 1), whole_number("seed", seed, 0, 2**32 - 1)
-        num_steps = whole_number("num_steps", num_steps, 1)
+        num_steps = whole_number("num_steps", self.scheduler.usual_steps if num_steps is None else num_steps, 1)
         pixels = self.pixels(size, image)
         if mask is not None and image is None:
             raise UserError("a mask hides a part of a picture: give `image` as well")
         if self.joins and mask is None:
             raise UserError("this U-Net fills in what a mask hides: give `image` and `mask`")
         told_scale = bool(self.unet_config["hearing"].get("guidance"))  # distilled
-        scale = guiding(guidance_scale, USUAL[self.kind], guidance, told=told_scale)
+        scale = guiding(guidance_scale, TOLD if told_scale else USUAL[self.kind], guidance, told=told_scale)
         check_negative((negative, negative_second), guidance, scale, told_scale)
         tile_of(self.vae, tile)
         others = {"negative": negative, "second": second, "negative_second": negative_second}

@@ -12,6 +12,7 @@ from diffusion_jax.cli import main
 from diffusion_jax.cli.pretrained import Published
 from diffusion_jax.pipelines import load_pipeline
 from diffusion_jax.pipelines.checks import check_negative, guiding
+from diffusion_jax.pipelines.scheduler import read_scheduler
 from diffusion_jax.typing import UserError, texts_of
 
 GOLDEN = Path(__file__).parent / "golden"
@@ -104,3 +105,14 @@ def test_a_negative_that_is_no_text_is_told_as_one():
 def test_scales_and_what_they_switch_off():
     assert [guiding(scale, 7.5) for scale in (None, 0, 0.5, 1, 3)] == [7.5, 1, 1, 1, 3]
     assert guiding(0.3, 7.5, "cfg_plus_plus") == 0.3 and guiding(0, 7.5, told=True) == 0
+
+
+def test_latent_consistency_has_steps_of_its_own(pipeline):
+    """Four of its own pipelines, where none are asked for; also from a picture, which fifty are too many for."""
+    scheduler = read_scheduler({"_class_name": "LCMScheduler"}, "f")
+    own = dataclasses.replace(pipeline, scheduler=dataclasses.replace(scheduler, shortens=True))
+    drawn, told = own.generate("a cat", output="latent"), own.generate("a cat", num_steps=4, output="latent")
+    np.testing.assert_array_equal(drawn, told)
+    Published(own, ("prompt",), strength=0.8).settings()
+    own.generate("a cat", image=np.zeros((16, 16, 3), np.uint8), output="latent")
+    assert [one.usual_steps for one in (scheduler, own.scheduler)] == [50, 4]

@@ -76,7 +76,7 @@ def add(commands: Any) -> None:
         type=float,
         metavar="W",
         help="1 is no guidance, nor is less of --pretrained, which is published with 0 (default: the config's; of --pretrained "
-        "7.5, of XL 5, of DiT 4)",
+        "7.5, of XL 5, of DiT 4, of latent consistency 8.5)",
     )
     sample.add_argument(
         "--guidance", metavar="NAME", help="classifier_free, apg, cfg_plus_plus or cfg_zero (default: the config's)"
@@ -110,7 +110,10 @@ def add(commands: Any) -> None:
         help="discrete, karras, logsnr, natural (the schedule's), quadratic or uniform (default: the config's)",
     )
     sample.add_argument(
-        "--num-steps", type=int, metavar="N", help="solver steps (default: the config's; of --pretrained 50)"
+        "--num-steps",
+        type=int,
+        metavar="N",
+        help="solver steps (default: the config's; of --pretrained 50, of latent consistency 4)",
     )
     sample.add_argument("--num-images", type=int, metavar="N", default=8, help="how many images")
     sample.add_argument("--seed", type=int, default=0, help="image i is a function of the seed and of i")
