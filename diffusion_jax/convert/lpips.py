@@ -19,6 +19,8 @@ from diffusion_jax.typing import Params, UserError
 __all__ = ["holds_lpips", "load_lpips", "lpips_entries"]
 
 STAGES = ((64, 2), (128, 2), (256, 3), (512, 3), (512, 3))
+MARKS = frozenset({"features.0.weight", "lin0.model.1.weight"})
+"""An array of VGG16's, and one of the stages'."""
 IGNORED = ("classifier.", "lin")
 """What else the files hold: VGG16's classifier, and the package's names of weights that are there twice."""
 
@@ -37,12 +39,14 @@ def lpips_entries() -> list[Entry]:
 
 
 def holds_lpips(folder: str | Path) -> bool:
-    """Whether a folder holds both, by the names of their arrays."""
-    try:
-        names = _tensors(Path(folder)).keys() if Path(folder).is_dir() else ()
-    except UserError:
-        return False
-    return {"features.0.weight", "lin0.model.1.weight"} <= set(names)
+    """Whether a folder holds one of the two, by the names of its arrays: what is damaged or missing `load_lpips` says."""
+    for file in _files(Path(folder)) if Path(folder).is_dir() else ():
+        try:
+            if not MARKS.isdisjoint(_read(file)):
+                return True
+        except UserError:  # another file may be whole
+            continue
+    return False
 
 
 def load_lpips(folder: str | Path) -> Params:
@@ -52,13 +56,20 @@ def load_lpips(folder: str | Path) -> Params:
 
 
 def _tensors(folder: Path) -> dict[str, np.ndarray]:
-    files = sorted(file for file in folder.iterdir() if file.suffix in (*SAFETENSORS, *TORCH))
     found: dict[str, np.ndarray] = {}
-    for file in files:
-        try:
-            found |= read_pickled(file) if file.suffix in TORCH else read_tensors(file)
-        except UserError:
-            if file.suffix not in TORCH:
-                raise
-            found |= read_tensors(file)  # a newer file of PyTorch's, which reads it
+    for file in _files(folder):
+        found |= _read(file)
     return found
+
+
+def _files(folder: Path) -> list[Path]:
+    return sorted(file for file in folder.iterdir() if file.suffix in (*SAFETENSORS, *TORCH))
+
+
+def _read(file: Path) -> dict[str, np.ndarray]:
+    if file.suffix in TORCH:
+        try:
+            return read_pickled(file)
+        except UserError:  # a newer file of PyTorch's, which reads it
+            pass
+    return read_tensors(file)

@@ -1,5 +1,7 @@
 """LPIPS, by its formula in NumPy, and its weights from the files that people have."""
 
+import shutil
+
 import jax
 import numpy as np
 import pytest
@@ -77,5 +79,12 @@ def test_grey_pictures_dark_ones_and_gradients(folder):
 def test_files_that_lack_something(folder, tmp_path):
     assert holds_lpips(folder) and not holds_lpips(tmp_path) and not holds_lpips(tmp_path / "none")
     (tmp_path / "stages.safetensors").write_bytes((folder / "stages.safetensors").read_bytes())
+    assert holds_lpips(tmp_path)
     with pytest.raises(UserError, match="26 missing: features"):
         load_lpips(tmp_path)
+    shutil.copytree(folder, tmp_path / "cut")
+    cut = tmp_path / "cut" / "stages.safetensors"
+    cut.write_bytes(cut.read_bytes()[:100])
+    assert holds_lpips(tmp_path / "cut")
+    with pytest.raises(UserError, match=r"stages\.safetensors"):
+        load_lpips(tmp_path / "cut")

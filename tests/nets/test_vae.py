@@ -247,6 +247,12 @@ def test_residual_sums_beyond_float16_are_not_rounded():
     x = 1e6 + random(1, 4, 4, 16)
     assert x.dtype == jnp.float32 and len(np.unique(x.astype(jnp.bfloat16))) == 1
     np.testing.assert_array_equal(decoder.middle(x), x)
+    # Where a level changes width, its convolution of one pixel stands in the sum, and is not rounded either.
+    block = decoder.up[-1].blocks[0]
+    assert block.shortcut is not None
+    kernel = block.shortcut.kernel[...].reshape(block.shortcut.kernel.shape[-2:])
+    wanted = np.asarray(x, np.float64) @ np.asarray(kernel, np.float64)
+    np.testing.assert_allclose(block(x), wanted, rtol=1e-5, atol=1e-6 * np.abs(wanted).max())
 
 
 @pytest.mark.parametrize(
@@ -269,6 +275,12 @@ def test_residual_sums_beyond_float16_are_not_rounded():
         (lambda n, p: AutoencoderKL(nnx.Rngs(0), **SMALL, attends=(True,)), "attends are 1 for 2 levels"),
         (lambda n, p: AutoencoderKL(nnx.Rngs(0), **SMALL | {"groups": 3}), "8 channels are not divided by 3 groups"),
         (lambda n, p: vae_model("kl-f7"), "model 'kl-f7' is not known; did you mean 'kl-f"),
+        (lambda n, p: complete_vae({"kind": "kl", "mean": (5,) * 4}), "mean and std of latents are told together"),
+        (lambda n, p: complete_vae({"kind": "kl", "std": (2,) * 4}), "mean and std of latents are told together"),
+        (
+            lambda n, p: complete_vae({"kind": "kl", "mean": (5,) * 4, "std": (2,) * 4, "shift": 3.0}),
+            "a mean a channel and shift 3.0: one of them is not read",
+        ),
         (lambda n, p: complete_vae({"kind": "gan"}), "kind 'gan' is not known"),
         (lambda n, p: complete_vae({"kind": "kl", "chanels": 3}), "'chanels' is not known; did you mean 'channels'"),
     ],

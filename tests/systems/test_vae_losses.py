@@ -108,6 +108,21 @@ def test_the_adaptive_weight_of_a_linear_decoder_is_exact():
     assert adaptive_weight(lambda gradient: pull(gradient)[0], rec, 0 * adversary, 0.5) == 0.5 * 1e4  # bounded
 
 
+def of_shape_1(x, made):
+    """As the package lpips gives it."""
+    return jnp.abs(x - made).mean(axis=(1, 2, 3), keepdims=True)
+
+
+def test_the_weight_is_bounded_as_the_published_one(networks):
+    """Latent diffusion bounds the ratio of the sum over N numbers by 1e4: here, where it is of the mean, by 1e4 / N."""
+    network, judge, params = networks
+    quiet = params | {DISCRIMINATOR: jax.tree.map(lambda leaf: 1e-9 * leaf, params[DISCRIMINATOR])}
+    loss = autoencoder_loss(network.apply, adversary=Adversary(judge.apply, 0, 0.5))
+    bright = {"image": 1e6 * X}  # far from what comes back, so that the ratio is beyond it
+    _, metrics, _ = jax.jit(loss)(quiet, Context(jnp.int32(0)), bright, jax.random.key(2))
+    np.testing.assert_allclose(metrics["adaptive_weight"], 0.5 * 1e4 / X[0].size, rtol=1e-6)
+
+
 @pytest.mark.slow
 def test_the_weight_in_the_loss_is_that_of_the_whole_networks_gradients(networks):
     network, judge, params = networks
@@ -226,3 +241,8 @@ def test_the_pyramid_sees_every_scale_once():
     assert perceptual_named("none") is None
     with pytest.raises(UserError, match=r"loss\.perceptual 'lpisp' is neither of 'none' and 'laplacian'"):
         perceptual_named("lpisp")
+    mine = perceptual_named(f"{__name__}:of_shape_1")
+    with pytest.raises(
+        UserError, match=r"loss\.perceptual .* an array of shape \(2, 1, 1, 1\) for 2 pictures: .* \(2,\)"
+    ):
+        mine.distance(None, X[:2], X[:2])

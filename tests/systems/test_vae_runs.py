@@ -1,6 +1,7 @@
 """Autoencoder runs: trained by config, gone on with, measured, used, refused."""
 
 import json
+import re
 import shutil
 import sys
 from pathlib import Path
@@ -19,6 +20,7 @@ from diffusion_jax.cli import main
 from diffusion_jax.convert.vae import load_vae
 from diffusion_jax.data.sources.digits import load_digits
 from diffusion_jax.nets import complete_vae
+from diffusion_jax.systems.vae.measures import latents, reconstruction
 from diffusion_jax.systems.vae.run import load_vae_run
 from diffusion_jax.train.checkpoint import restore_params
 from diffusion_jax.typing import UserError
@@ -66,6 +68,10 @@ def test_what_is_no_picture_or_latents_is_one_line(folder):
             (blank[0], "images of shape"),
             (["a.png"], "images is .* not an array of floats"),
             (blank * np.nan, "images holds a value that is not finite"),
+            (blank[:0], "images has shape .* at least one example"),
+            (None, "images is None, not an array"),
+            (5, "images .* not|images of shape"),
+            (Image.new("L", (8, 8)), "images is a PIL image"),
         ):
             with pytest.raises(UserError, match=said):
                 ask(given)
@@ -74,6 +80,13 @@ def test_what_is_no_picture_or_latents_is_one_line(folder):
             run.decode(given)
     with pytest.raises(UserError, match="latents is the str 'x'"):
         run.decode("x")
+    three = np.zeros((3, 8, 8, 1), np.float32)
+    for count in (1, 2):
+        with pytest.raises(UserError, match=rf"key is an array of \({count},\) keys for 3 images"):
+            run.encode(three, jax.random.split(jax.random.key(0), count))
+    one, each = jax.random.key(3), jax.vmap(jax.random.fold_in, (None, 0))(jax.random.key(3), jnp.arange(3))
+    np.testing.assert_array_equal(run.encode(three, one), run.encode(three, each))
+    np.testing.assert_array_equal(run.encode(three, one), run.encode(three, jax.random.PRNGKey(3)))
 
 
 def test_it_goes_on_bit_for_bit(folder, tmp_path):
@@ -98,20 +111,45 @@ def test_pictures_stand_beside_what_comes_back_of_them(folder):
     assert {"val_loss", "val_loss_ema", "val_psnr_ema", "val_kl_ema"} <= set(rows[-1])
 
 
+def plain(run):
+    """The text of a run's page."""
+    return re.sub("<[^>]*>", "", (run / "report" / "index.html").read_text())
+
+
 def test_it_is_measured(folder, tmp_path):
     run = Path(shutil.copytree(folder, tmp_path / "run"))
     (run / "latents.json").unlink()
     assert main(["evaluate", "--run", str(run), "--samples", "40"]) == 0
     found = json.loads((run / "report" / "measures.json").read_text())
-    made = found["reconstruction"]
+    made, run_weights = found["reconstruction"], found["latents"]["weights"]
     assert made["features"] == "pixels" and made["window"] == 7 and made["split"] == "test" and made["samples"] == 40
     assert 0 < made["psnr"] < 40 and -1 < made["ssim"] < 1 and made["frechet"] > 0 and made["frechet_real"] > 0
     assert found["latents"]["shape"] == [4, 4, 2] and found["latents"]["kl"] > 0
     np.testing.assert_allclose(found["latents"]["std"], 1, atol=0.1)
     assert (run / "latents.json").is_file()  # noted for those who use it
     assert main(["report", "--run", str(run)]) == 0
-    page = (run / "report" / "index.html").read_text()
+    page = plain(run)
     assert f"{made['psnr']:.1f} dB" in page and "What comes back" in page and "Latent 2" in page
+    assert "nats a latent" in page and f"evaluate --run {run} --samples 40\n" in page
+    for change in ("stale", "alone"):  # each metric is of the weights that it was taken of, and stands for itself
+        if change == "stale":
+            found["latents"]["weights"] = "0"
+        else:
+            found = {"latents": found["latents"] | {"weights": run_weights, "split": "validation", "samples": 30}}
+        (run / "report" / "measures.json").write_text(json.dumps(found))
+        assert main(["report", "--run", str(run)]) == 0
+        page = plain(run)
+        assert ("nats a latent" in page) == (change == "alone") and (" dB" in page) == (change == "stale")
+        how = "reconstruction --samples 40" if change == "stale" else "latents --samples 30 --split validation"
+        assert f"evaluate --run {run} --metric {how}\n" in page
+
+
+def test_of_one_picture_latents_are_measured(folder):
+    """A Frechet distance is of two at least."""
+    run = load_run(folder)
+    assert latents(run, split="test", samples=1, say=lambda line: None)["samples"] == 1
+    with pytest.raises(UserError, match=r"the test split has 360 pictures, of which 1 is measured: .* needs two"):
+        reconstruction(run, split="test", samples=1, say=lambda line: None)
 
 
 def test_it_is_written_for_others(folder, tmp_path, capsys):

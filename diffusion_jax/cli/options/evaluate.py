@@ -55,15 +55,17 @@ def add(commands: Any) -> None:
         metavar="NAME",
         action="append",
         default=[],
-        help="a metric of the run's system (loss_by_noise, nearest, retrieval, samples) or of yours as module:attribute; "
+        help="a metric of the run's system (loss_by_noise, nearest and samples of a diffusion run, retrieval "
+        "of a CLIP, reconstruction and latents of an autoencoder) or of yours as module:attribute; "
         "repeat it for several "
         "(default: what the run's data bring, or all)",
     )
     evaluate.add_argument(
         "--features",
         metavar="NAME",
-        help="of a diffusion run, what samples and pictures are compared in: pixels (the default), lite0 (EfficientNet-Lite0), "
-        "the folder of a CLIP run or of published CLIP weights, or yours as module:attribute",
+        help="what pictures are compared in, drawn ones of a diffusion run or what comes back of an autoencoder: pixels, "
+        "lite0 (EfficientNet-Lite0), the folder of a CLIP run or of published CLIP weights, or yours as "
+        "module:attribute (default: pixels)",
     )
     evaluate.add_argument("--zero-shot", metavar="DIR", help="of a CLIP: classify the pictures DIR/CLASS/PICTURE")
     evaluate.add_argument("--classes", metavar="FILE", help='with --zero-shot: a JSON file {"folder": "name", ...}')

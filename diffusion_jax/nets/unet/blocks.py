@@ -49,7 +49,8 @@ class ResBlock(nnx.Module):
 
     `embedding` is the width of e, None for a block that hears nothing. `groups` are those of the two norms. `resample` is None,
     "up" or "down", by the `filter` "box" or "binomial". `activate` says whether e goes through the activation here, as
-    everywhere but where it did before. `shortcut` None is a convolution where the widths differ.
+    everywhere but where it did before. `shortcut` None is a convolution where the widths differ; it computes, and its sum is,
+    in `shortcut_dtype`, by default `dtype`.
     """
 
     def __init__(
@@ -71,6 +72,7 @@ class ResBlock(nnx.Module):
         dropout_rate: float = 0.0,
         norm: str = "saved",
         dtype: Any = jnp.float32,
+        shortcut_dtype: Any = None,
     ) -> None:
         self.modulation = one_of("modulation", modulation, ("shift", "scale_shift"))
         self.resample = None if resample is None else one_of("resample", resample, ("up", "down"))
@@ -83,7 +85,8 @@ class ResBlock(nnx.Module):
         self.norm2 = GroupNorm(features_out, groups[1], eps=eps, norm=norm, dtype=dtype)
         self.conv2 = Conv(features_out, features_out, 3, rngs, kernel_init=_zeros, dtype=dtype)
         projects = features_in != features_out if shortcut is None else shortcut
-        self.shortcut = Conv(features_in, features_out, 1, rngs, dtype=dtype) if projects else None
+        own = dtype if shortcut_dtype is None else shortcut_dtype
+        self.shortcut = Conv(features_in, features_out, 1, rngs, dtype=own) if projects else None
 
     def __call__(
         self,

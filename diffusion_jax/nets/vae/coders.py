@@ -7,8 +7,9 @@ The blocks are a U-Net's that hear nothing, with norms of eps 1e-6; there are no
 stride 2 with one row of zeros below and one column to the right.
 
 What `dtype` says is how the 3x3 convolutions of the levels compute. In float32, whatever it is: the sums of the residual
-blocks, which in Stable Diffusion XL's decoder are beyond what float16 holds; norms; attention, whose one head of all channels
-has large scores; both ends, since the last one's output is the picture, or the logarithm of a variance.
+blocks, which in Stable Diffusion XL's decoder are beyond what float16 holds, with the 1x1 convolutions in them; norms;
+attention, whose one head of all channels has large scores; both ends, since the last one's output is the picture, or the
+logarithm of a variance.
 """
 
 from __future__ import annotations
@@ -65,8 +66,9 @@ class Coders:
         """A residual block."""
         groups = (self.groups, self.groups)
         return ResBlock(
-            features_in, width, None, rngs, groups=groups, eps=EPS, act=self.act, norm=self.norm, dtype=self.dtype
-        )
+            features_in, width, None, rngs, groups=groups, eps=EPS, act=self.act, norm=self.norm, dtype=self.dtype,
+            shortcut_dtype=jnp.float32,
+        )  # fmt: skip
 
     def attention(self, width: int, rngs: nnx.Rngs) -> PixelAttention:
         """One head of all channels, in float32."""

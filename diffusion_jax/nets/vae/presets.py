@@ -97,6 +97,10 @@ def complete_vae(config: Mapping[str, Any]) -> dict[str, Any]:
         size = made["latent_channels"] if kind == "kl" else made["dim"]
         if made[name] is not None and len(made[name]) != size:
             raise UserError(f"{name} of latents has {len(made[name])} numbers for {size} channels")
+    if (made["mean"] is None) != (made["std"] is None):
+        raise UserError("mean and std of latents are told together: one of them alone is not read")
+    if made["mean"] is not None and made["shift"] is not None:
+        raise UserError(f"the latents have a mean a channel and shift {made['shift']}: one of them is not read")
     return made
 
 

@@ -5,11 +5,11 @@ With x a picture of N numbers, x' what comes back of a latent that was drawn, an
     rec  = mean |x - x'| + perceptual_weight P(x, x')
     L_G  = rec + kl KL / N  (or the codebook's terms)  + lambda G,      G = -mean D(x')
     L_D  = mean(max(0, 1 - D(x)) + max(0, 1 + D(x'))) / 2               (hinge: arXiv 1705.02894)
-    lambda = weight |grad_K rec| / (|grad_K G| + 1e-4),  at most weight 1e4
+    lambda = weight |grad_K rec| / (|grad_K G| + 1e-4),  at most weight 1e4 of a codebook, weight 1e4 / N of a normal posterior
 
 K is the kernel of the decoder's last convolution (VQGAN, eq. 7). Latent diffusion sums |x - x'| and P over the N numbers, and
-adds kl KL; here all is divided by N, which changes no direction, and a published `kl` means the same. G and L_D count
-from the step `start`, when there is something worth telling apart.
+adds kl KL of a normal posterior; here all is divided by N, the bound of lambda with it, which changes no direction, and a
+published `kl` and weight mean the same. G and L_D count from the step `start`, when there is something worth telling apart.
 
 Both networks are trained in one step, by the gradient of L_G + L_D: G sees D's parameters, and L_D sees x', with gradients
 stopped, so that neither has a part in the other's.
@@ -68,14 +68,14 @@ def hinge(real: Float[Array, "batch ..."], made: Float[Array, "batch ..."]) -> F
 
 
 def adaptive_weight(
-    pull: Callable[[Array], PyTree], by_rec: Array, by_adversary: Array, weight: float
+    pull: Callable[[Array], PyTree], by_rec: Array, by_adversary: Array, weight: float, most: float = MOST
 ) -> Float[Array, ""]:
-    """lambda, from the gradients of rec and of G in x' [batch, height, width, channels].
+    """lambda, from the gradients of rec and of G in x' [batch, height, width, channels]; their ratio is at most `most`.
 
     `pull` takes such a gradient back to K, by the transpose of the derivative of x'. Nothing is differentiated through it.
     """
     rec, adversary = (optax.tree.norm(_stop(pull(gradient))) for gradient in (by_rec, by_adversary))
-    return _stop(weight * jnp.clip(rec / (adversary + LEAST), 0.0, MOST))
+    return _stop(weight * jnp.clip(rec / (adversary + LEAST), 0.0, most))
 
 
 def autoencoder_loss(
@@ -133,6 +133,7 @@ def autoencoder_loss(
             jax.grad(lambda made: rec_of(frozen, x, made)[0].mean())(_stop(made)),
             jax.grad(lambda made: generated(made).mean())(_stop(made)),
             adversary.weight,
+            MOST / x[0].size if isinstance(latents, Posterior) else MOST,
         )
         fooled = generated(made)
         real, fake = jnp.split(adversary.apply(judge, jnp.concatenate([x, _stop(made)])), 2)

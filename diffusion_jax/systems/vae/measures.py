@@ -82,8 +82,8 @@ def _pictures(data: Source, count: int, skip: bool) -> np.ndarray:
         except UserError:
             if not skip:
                 raise
-    if len(found) < 2:
-        raise UserError(f"{len(found)} pictures can be read: reconstructions are measured on two at least")
+    if not found:
+        raise UserError(f"none of {len(data)} pictures can be read")
     return np.asarray(to_unit(np.stack(found)))
 
 
@@ -99,6 +99,11 @@ def reconstruction(
     name, data = _held_out(run, split, say)
     skip = run.config.data.get("on_error") == "skip"
     given = _pictures(data, samples, skip)
+    if len(given) < 2:
+        raise UserError(
+            f"the {name} split has {len(data)} pictures, of which {len(given)} is measured: a Frechet distance needs two at "
+            "least (--metric latents needs one)"
+        )
     say(f"{len(given)} pictures of the {name} split, there and back by {run.path}")
     made = run.reconstruct(given)
     window = min(WINDOW, *((side - 1) // 2 * 2 + 1 for side in given.shape[1:3]))
@@ -132,7 +137,8 @@ def latents(run: VaeRun, *, split: str, samples: int = 500, say: Say = print) ->
     shape = run.autoencoder.latent_shape(*run.image[:2])
     mean, std = (np.asarray(numbers) for numbers in (known.mean, known.std))
     return {
-        "split": name, "samples": found.examples, "fitted_on": known.examples, "shape": list(shape),
+        "split": name, "samples": found.examples, "weights": run.fingerprint, "fitted_on": known.examples,
+        "shape": list(shape),
         "mean": ((np.asarray(found.mean) - mean) / std).tolist(), "std": (np.asarray(found.std) / std).tolist(),
         **_of_kind(run, _pictures(data, samples, skip)),
     }  # fmt: skip

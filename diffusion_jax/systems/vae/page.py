@@ -24,13 +24,14 @@ from diffusion_jax.train.runlog import read_metrics
 
 __all__ = ["page_of", "write"]
 
-SHOWN = 8
+SHOWN, USUAL = 8, "pixels"
+METRICS = ("reconstruction", "latents")
 Numbers = Mapping[str, Any]
 Say = Callable[[str], None]
 
 
 def write(run: VaeRun, folder: Path, pictures: np.ndarray | None, say: Say) -> Path:
-    """`index.html` of `folder`; `pictures` [n, h, w, c] in [-1, 1] are held-out ones, None where the data are gone."""
+    """`index.html` of `folder`; `pictures` [n, h, w, c] in [-1, 1] are held-out ones, None where there are none."""
     return write_page(folder / "index.html", page_of(run, folder, pictures, say))
 
 
@@ -38,19 +39,18 @@ def page_of(run: VaeRun, folder: Path, pictures: np.ndarray | None, say: Say) ->
     """The page, with the numbers that lie in `folder`."""
     file = folder / NUMBERS
     numbers: Numbers = read_json(file) if file.is_file() else {}
-    there = numbers.get("reconstruction", {})
-    there = there if there.get("weights") == run.fingerprint else {}
-    within = numbers.get("latents", {}) if there else {}
+    taken = {name: one for name, one in numbers.items() if name in METRICS and one.get("weights") == run.fingerprint}
+    there, within = taken.get("reconstruction", {}), taken.get("latents", {})
     sections = []
     if pictures is None:
-        say("the page is made of what the run holds: its data are gone")
+        say("the page has no pictures: it is made of what the run holds")
     else:
         sections.append(Section("There and back", _pictures(run, np.asarray(to_unit(pictures[:SHOWN])))))
     sections += [
         Section("Beside the data", _measured(run, there)),
         Section("What a diffusion model sees", _latents(run, within)),
         Section("Training", _training(run)),
-        Section("How it was made", how_it_was_made(making_of(run.path, run.config, _commands(run, there)))),
+        Section("How it was made", how_it_was_made(making_of(run.path, run.config, _commands(run, taken)))),
     ]
     height, width, channels = run.autoencoder.latent_shape(*run.image[:2])
     count = sum(leaf.size for leaf in jax.tree.leaves(run.params))
@@ -162,7 +162,18 @@ def _training(run: VaeRun) -> tuple[Block, ...]:
     )  # fmt: skip
 
 
-def _commands(run: VaeRun, found: Numbers) -> list[str]:
+def _commands(run: VaeRun, taken: Mapping[str, Numbers]) -> list[str]:
+    """What trained it, measured what is on the page and made it: metrics that were taken together by one command."""
     where = shlex.quote(str(run.path))
-    measured = [f"diffusion-jax evaluate --run {where} --samples {found['samples']}"] if found else []
+    hows = {name: f" --samples {one['samples']}{_split(one)}" for name, one in taken.items()}
+    if (features := taken.get("reconstruction", {}).get("features", USUAL)) != USUAL:
+        hows["reconstruction"] += f" --features {shlex.quote(features)}"
+    together = len(taken) == len(METRICS) and {one["samples"] for one in taken.values()}
+    measured = [f"diffusion-jax evaluate --run {where} --metric {name}{how}" for name, how in hows.items()]
+    if together and len(together) == 1 and len({_split(one) for one in taken.values()}) == 1:
+        measured = [f"diffusion-jax evaluate --run {where}{hows['reconstruction']}"]
     return [*trained_by(run.path), *measured, f"diffusion-jax report --run {where}"]
+
+
+def _split(found: Numbers) -> str:
+    return "" if found["split"] == "test" else f" --split {found['split']}"

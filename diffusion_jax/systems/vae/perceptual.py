@@ -5,7 +5,7 @@ LPIPS (`convert.lpips`, `metrics.lpips`); "module:attribute", a function of (x, 
 
 **Laplacian.** A pyramid whose levels L_j are what a picture loses when it is blurred, the next level being every second pixel
 of the blurred one, and the last what is left (Burt and Adelson, 1983, without doubling again); the mean |difference| of each
-level is weighed by 2^j, coarse levels more (the loss of GLO, arXiv 1707.05776, section 3.2):
+level is weighed by 2^j, coarse levels more (after the loss of GLO, arXiv 1707.05776, whose weights are other ones):
 
     P = sum_j 2^j mean |L_j(x) - L_j(x')|
 
@@ -25,6 +25,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float, PyTree
 
 from diffusion_jax.build.own import is_own, own
@@ -121,7 +122,17 @@ def _own(name: str) -> Perceptual:
     found = own("loss.perceptual", name)
     if not callable(found):
         raise UserError(f"loss.perceptual {name!r} is a {type(found).__name__}: a function of (x, x') is needed")
-    return Perceptual(lambda frozen, x, made: found(x, made))
+
+    def distance(frozen: PyTree, x: Array, made: Array) -> Array:
+        far = found(x, made)
+        if np.shape(far) != x.shape[:1]:
+            raise UserError(
+                f"loss.perceptual {name!r} gives an array of shape {np.shape(far)} for {len(x)} pictures: it gives a number "
+                f"each, {x.shape[:1]}"
+            )
+        return far
+
+    return Perceptual(distance)
 
 
 def perceptual_named(name: str) -> Perceptual | None:

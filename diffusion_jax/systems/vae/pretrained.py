@@ -30,7 +30,7 @@ from diffusion_jax.convert.vae import load_vae
 from diffusion_jax.convert.vae_config import CLASSES
 from diffusion_jax.nets import VAE_MODELS, Network, Posterior, complete_vae, sliced, tiled, vae_keywords, vae_model
 from diffusion_jax.nets.vae.coders import check_sizes, factor_of
-from diffusion_jax.process.arguments import data, known
+from diffusion_jax.process.arguments import data, known, typed_key
 from diffusion_jax.systems.system import Published
 from diffusion_jax.typing import Params, UserError, path_of
 
@@ -106,10 +106,10 @@ class Autoencoder:
     ) -> Float[Array, "batch _ _ _"]:
         """Images [batch, height, width, channels] in [-1, 1] -> latents of unit scale, float32.
 
-        They are of the posterior's mean, or of a sample with a `key`, which is one key or a key an example; an autoencoder with
-        a codebook has nothing to draw, and its latents are those before they are quantised. `tile` is the side of tiles, in
-        pixels (`nets.tiled`). Raises UserError for sizes that are not halved often enough, for other channels, and for floats
-        far outside [-1, 1].
+        They are of the posterior's mean, or of a sample with a `key`, which is one key or a key an example [batch]; an
+        autoencoder with a codebook has nothing to draw, and its latents are those before they are quantised. `tile` is the side
+        of tiles, in pixels (`nets.tiled`). Raises UserError for sizes that are not halved often enough, for other channels, for
+        floats far outside [-1, 1], and for what is neither one key nor as many as images.
         """
         normal = self.kind == "AutoencoderKL"
         run = functools.partial(
@@ -117,6 +117,7 @@ class Autoencoder:
         )
         x = batch_of("images", images, self.config["in_channels"], pictures=True)
         check_sizes(x.shape[1], x.shape[2], self.factor)
+        key = None if key is None else _keys(key, x.shape[0])
         found = run(x) if tile is None else tiled(run, x, tile)
         return _to_unit(_drawn(found, key) if normal else found, *self._affine())
 
@@ -139,6 +140,14 @@ class Autoencoder:
 
     def _affine(self) -> tuple[Array, Array]:
         return _of_channels(self.scale), _of_channels(self.shift)
+
+
+def _keys(key: Any, count: int) -> Array:
+    """One key, or one each. UserError for others."""
+    key = typed_key(key)
+    if key.shape not in ((), (count,)):
+        raise UserError(f"key is an array of {key.shape} keys for {count} images: give one, or one an image")
+    return key
 
 
 def _of_channels(numbers: Scale) -> Array:

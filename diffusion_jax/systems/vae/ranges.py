@@ -31,7 +31,7 @@ RANGES: dict[str, Range] = {
     "model.codes": whole(2, 2**24),
     "model.dim": optional(whole(1, 1024), "the latents' channels"),
     "loss.perceptual": text(
-        "none, laplacian, the path of a CLIP, or a function of yours as 'module:attribute', as text"
+        "none, laplacian, the folder of a CLIP or of LPIPS, or a function of yours as 'module:attribute', as text"
     ),
     "loss.perceptual_weight": number(0.0, 1e6, usual=1.0),
     "loss.kl": number(0.0, 1e6, usual=1e-6),

@@ -99,12 +99,11 @@ class VaeRun:
 
     def reconstruct(self, images: Any, *, batch_size: int = 64) -> np.ndarray:
         """Images [n, h, w, c], uint8 or in [-1, 1], there and back by the mean of their latents, clipped to [-1, 1]."""
-        size = min(whole_number("batch_size", batch_size, 1), len(images))
-        if size == 0:
-            raise UserError("images holds no picture: give at least one")
+        given = np.asarray(batch_of("images", _unit(images), self.image[-1], pictures=True))
+        size = min(whole_number("batch_size", batch_size, 1), len(given))
         found = []
-        for start in range(0, len(images), size):
-            part = np.asarray(batch_of("images", _unit(images[start : start + size]), self.image[-1], pictures=True))
+        for start in range(0, len(given), size):
+            part = given[start : start + size]
             whole = np.concatenate([part, np.repeat(part[-1:], size - len(part), axis=0)])  # one shape, compiled once
             found.append(np.asarray(_there_and_back(self.network, self.params, whole))[: len(part)])
         return np.concatenate(found)
