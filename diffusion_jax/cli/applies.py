@@ -40,8 +40,6 @@ APART: dict[str, dict[str, tuple[str, ...]]] = {
         "weights": ("pretrained",),
         "label": ("prompts",),
         "scale": ("prompts", "format"),
-        "image": ("prompts",),
-        "mask": ("prompts",),
     },
     "evaluate": {
         "samples": ("bits_per_dim", *PICTURE_MEASURES),

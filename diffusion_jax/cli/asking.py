@@ -87,13 +87,18 @@ def asked_of(run: Any, arguments: argparse.Namespace) -> Asked | None:
             raise UserError(f"{_source(arguments)} takes no {flag(option)}: it asks for {_told(names)}")
     if not said:
         raise UserError(f"{_source(arguments)} draws what it is asked for: give {_wanted(run, names)}")
-    if arguments.prompts is not None:
-        return Asked(names, rows=_read(run, names, arguments.prompts))
+    if arguments.prompts is not None and given and getattr(arguments, "pretrained", None) is None:
+        raise UserError(f"{flag(given[0])} does not go with --prompts, whose lines say what each image is asked for")
     values = {
         by_option[option]: [_one(run, by_option[option], v, flag(option)) for v in getattr(arguments, option)]
         for option in given
     }
-    return Asked(names, values)
+    if arguments.prompts is None:
+        return Asked(names, values)
+    rows = _read(run, names, arguments.prompts)
+    if values:  # pictures that each line begins with which names no other
+        rows = [{name: each[i % len(each)] for name, each in values.items()} | row for i, row in enumerate(rows)]
+    return Asked(names, rows=rows)
 
 
 def negative_of(run: Any, asked: Asked | None, arguments: argparse.Namespace) -> Any:
@@ -154,7 +159,8 @@ def _read(run: Any, names: Sequence[str], file: str) -> list[Any]:
     """
     lines = read_requests(file)
     if len(names) == 1:
-        return [_one(run, names[0], line, f"{file}, line {i}") for i, line in enumerate(lines, 1)]
+        wheres = [f"{file}, line {i}" for i in range(1, len(lines) + 1)]
+        return [_one(run, names[0], _alone(names[0], line, w), w) for line, w in zip(lines, wheres, strict=True)]
     found = []
     for number, line in enumerate(lines, 1):
         where = f"{Path(file).name}, request {number}"
@@ -169,6 +175,22 @@ def _read(run: Any, names: Sequence[str], file: str) -> list[Any]:
             raise UserError(f"{where} has {', '.join(map(repr, request)) or 'nothing'}: it may have {', '.join(names)}")
         found.append({name: _one(run, name, value, where) for name, value in request.items()})
     return found
+
+
+def _alone(name: str, line: str, where: str) -> str:
+    """The line, or what a JSON object of the one name says in it. UserError for an object of other names."""
+    try:
+        found = json.loads(line) if line.startswith("{") else None
+    except json.JSONDecodeError:
+        return line  # a text that begins with a brace
+    if not isinstance(found, dict):
+        return line
+    if list(found) != [name] or not isinstance(found[name], str):
+        raise UserError(
+            f"{where} has {', '.join(map(repr, found)) or 'nothing'}: it may have {name}, a text; what is the same for all is "
+            "said by options"
+        )
+    return str(found[name])
 
 
 def read_requests(name: str) -> list[str]:

@@ -42,6 +42,10 @@ def solver_options_of(arguments: argparse.Namespace, default: Any) -> dict[str, 
     if not arguments.solver_option:
         return found
     name = arguments.solver or default.get("solver")
+    if name is None:
+        raise UserError(
+            f"--solver-option {arguments.solver_option[0]} needs --solver: the folder's scheduler has its own"
+        )
     make = pick("solver", name, SOLVERS)
     for key, text in _pairs("--solver-option", arguments.solver_option):
         if key in found:

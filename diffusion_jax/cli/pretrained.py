@@ -158,6 +158,9 @@ def _solver(given: Mapping[str, Any]) -> Any:
 def published(arguments: argparse.Namespace) -> Published:
     """The pipeline of `--pretrained`, with every `--lora` merged. UserError as `load_pipeline`, and for a `--size` that is
     none."""
+    for option, needs in (("mask", "image"), ("strength", "image")):
+        if getattr(arguments, option) and not arguments.image:
+            raise UserError(f"{flag(option)} is of a picture to begin with: give {flag(needs)} as well")
     loras, kind = [_lora(given) for given in arguments.lora], arguments.param_dtype or "float32"
     try:
         pipeline = load_pipeline(
@@ -186,9 +189,9 @@ def published(arguments: argparse.Namespace) -> Published:
     size = _size(arguments.size)
     if size is None and arguments.image:
         try:
-            size = pipeline.pixels(image=arguments.image[0])
+            size = pipeline.pixels(image=list(arguments.image))
         except UserError as error:
-            raise UserError(str(error).replace(": say size;", ": say --size;")) from error
+            raise UserError(str(error).replace(": say size", ": say --size")) from error
     return Published(pipeline, asks, size, arguments.strength, arguments.tile, _more(arguments, pipeline))
 
 
@@ -245,8 +248,9 @@ def _edges(option: str, given: str) -> tuple[int, int]:
     """Two numbers of "512x768", or twice the one of "512"; of a crop 0 may be. UserError for another text."""
     parts = given.lower().split("x")
     if len(parts) > 2 or not all(part.isdigit() and int(part) >= (option != "--crop") for part in parts):
-        raise UserError(
-            f"{option} {given!r} is neither an edge in pixels, such as 512, nor HEIGHTxWIDTH, such as 512x768"
-        )
+        meant = "TOPxLEFT, such as 0x128"
+        if option != "--crop":
+            meant = "an edge in pixels, such as 512, or HEIGHTxWIDTH, such as 512x768"
+        raise UserError(f"{option} {given!r} is not {meant}")
     edges = [int(part) for part in parts]
     return edges[0], edges[-1]

@@ -73,6 +73,8 @@ def sample(arguments: argparse.Namespace, rest: list[str]) -> int:
         arguments.batch_size *= jax.local_device_count()
     run: Any = _drawing(arguments.run, arguments.weights) if arguments.pretrained is None else published(arguments)
     asked = asked_of(run, arguments)
+    if asked is not None and asked.rows and "num_images" not in arguments.given:
+        arguments.num_images = len(asked.rows)
     negative = negative_of(run, asked, arguments)
     if (not folder or arguments.format == "png") and len(run.shape) != 3:
         raise UserError(

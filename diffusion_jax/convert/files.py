@@ -34,6 +34,7 @@ __all__ = [
 ]
 
 DTYPES: dict[str, Any] = {"float32": np.float32, "float16": np.float16, "bfloat16": ml_dtypes.bfloat16}
+POINTER = b"version https://git-lfs"
 READ = ("BF16", "F16", "F32")
 """The precisions of weights, as safetensors names them."""
 SAFETENSORS, TORCH = (".safetensors",), (".pt", ".pth", ".bin", ".ckpt")
@@ -114,10 +115,19 @@ def read_tensors(path: Path) -> dict[str, np.ndarray]:
                 f"{str(path)!r} holds weights in {other}, which are not read; read are {', '.join(READ)}"
             ) from error
         except (SafetensorError, OSError) as error:
-            raise UserError(f"{str(path)!r} is damaged or no safetensors file: {error}") from error
+            raise _damaged(path, error) from error
     if path.suffix in TORCH:
         return _read_torch(path)
     raise UserError(f"{str(path)!r} ends in {path.suffix!r}; weights end in {', '.join((*SAFETENSORS, *TORCH))}")
+
+
+def _damaged(path: Path, error: Exception) -> UserError:
+    with path.open("rb") as file:
+        if file.read(len(POINTER)) == POINTER:
+            return UserError(
+                f"{str(path)!r} is a pointer of Git LFS, not the weights themselves: run `git lfs pull` there"
+            )
+    return UserError(f"{str(path)!r} is damaged or no safetensors file: {error}")
 
 
 def read_header(path: Path) -> dict[str, str]:
@@ -128,7 +138,7 @@ def read_header(path: Path) -> dict[str, str]:
         with safe_open(path, framework="numpy") as file:
             return dict(file.metadata() or {})
     except (SafetensorError, OSError) as error:
-        raise UserError(f"{str(path)!r} is damaged or no safetensors file: {error}") from error
+        raise _damaged(path, error) from error
 
 
 def names_in(path: Path) -> tuple[str, ...]:

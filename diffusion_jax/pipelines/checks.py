@@ -14,6 +14,8 @@ from diffusion_jax.typing import UserError, whole_number
 
 __all__ = ["check_guided", "check_negative", "falling", "guiding", "number", "solves", "tile_of"]
 
+PLUS_PLUS = 0.6
+"""The usual scale of CFG++ (arXiv 2406.08070), which is from 0 to 1."""
 OVERLAP = 4
 """A fourth of a tile is in common with the next: latents of a tile are so many times a whole number."""
 
@@ -35,10 +37,12 @@ def guiding(value: Any, usual: float, guidance: Any = None, *, told: bool = Fals
     A network that is `told` the scale has it as it is, and so has a `guidance` that acts below 1, as CFG++ from 0 to 1.
     UserError for what is negative or no number.
     """
+    name = guidances.spec_of(guidance)["name"]
+    usual = PLUS_PLUS if name == "cfg_plus_plus" else usual
     scale = usual if value is None else number("guidance_scale", value, "1 (none) to 8")
     if scale < 0:
         raise UserError(f"guidance_scale {scale:g} is negative; nearest: 0, which as 1 is no guidance")
-    off = guidances.spec_of(guidance)["name"] in guidances.OFF_AT_ONE and not told
+    off = name in guidances.OFF_AT_ONE and not told
     return max(scale, 1.0) if off else scale
 
 

@@ -135,9 +135,12 @@ def read_index(folder: Path) -> Index:
     if not folder.exists():
         beside = [place.name for place in folder.parent.iterdir()] if folder.parent.is_dir() else []
         near = nearest_path(folder.name, beside)
-        raise UserError(
-            f"{str(folder)!r} does not exist" + (f"; did you mean {str(folder.parent / near)!r}?" if near else "")
+        other = (
+            f"; did you mean {str(folder.parent / near)!r}?"
+            if near
+            else ": a pipeline is a folder of yours, not a name"
         )
+        raise UserError(f"{str(folder)!r} does not exist{other}")
     if not (folder / INDEX).is_file():
         there = sorted(place.name for place in folder.iterdir())[:8] if folder.is_dir() else []
         raise UserError(

@@ -108,6 +108,10 @@ def masks_of(given: Given, size: tuple[int, int], owns: Sequence[tuple[int, int]
         picture = picture.resize((size[1], size[0]), Image.Resampling.LANCZOS)
         mask = (np.asarray(picture, np.float32) / 255.0 >= 0.5).astype(np.float32)
         if not mask.any():
-            raise UserError("mask has no white: white is what is drawn anew, so nothing would be")
+            levels = getattr(one, "dtype", None) == np.uint8 and np.max(one) == 1
+            raise UserError(
+                "mask has no white: white is what is drawn anew, so nothing would be"
+                + ("; uint8 are levels 0 .. 255, of which 1 is black: give booleans, or 255" if levels else "")
+            )
         found.append(mask[..., None])
     return np.stack(found)

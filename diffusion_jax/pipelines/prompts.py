@@ -36,6 +36,29 @@ class Sizes:
     aesthetic_score: float = 6.0
     negative_aesthetic_score: float = 2.5
 
+    def __post_init__(self) -> None:
+        for name in ("original_size", "crop", "target_size"):
+            pair, least = getattr(self, name), int(name != "crop")
+            if pair is None and least:
+                continue
+            edges = tuple(pair) if isinstance(pair, list | tuple) else ()
+            if len(edges) != 2 or not all(isinstance(edge, int | np.integer) and edge >= least for edge in edges):
+                meant = "(height, width)" if least else "(top, left)"
+                raise UserError(f"{name} of Sizes is {pair!r:.60}, not two whole numbers {meant} of at least {least}")
+        for name in ("aesthetic_score", "negative_aesthetic_score"):
+            if not isinstance(getattr(self, name), int | float | np.number):
+                raise UserError(f"{name} of Sizes is {getattr(self, name)!r:.60}, not a number, such as 6.0")
+
+    def check(self, heard: int | None) -> None:
+        """UserError for what was given and a network is not told that hears 5 numbers, 6, or none."""
+        scores = ("aesthetic_score", "negative_aesthetic_score")
+        told = {0: (), 5: ("original_size", "crop", *scores)}.get(heard or 0, ("original_size", "crop", "target_size"))
+        for field in dataclasses.fields(self):
+            if field.name not in told and getattr(self, field.name) != field.default:
+                raise UserError(
+                    f"{field.name} of Sizes: this U-Net is told none; XL's hears sizes, its refiner scores in place of the last"
+                )
+
     def ids(self, count: int, size: tuple[int, int]) -> tuple[list[float], list[float]]:
         """(the ids, those of what is kept away from), 5 or 6 numbers as the network hears."""
         original, target = self.original_size or size, self.target_size or size

@@ -28,7 +28,7 @@ from diffusion_jax.nets import Network
 from diffusion_jax.pipelines.adapting import adapted
 from diffusion_jax.pipelines.checks import check_negative, guiding, number, tile_of
 from diffusion_jax.pipelines.drawing import Begun, decoded, drawn, plan_of
-from diffusion_jax.pipelines.pictures import check_size, masks_of, pictures_of, size_of, sizes_of
+from diffusion_jax.pipelines.pictures import check_size, masks_of, pictures_of, sizes_of
 from diffusion_jax.pipelines.prompts import Sizes, listed, nothing, told
 from diffusion_jax.pipelines.saving import save_pipeline
 from diffusion_jax.pipelines.scheduler import Scheduler
@@ -144,6 +144,7 @@ class TextToImage:
             from_second = listed("negative_second", negative_second, count, first)
             away = told(encoders, [first, from_second][: len(encoders)], penultimate=self.kind == "sdxl")
         heard = self.unet_config["hearing"].get("ids")
+        sizes.check(heard)
         if heard:
             pixels = size or (self.size * self.vae.factor,) * 2
             for entries, ids in zip((cond, away), sizes.ids(heard, pixels), strict=True):
@@ -226,7 +227,7 @@ class TextToImage:
             away, scale = cond, 1.0
         shape = self.vae.latent_shape(*pixels)
         keys = example_keys(seed, whole_number("start", start, 0, 2**31 - 1 - len(texts)), len(texts))
-        share = _strength(strength, image, mask)
+        share = _strength(strength, image, mask, num_steps)
         plan = plan_of(self.scheduler, num_steps, solver=solver, grid=grid, eta=eta, strength=share)
         begun = None if image is None else self._begun(image, mask, pixels, keys, len(texts))
         if begun is not None and begun.joined is not None:
@@ -291,7 +292,14 @@ class TextToImage:
             return check_size(size, factor)
         if image is None:
             return (self.size * factor,) * 2
-        height, width = size_of(image)
+        own_sizes = [self._nearest(*one) for one in sizes_of(image)]
+        if len(set(own_sizes)) > 1:
+            first, other = own_sizes[0], next(one for one in own_sizes if one != own_sizes[0])
+            raise UserError(
+                f"the pictures are of several sizes, {first[0]} x {first[1]} and {other[0]} x {other[1]}: say size, to which "
+                "they are all brought"
+            )
+        height, width = sizes_of(image)[0]
         own = (self.size * factor) ** 2
         if height * width > LARGEST * own:
             shrink = (own / (height * width)) ** 0.5
@@ -300,6 +308,11 @@ class TextToImage:
                 f"the picture is {height} x {width}, more than {LARGEST} times the pixels that the model draws: say size; "
                 f"nearest to its form: {near}"
             )
+        return own_sizes[0]
+
+    def _nearest(self, height: int, width: int) -> tuple[int, int]:
+        """The edges of a picture rounded down to what can be drawn."""
+        factor = self.vae.factor
         return max(factor, height // factor * factor), max(factor, width // factor * factor)
 
     def _begun(self, image: Any, mask: Any, pixels: tuple[int, int], keys: Array, count: int) -> Begun:
@@ -333,14 +346,14 @@ LARGEST = 4
 ENCODED, MASKED = 11, 12  # what an example's key is folded with for the noise of the encoder
 
 
-def _strength(strength: float | None, image: Any, mask: Any) -> float:
+def _strength(strength: float | None, image: Any, mask: Any, num_steps: int) -> float:
     if strength is None:
         return 0.8 if image is not None and mask is None else 1.0
     if image is None:
         raise UserError(f"strength {strength} says how far a picture is noised: give `image` as well")
     share = number("strength", strength, "0.8")
     if not 0 < share <= 1:
-        raise UserError(f"strength {strength} is not in (0, 1]; nearest: {1.0 if share > 1 else 0.1}")
+        raise UserError(f"strength {strength} is not in (0, 1]; nearest: {1.0 if share > 1 else 1 / num_steps:g}")
     return share
 
 

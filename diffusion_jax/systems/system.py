@@ -147,6 +147,7 @@ class System:
     publishes: Callable[[Path, Any], bool] = lambda path, model: False
     lighter: Callable[[ConfigDict], str] = lambda config: (
         f"lower --config.batch_size={config.get('batch_size')} or the size of the model"
+        + (f", or --config.preprocess.size={size}" if (size := (config.get("preprocess") or {}).get("size")) else "")
     )
 
 

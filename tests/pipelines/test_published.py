@@ -1,17 +1,21 @@
 """`sample --pretrained`: the fingerprint by which a folder of pictures is gone on with, and how many are drawn at a time."""
 
 import dataclasses
+import json
+import shutil
 from pathlib import Path
 
 import jax
 import numpy as np
 import pytest
 from described import build
+from PIL import Image
 
 from diffusion_jax.cli import main
 from diffusion_jax.cli.pretrained import Published
-from diffusion_jax.pipelines import load_pipeline
+from diffusion_jax.pipelines import Sizes, load_pipeline
 from diffusion_jax.pipelines.checks import check_negative, guiding
+from diffusion_jax.pipelines.pictures import masks_of
 from diffusion_jax.pipelines.scheduler import read_scheduler
 from diffusion_jax.typing import UserError, texts_of
 
@@ -73,20 +77,55 @@ def test_the_fingerprint_is_of_all_that_draws(folder, pipeline):
     assert len({same, *others.values()}) == 1 + len(CHANGES), others
 
 
-@pytest.mark.parametrize(("given", "size"), [([], 4 * 8), (["--batch-size", "3"], 3)])
-def test_four_a_device_are_drawn_at_a_time(folder, tmp_path, monkeypatch, given, size):
-    """Of 8 devices; a number that is given is taken as it is."""
-    asked = []
+@pytest.fixture
+def asked(monkeypatch):
+    """[(requests, how many at a time)] of every call of `Published.generate`, which draws grey."""
+    found = []
 
     def generate(run, requests, *, batch_size, count=None, **settings):
-        asked.append((len(requests), batch_size))
+        found.append((list(requests), batch_size))
         return np.zeros((len(requests), *run.shape), np.float32)
 
     monkeypatch.setattr(Published, "generate", generate)
+    return found
+
+
+@pytest.mark.parametrize(("given", "size"), [([], 4 * 8), (["--batch-size", "3"], 3)])
+def test_four_a_device_are_drawn_at_a_time(folder, tmp_path, asked, given, size):
+    """Of 8 devices; a number that is given is taken as it is."""
     out = ["--format", "png", "--num-images", "40", "--out", str(tmp_path / "cats")]
     assert main(["sample", "--pretrained", str(folder), "--prompt", "a cat", *out, *given]) == 0
     assert {batch for _, batch in asked} == {size}
-    assert max(count for count, _ in asked) == size and sum(count for count, _ in asked) == 40
+    counts = [len(requests) for requests, _ in asked]
+    assert max(counts) == size and sum(counts) == 40
+
+
+def test_a_file_of_prompts_may_begin_with_pictures(folder, tmp_path, asked, capsys):
+    """One image a line where no number is said; what is the same for all is an option, and a line may name another."""
+    for name, grey in (("a.png", 90), ("b.png", 200)):
+        Image.fromarray(np.full((16, 16, 3), grey, np.uint8)).save(tmp_path / name)
+    lines = ["a cat", json.dumps({"prompt": "red dog"})]
+    (tmp_path / "asked.txt").write_text("\n".join([*lines, "{a} cat"]))
+    command = ["sample", "--pretrained", str(folder), "--format", "png", "--prompts", str(tmp_path / "asked.txt")]
+    assert main([*command, "--out", str(tmp_path / "texts")]) == 0
+    assert asked.pop()[0] == ["a cat", "red dog", "{a} cat"] and not asked
+    a, b = (str(tmp_path / name) for name in ("a.png", "b.png"))
+    lines.append(json.dumps({"prompt": "a dog", "image": b}))
+    (tmp_path / "asked.txt").write_text("\n".join(lines))
+    assert main([*command, "--image", a, "--strength", "0.5", "--out", str(tmp_path / "begun")]) == 0
+    requests = [("a cat", a), ("red dog", a), ("a dog", b)]
+    assert asked.pop()[0] == [{"image": image, "prompt": text} for text, image in requests]
+    assert main([*command, "--out", str(tmp_path / "none")]) == 2
+    assert "line 3 has 'prompt', 'image': it may have prompt, a text" in capsys.readouterr().err
+    (tmp_path / "asked.txt").write_text("a cat")
+    for wrong, said in (
+        (["--mask", a], "--mask is of a picture to begin with: give --image as well"),
+        (["--strength", "0.5"], "--strength is of a picture to begin with: give --image as well"),
+        (["--solver-option", "order=3"], "--solver-option order=3 needs --solver"),
+        (["--size", "16,16"], "--size '16,16' is not an edge in pixels, such as 512, or HEIGHTxWIDTH"),
+    ):
+        assert main([*command, *wrong, "--out", str(tmp_path / "none")]) == 2
+        assert said in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(("tile", "message"), [(0, "tile 0 is not .* at least 8; nearest: 8"), (12, "nearest: 16")])
@@ -104,7 +143,8 @@ def test_a_negative_that_is_no_text_is_told_as_one():
 
 def test_scales_and_what_they_switch_off():
     assert [guiding(scale, 7.5) for scale in (None, 0, 0.5, 1, 3)] == [7.5, 1, 1, 1, 3]
-    assert guiding(0.3, 7.5, "cfg_plus_plus") == 0.3 and guiding(0, 7.5, told=True) == 0
+    assert [guiding(scale, 7.5, "cfg_plus_plus") for scale in (0.3, None)] == [0.3, 0.6]
+    assert guiding(0, 7.5, told=True) == 0
 
 
 def test_latent_consistency_has_steps_of_its_own(pipeline):
@@ -116,3 +156,43 @@ def test_latent_consistency_has_steps_of_its_own(pipeline):
     Published(own, ("prompt",), strength=0.8).settings()
     own.generate("a cat", image=np.zeros((16, 16, 3), np.uint8), output="latent")
     assert [one.usual_steps for one in (scheduler, own.scheduler)] == [50, 4]
+
+
+@pytest.mark.parametrize(
+    ("ask", "message"),
+    [
+        (
+            lambda p: Sizes(original_size=(0, 5)),
+            r"original_size of Sizes is \(0, 5\), not two whole numbers \(height",
+        ),
+        (lambda p: Sizes(crop=(0, -1)), r"crop of Sizes is \(0, -1\), not two whole numbers \(top, left\)"),
+        (
+            lambda p: p.generate("a", sizes=Sizes(original_size=(5, 5))),
+            "original_size of Sizes: this U-Net is told none",
+        ),
+        (lambda p: Sizes(aesthetic_score=5.0).check(6), "aesthetic_score of Sizes: this U-Net is told none"),
+        (lambda p: Sizes(target_size=(5, 5)).check(5), "target_size of Sizes: this U-Net is told none"),
+        (
+            lambda p: p.pixels(image=[np.zeros((16, 16, 3), np.uint8), np.zeros((16, 32, 3), np.uint8)]),
+            "the pictures are of several sizes, 16 x 16 and 16 x 32: say size",
+        ),
+        (
+            lambda p: masks_of(np.ones((16, 16), np.uint8), (16, 16), [(16, 16)]),
+            "of which 1 is black: give booleans, or 255",
+        ),
+        (lambda p: load_pipeline("runwayml/stable-diffusion-v1-5"), "does not exist: .* a folder of yours, not a name"),
+    ],
+)
+def test_what_is_no_size_picture_or_folder_is_one_line(pipeline, ask, message):
+    with pytest.raises(UserError, match=message):
+        ask(pipeline)
+    assert pipeline.pixels(image=[np.zeros((16, 16, 3), np.uint8), np.zeros((17, 16, 3), np.uint8)]) == (16, 16)
+
+
+def test_a_pointer_in_place_of_weights_is_told(folder, tmp_path):
+    """What a clone without Git LFS holds."""
+    other = shutil.copytree(folder, tmp_path / "cloned")
+    file = next((other / "unet").glob("*.safetensors"))
+    file.write_text("version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 9\n")
+    with pytest.raises(UserError, match="a pointer of Git LFS, not the weights themselves"):
+        load_pipeline(other)

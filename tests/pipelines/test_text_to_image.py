@@ -144,7 +144,7 @@ def test_each_mask_belongs_to_its_picture():
         ),
         ({"mask": np.ones((16, 16))}, "a mask hides a part of a picture: give `image`"),
         ({"strength": 0.5}, "strength 0.5 says how far a picture is noised: give `image`"),
-        ({"image": np.zeros((16, 16, 3), np.uint8), "strength": 1.5}, r"strength 1.5 is not in \(0, 1\]; nearest: 1.0"),
+        ({"image": np.zeros((16, 16, 3), np.uint8), "strength": 1.5}, r"strength 1.5 is not in \(0, 1\]; nearest: 1$"),
         ({"image": np.zeros((16, 16, 3), np.uint8), "mask": np.ones((8, 8))}, "mask is 8 x 8, the picture 16 x 16"),
         ({"image": np.zeros((16, 16, 3), np.uint8), "mask": np.zeros((16, 16))}, "mask has no white"),
         (
@@ -152,11 +152,11 @@ def test_each_mask_belongs_to_its_picture():
             r"mask of floats reaches 255: .* \[0, 1\]",
         ),
         (
-            {"image": [np.zeros((16, 16, 3), np.uint8), LONG], "mask": [LONG, np.ones((16, 16))]},
+            {"image": [np.zeros((16, 16, 3), np.uint8), LONG], "mask": [LONG, np.ones((16, 16))], "size": 16},
             "mask is 32 x 16, the picture 16 x 16",
         ),
         (
-            {"image": [np.zeros((16, 16, 3), np.uint8), LONG], "mask": [np.ones((16, 16))] * 3},
+            {"image": [np.zeros((16, 16, 3), np.uint8), LONG], "mask": [np.ones((16, 16))] * 3, "size": 16},
             "mask has 3 pictures, image has 2",
         ),
         ({"image": []}, "no picture: image and mask are one picture"),

@@ -115,7 +115,9 @@ def add(commands: Any) -> None:
         metavar="N",
         help="solver steps (default: the config's; of --pretrained 50, of latent consistency 4)",
     )
-    sample.add_argument("--num-images", type=int, metavar="N", default=8, help="how many images")
+    sample.add_argument(
+        "--num-images", type=int, metavar="N", default=8, help="how many images (of --prompts one a line)"
+    )
     sample.add_argument("--seed", type=int, default=0, help="image i is a function of the seed and of i")
     sample.add_argument(
         "--batch-size",

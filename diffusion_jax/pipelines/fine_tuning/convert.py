@@ -10,7 +10,7 @@ import jax
 import numpy as np
 
 from diffusion_jax.convert import save_lora
-from diffusion_jax.convert.files import DTYPES
+from diffusion_jax.convert.files import DTYPES, SAFETENSORS
 from diffusion_jax.files import check_file, check_folder
 from diffusion_jax.pipelines.fine_tuning.run import FineTuned
 from diffusion_jax.runs import holds_run
@@ -53,6 +53,10 @@ def convert(arguments: argparse.Namespace, say: Callable[[str], None]) -> int:
     one_of("--dtype", arguments.dtype, DTYPES)
     if layout == "diffusers":
         check_folder(out)
+        if out.suffix in SAFETENSORS:
+            raise UserError(
+                f"--out {str(out)!r} is named as a file, and a pipeline is written as a folder; nearest: {out.stem!r}"
+            )
         if out.exists() and any(out.iterdir()):
             raise UserError(
                 f"--out {str(out)!r} holds something: a pipeline is written as a new folder; choose another"

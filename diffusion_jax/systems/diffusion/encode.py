@@ -48,7 +48,7 @@ def encode(arguments: argparse.Namespace, config: ConfigDict, say: Say) -> int:
     run = jax.jit(lambda params, images: moments(found, params, images))
     ways = ", as they are and turned" if flip else ""
     say(f"{len(data)} pictures of {image}{ways}, to latents of {space.shape} by {found.path}")
-    with enough_memory(f"lower --batch-size {size}"):
+    with enough_memory(f"lower --batch-size {size}, or the size of the pictures (--config.preprocess.size)"):
         write_latents(
             out,
             note,
