@@ -10,9 +10,9 @@ Scores     once, 5 styles, guidance 1.5, 240 samples each, by a reader of style 
            seen ones in 62.5%, subjects never seen in 60.8%; fluent flat is mostly read as fluent, of which it is the flat form
            (14% right; the other four 63 - 83%). Frechet distance in its features 78 (real 34, blurred 122)
 Variants   `style` is told the style alone, as a label; `small` is for trying out. `latent` diffuses the 8 x 8 x 4 latents of
-           configs/emoji_vae.py as it was (23.1 dB), once, as many operations (120 TFLOP, 23 min beside other programs): the
-           style is right in 58.3% of pairs never seen, 64.2% of seen ones, 62.1% of subjects never seen, the Frechet
-           distance 84.5: pixels are better.
+           configs/emoji_vae.py (25.6 dB), once, as many operations (120 TFLOP, 34 min beside other programs): the style is
+           right in 60.0% of pairs never seen, 60.8% of seen ones, 58.8% of subjects never seen, the Frechet distance 81.7:
+           pixels are better, by little.
            `decoder`, told what CLIP makes of captions and of pictures, each at times, is unCLIP's (emoji_prior.py): once,
            31 min for 4,050 of its 4,700 steps; by the text alone the style is right in 57.1% of pairs
            never seen, 60.8% of seen ones; Frechet distance 78
