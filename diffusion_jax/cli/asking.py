@@ -95,9 +95,10 @@ def asked_of(run: Any, arguments: argparse.Namespace) -> Asked | None:
     }
     if arguments.prompts is None:
         return Asked(names, values)
-    rows = _read(run, names, arguments.prompts)
+    rows = _read(run, names, arguments.prompts, texts=bool(values))
     if values:  # pictures that each line begins with which names no other
-        rows = [{name: each[i % len(each)] for name, each in values.items()} | row for i, row in enumerate(rows)]
+        own = [{name: one for name, one in row.items() if one is not None} for row in rows]
+        rows = [{name: each[i % len(each)] for name, each in values.items()} | row for i, row in enumerate(own)]
     return Asked(names, rows=rows)
 
 
@@ -152,10 +153,11 @@ def _one(run: Any, name: str, value: Any, where: str) -> Any:
     return value
 
 
-def _read(run: Any, names: Sequence[str], file: str) -> list[Any]:
+def _read(run: Any, names: Sequence[str], file: str, *, texts: bool = False) -> list[Any]:
     """The requests of a file, one a line: as they are, or, to a run that asks for several things, as JSON objects.
 
-    A text alone is a prompt, to a run that asks for no label, which it might be.
+    A text alone is a prompt, to a run that asks for no label, which it might be; nor may it be the path of a picture, but where
+    lines are `texts`, the pictures being given.
     """
     lines = read_requests(file)
     if len(names) == 1:
@@ -165,7 +167,12 @@ def _read(run: Any, names: Sequence[str], file: str) -> list[Any]:
     for number, line in enumerate(lines, 1):
         where = f"{Path(file).name}, request {number}"
         example = json.dumps(dict.fromkeys(names, "..."))
-        if not line.startswith("{") and "prompt" in names and "label" not in names and status(Path(line)) is None:
+        if (
+            not line.startswith("{")
+            and "prompt" in names
+            and "label" not in names
+            and (texts or status(Path(line)) is None)
+        ):
             found.append({"prompt": _one(run, "prompt", line, where)})
             continue
         if not line.startswith("{"):
@@ -177,20 +184,23 @@ def _read(run: Any, names: Sequence[str], file: str) -> list[Any]:
     return found
 
 
-def _alone(name: str, line: str, where: str) -> str:
+def _alone(name: str, line: str, where: str) -> Any:
     """The line, or what a JSON object of the one name says in it. UserError for an object of other names."""
     try:
-        found = json.loads(line) if line.startswith("{") else None
-    except json.JSONDecodeError:
-        return line  # a text that begins with a brace
-    if not isinstance(found, dict):
+        told = line.startswith("{") and isinstance(json.loads(line), dict)
+    except (ValueError, RecursionError):
+        told = False  # a text that begins with a brace
+    if not told:
         return line
-    if list(found) != [name] or not isinstance(found[name], str):
+    found = parse_json(line, where)
+    if list(found) != [name]:
         raise UserError(
-            f"{where} has {', '.join(map(repr, found)) or 'nothing'}: it may have {name}, a text; what is the same for all is "
-            "said by options"
+            f"{where} has {', '.join(map(repr, found)) or 'nothing'}: it may have {name}; what is the same for all is said by "
+            "options"
         )
-    return str(found[name])
+    if not isinstance(found[name], str if name != "label" else str | int):
+        raise UserError(f"{where} has {name} {shortened(json.dumps(found[name]))}, which is no text")
+    return found[name]
 
 
 def read_requests(name: str) -> list[str]:

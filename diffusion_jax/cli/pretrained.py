@@ -14,12 +14,13 @@ import numpy as np
 
 from diffusion_jax import build, runs
 from diffusion_jax.cli.applies import flag
+from diffusion_jax.cli.asking import Asked
 from diffusion_jax.pipelines import ClassToImage, Sizes, TextToImage, UnCLIP, load_pipeline
 from diffusion_jax.pipelines.checks import check_guided, check_negative, guiding, tile_of
 from diffusion_jax.pipelines.drawing import plan_of
 from diffusion_jax.typing import Params, UserError, whole_number
 
-__all__ = ["Published", "published"]
+__all__ = ["Published", "published", "sized"]
 
 TEXTS = ("second", "negative_second", "clip_skip")
 SIZES: dict[str, type] = {
@@ -158,9 +159,6 @@ def _solver(given: Mapping[str, Any]) -> Any:
 def published(arguments: argparse.Namespace) -> Published:
     """The pipeline of `--pretrained`, with every `--lora` merged. UserError as `load_pipeline`, and for a `--size` that is
     none."""
-    for option, needs in (("mask", "image"), ("strength", "image")):
-        if getattr(arguments, option) and not arguments.image:
-            raise UserError(f"{flag(option)} is of a picture to begin with: give {flag(needs)} as well")
     loras, kind = [_lora(given) for given in arguments.lora], arguments.param_dtype or "float32"
     try:
         pipeline = load_pipeline(
@@ -181,18 +179,27 @@ def published(arguments: argparse.Namespace) -> Published:
             if getattr(arguments, option) not in (None, []):
                 raise UserError(f"--{option} is Stable Diffusion's: {arguments.pretrained!r} holds a DiT")
         return Published(pipeline, ("label",), tile=arguments.tile)
+    for option in ("mask", "strength"):
+        if getattr(arguments, option) not in (None, []) and not arguments.image:
+            raise UserError(f"{flag(option)} is of a picture to begin with: give --image as well")
     for path, scale in loras:
         pipeline = pipeline.with_lora(path, scale)
     if loras and kind != "float32":
         pipeline = pipeline.rounded(kind)
     asks = ("prompt", *(name for name in ("image", "mask") if getattr(arguments, name)))
     size = _size(arguments.size)
-    if size is None and arguments.image:
-        try:
-            size = pipeline.pixels(image=list(arguments.image))
-        except UserError as error:
-            raise UserError(str(error).replace(": say size", ": say --size")) from error
     return Published(pipeline, asks, size, arguments.strength, arguments.tile, _more(arguments, pipeline))
+
+
+def sized(run: Published, asked: Asked | None) -> Published:
+    """The pipeline at the size of the pictures that it begins with, where no `--size` was said. UserError for several sizes."""
+    if run.size is not None or asked is None or "image" not in run.asks or isinstance(run.pipeline, ClassToImage):
+        return run
+    pictures = list(dict.fromkeys(row["image"] for row in asked.different()))
+    try:
+        return dataclasses.replace(run, size=run.pipeline.pixels(image=pictures))
+    except UserError as error:
+        raise UserError(str(error).replace(": say size", ": say --size")) from error
 
 
 def _more(arguments: argparse.Namespace, pipeline: TextToImage) -> dict[str, Any]:

@@ -15,7 +15,7 @@ from diffusion_jax.cli.applies import ASKED
 from diffusion_jax.cli.asking import asked_of, negative_of, read_requests
 from diffusion_jax.cli.keyvalues import guidance_of, solver_options_of
 from diffusion_jax.cli.notices import check_text, counted, in_short, say
-from diffusion_jax.cli.pretrained import published
+from diffusion_jax.cli.pretrained import published, sized
 from diffusion_jax.files import check_file, check_folder
 from diffusion_jax.parallel.accelerator import configure
 from diffusion_jax.parallel.memory import enough_memory
@@ -73,6 +73,8 @@ def sample(arguments: argparse.Namespace, rest: list[str]) -> int:
         arguments.batch_size *= jax.local_device_count()
     run: Any = _drawing(arguments.run, arguments.weights) if arguments.pretrained is None else published(arguments)
     asked = asked_of(run, arguments)
+    if arguments.pretrained is not None:
+        run = sized(run, asked)
     if asked is not None and asked.rows and "num_images" not in arguments.given:
         arguments.num_images = len(asked.rows)
     negative = negative_of(run, asked, arguments)

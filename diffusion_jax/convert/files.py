@@ -122,7 +122,7 @@ def read_tensors(path: Path) -> dict[str, np.ndarray]:
 
 
 def _damaged(path: Path, error: Exception) -> UserError:
-    with path.open("rb") as file:
+    with contextlib.suppress(OSError), path.open("rb") as file:
         if file.read(len(POINTER)) == POINTER:
             return UserError(
                 f"{str(path)!r} is a pointer of Git LFS, not the weights themselves: run `git lfs pull` there"

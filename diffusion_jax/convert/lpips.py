@@ -63,7 +63,7 @@ def _tensors(folder: Path) -> dict[str, np.ndarray]:
 
 
 def _files(folder: Path) -> list[Path]:
-    return sorted(file for file in folder.iterdir() if file.suffix in (*SAFETENSORS, *TORCH))
+    return sorted(file for file in folder.iterdir() if file.suffix in (*SAFETENSORS, *TORCH) and file.is_file())
 
 
 def _read(file: Path) -> dict[str, np.ndarray]:

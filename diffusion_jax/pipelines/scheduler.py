@@ -22,6 +22,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -133,11 +134,16 @@ def kept_steps(num_steps: int, strength: float) -> int:
     Raises UserError for a strength outside, and for one that leaves none.
     """
     if not 0 < strength <= 1:
-        raise UserError(f"strength {strength} is not in (0, 1]; nearest: {1 if strength > 1 else 1 / num_steps:g}")
+        raise UserError(f"strength {strength} is not in (0, 1]; nearest: {1 if strength > 1 else _least(num_steps):g}")
     kept = min(int(num_steps * strength), num_steps)
     if kept < 1:
-        raise UserError(f"strength {strength} of {num_steps} steps leaves none of them; nearest: {1 / num_steps:g}")
+        raise UserError(f"strength {strength} of {num_steps} steps leaves none of them; nearest: {_least(num_steps):g}")
     return kept
+
+
+def _least(num_steps: int) -> float:
+    """The least strength of four places that leaves a step."""
+    return math.ceil(1e4 / num_steps) / 1e4
 
 
 class UnderScheduler:

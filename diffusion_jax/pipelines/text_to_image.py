@@ -214,6 +214,8 @@ class TextToImage:
         scale = guiding(guidance_scale, TOLD if told_scale else USUAL[self.kind], guidance, told=told_scale)
         check_negative((negative, negative_second), guidance, scale, told_scale)
         tile_of(self.vae, tile)
+        share = _strength(strength, image, mask)
+        plan = plan_of(self.scheduler, num_steps, solver=solver, grid=grid, eta=eta, strength=share)
         others = {"negative": negative, "second": second, "negative_second": negative_second}
         also = [text for name, given in others.items() if given is not None for text in texts_of(name, given)]
         for line in self.notices([*texts, *also]):
@@ -227,8 +229,6 @@ class TextToImage:
             away, scale = cond, 1.0
         shape = self.vae.latent_shape(*pixels)
         keys = example_keys(seed, whole_number("start", start, 0, 2**31 - 1 - len(texts)), len(texts))
-        share = _strength(strength, image, mask, num_steps)
-        plan = plan_of(self.scheduler, num_steps, solver=solver, grid=grid, eta=eta, strength=share)
         begun = None if image is None else self._begun(image, mask, pixels, keys, len(texts))
         if begun is not None and begun.joined is not None:
             cond, away = (entries | {"joined": begun.joined} for entries in (cond, away))
@@ -346,15 +346,12 @@ LARGEST = 4
 ENCODED, MASKED = 11, 12  # what an example's key is folded with for the noise of the encoder
 
 
-def _strength(strength: float | None, image: Any, mask: Any, num_steps: int) -> float:
+def _strength(strength: float | None, image: Any, mask: Any) -> float:
     if strength is None:
         return 0.8 if image is not None and mask is None else 1.0
     if image is None:
         raise UserError(f"strength {strength} says how far a picture is noised: give `image` as well")
-    share = number("strength", strength, "0.8")
-    if not 0 < share <= 1:
-        raise UserError(f"strength {strength} is not in (0, 1]; nearest: {1.0 if share > 1 else 1 / num_steps:g}")
-    return share
+    return number("strength", strength, "0.8")
 
 
 def _one_a_prompt(what: str, arrays: np.ndarray, count: int) -> np.ndarray:

@@ -96,6 +96,7 @@ def test_the_latent_model_stands_beside_the_pixel_model_where_that_was_measured(
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1200)  # "text" trains a CLIP besides
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_the_whole_on_a_few_made_up_clothes(tmp_path, variant, capsys):
     rng = np.random.default_rng(0)

@@ -79,6 +79,7 @@ def test_grey_pictures_dark_ones_and_gradients(folder):
 def test_files_that_lack_something(folder, tmp_path):
     assert holds_lpips(folder) and not holds_lpips(tmp_path) and not holds_lpips(tmp_path / "none")
     (tmp_path / "stages.safetensors").write_bytes((folder / "stages.safetensors").read_bytes())
+    (tmp_path / "gone.safetensors").symlink_to(tmp_path / "nowhere")  # as a cache leaves it
     assert holds_lpips(tmp_path)
     with pytest.raises(UserError, match="26 missing: features"):
         load_lpips(tmp_path)

@@ -12,6 +12,7 @@ from described import build
 from PIL import Image
 
 from diffusion_jax.cli import main
+from diffusion_jax.cli.asking import _alone
 from diffusion_jax.cli.pretrained import Published
 from diffusion_jax.pipelines import Sizes, load_pipeline
 from diffusion_jax.pipelines.checks import check_negative, guiding
@@ -116,7 +117,25 @@ def test_a_file_of_prompts_may_begin_with_pictures(folder, tmp_path, asked, caps
     requests = [("a cat", a), ("red dog", a), ("a dog", b)]
     assert asked.pop()[0] == [{"image": image, "prompt": text} for text, image in requests]
     assert main([*command, "--out", str(tmp_path / "none")]) == 2
-    assert "line 3 has 'prompt', 'image': it may have prompt, a text" in capsys.readouterr().err
+    assert "line 3 has 'prompt', 'image': it may have prompt; what is the same" in capsys.readouterr().err
+    # Of several sizes one is said; null names no other picture; a line that is a folder's name here is a text.
+    Image.fromarray(np.full((16, 32, 3), 90, np.uint8)).save(b)
+    assert main([*command, "--image", a, "--out", str(tmp_path / "sizes")]) == 2
+    assert "the pictures are of several sizes, 16 x 16 and 16 x 32: say --size" in capsys.readouterr().err
+    (tmp_path / "asked.txt").write_text(json.dumps({"prompt": "a dog", "image": None}) + f"\n{tmp_path}")
+    assert main([*command, "--image", a, "--out", str(tmp_path / "null")]) == 0
+    assert asked.pop()[0] == [{"image": a, "prompt": "a dog"}, {"image": a, "prompt": str(tmp_path)}]
+    for line, said in (
+        ('{"prompt": "x", "prompt": "y"}', "line 1 has the key 'prompt' twice"),
+        ('{"prompt": 3}', "line 1 has prompt '3', which is no text"),
+        ("{}", "line 1 has nothing: it may have prompt"),
+    ):
+        (tmp_path / "asked.txt").write_text(line)
+        assert main([*command, "--out", str(tmp_path / "none")]) == 2
+        assert said in capsys.readouterr().err
+    for text in (f'{{"a": {"1" * 4400}}}', '{"a":' * 20_000):
+        assert _alone("prompt", text, "line 1") == text
+    assert _alone("label", '{"label": 3}', "line 1") == 3
     (tmp_path / "asked.txt").write_text("a cat")
     for wrong, said in (
         (["--mask", a], "--mask is of a picture to begin with: give --image as well"),

@@ -99,11 +99,16 @@ class VaeRun:
 
     def reconstruct(self, images: Any, *, batch_size: int = 64) -> np.ndarray:
         """Images [n, h, w, c], uint8 or in [-1, 1], there and back by the mean of their latents, clipped to [-1, 1]."""
-        given = np.asarray(batch_of("images", _unit(images), self.image[-1], pictures=True))
-        size = min(whole_number("batch_size", batch_size, 1), len(given))
+        try:
+            count = len(images)
+        except TypeError:  # of what is no batch
+            count = 0
+        if not count:
+            batch_of("images", _unit(images), self.image[-1], pictures=True)
+        size = min(whole_number("batch_size", batch_size, 1), count)
         found = []
-        for start in range(0, len(given), size):
-            part = given[start : start + size]
+        for start in range(0, count, size):
+            part = np.asarray(batch_of("images", _unit(images[start : start + size]), self.image[-1], pictures=True))
             whole = np.concatenate([part, np.repeat(part[-1:], size - len(part), axis=0)])  # one shape, compiled once
             found.append(np.asarray(_there_and_back(self.network, self.params, whole))[: len(part)])
         return np.concatenate(found)
