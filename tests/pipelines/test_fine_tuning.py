@@ -35,12 +35,13 @@ SMALL = {
 }  # fmt: skip
 
 
-def learn(folder, out, *rest, config=CONFIG, **more):
+def learn(folder, out, *rest, config=CONFIG, shown=False, **more):
     chosen = SMALL | {
         "pretrained.path": folder / "sd1", "data.path": folder / "pictures", "workdir": out, "optimizer.learning_rate": 0.02
     } | more  # fmt: skip
     flags = [f"--config.{key}={value}" for key, value in chosen.items()]
-    return main(["train", "--no-progress", "--config", config, *flags, *rest])
+    quiet = [] if shown else ["--no-progress"]
+    return main(["train", *quiet, "--config", config, *flags, *rest])
 
 
 def prepared(folder):
@@ -273,3 +274,10 @@ def test_what_cannot_be_is_one_line(folder, tmp_path, capsys, more, said):
 def test_variants_are_whole():
     for name in ("whole", "xl"):
         assert load_config(f"{CONFIG}:{name}").system == "fine_tune"
+
+
+@pytest.mark.slow
+def test_pictures_of_another_size_than_the_model_draws_are_told(folder, adapted, tmp_path, capsys):
+    assert learn(folder, tmp_path / "small", shown=True, **{"preprocess.size": 8, "steps": 2}) == 0
+    said = capsys.readouterr()
+    assert "they are 8 x 8 and the model draws 16 x 16 (preprocess.size)" in said.out + said.err

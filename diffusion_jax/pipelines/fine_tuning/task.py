@@ -59,4 +59,9 @@ def fine_tune_task(config: ConfigDict, folder: Path, key: jax.Array) -> Task:
     first = trains(config).begin(base.params, jax.random.fold_in(jax.random.key(config.seed), FIRST))
     how: dict[str, Any] = {"adapted": lora_loss, "beneath": functools.partial(lora_frozen, base.params)}
     task = make(initial=first, **how if run.adapts else {})
-    return dataclasses.replace(task, counts=f"{task.counts}; compiling comes first, minutes for published weights")
+    edge = base.size * base.vae.factor
+    other = f"; they are {image[0]} x {image[1]} and the model draws {edge} x {edge} (preprocess.size)"
+    said = "" if image[:2] == (edge, edge) else other
+    return dataclasses.replace(
+        task, counts=f"{task.counts}{said}; compiling comes first, minutes for published weights"
+    )
