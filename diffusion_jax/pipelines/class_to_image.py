@@ -85,7 +85,7 @@ class ClassToImage:
         labels: Label | Sequence[Label],
         *,
         negative: Label | Sequence[Label] | None = None,
-        guidance_scale: float = 4.0,
+        guidance_scale: float | None = None,
         guidance: Mapping[str, Any] | str | None = None,
         num_steps: int = 50,
         solver: str | Solver | None = None,
@@ -102,12 +102,13 @@ class ClassToImage:
         """A picture a label, float32 [n, height, width, 3] in [-1, 1], or with `output` "latent" its latent.
 
         A latent is [n, height / 8, width / 8, 4] in the folder's own scaling. `labels` are names or numbers; those of
-        `negative`, one or one a label, take the place of no label. `guidance_scale` 1 and below is no guidance; `guidance` is
-        another than the folder's, as "apg" or {"channels": 3, "interval": (0.3, 5)} (`build.guidance`). `solver` (a name, or
-        one of this library, as DDPM("learned_range")) and `grid` (a name, or falling times) take the place of the folder's
-        scheduler, of which `eta` is DDIM's. `noise` [n, height / 8, width / 8, 4] of unit variance takes the place of what
-        `seed` draws, [1 + steps, n, ...] also that of each step's; picture i is a function of the seed and of `start` + i
-        alone. `tile` decodes in tiles of so many pixels, a multiple of 32. `say` is given a line about what takes long.
+        `negative`, one or one a label, take the place of no label. `guidance_scale` 1 and below is no guidance, None 4 (of
+        CFG++ 0.6); `guidance` is another than the folder's, as "apg" or {"channels": 3, "interval": (0.3, 5)}
+        (`build.guidance`). `solver` (a name, or one of this library, as DDPM("learned_range")) and `grid` (a name, or falling
+        times) take the place of the folder's scheduler, of which `eta` is DDIM's. `noise` [n, height / 8, width / 8, 4] of unit
+        variance takes the place of what `seed` draws, [1 + steps, n, ...] also that of each step's; picture i is a function of
+        the seed and of `start` + i alone. `tile` decodes in tiles of so many pixels, a multiple of 32. `say` is given a line
+        about what takes long.
 
         Raises UserError for a label that there is not, noise of another shape, and a solver that needs a variance where the
         network gives none.

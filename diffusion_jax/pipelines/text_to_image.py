@@ -292,14 +292,15 @@ class TextToImage:
             return check_size(size, factor)
         if image is None:
             return (self.size * factor,) * 2
-        own_sizes = [self._nearest(*one) for one in sizes_of(image)]
+        seen = sizes_of(image)
+        own_sizes = [self._nearest(*one) for one in seen]
         if len(set(own_sizes)) > 1:
             first, other = own_sizes[0], next(one for one in own_sizes if one != own_sizes[0])
             raise UserError(
                 f"the pictures are of several sizes, {first[0]} x {first[1]} and {other[0]} x {other[1]}: say size, to which "
                 "they are all brought"
             )
-        height, width = sizes_of(image)[0]
+        height, width = seen[0]
         own = (self.size * factor) ** 2
         if height * width > LARGEST * own:
             shrink = (own / (height * width)) ** 0.5

@@ -179,3 +179,10 @@ def test_from_the_command_line(folder, tmp_path, capsys):
         assert main([*how, "--overwrite", *wrong]) != 0
         said_ = capsys.readouterr().err
         assert said in said_ and "Traceback" not in said_, said_
+
+
+def test_a_guidance_without_a_scale_has_its_own(pipeline):
+    """4, of CFG++ 0.6."""
+    for guidance, scale in ((None, 4.0), ("cfg_plus_plus", 0.6)):
+        how = {**FEW, "guidance": guidance, "solver": "ddim", "seed": 2}
+        np.testing.assert_array_equal(pipeline.generate(1, **how), pipeline.generate(1, guidance_scale=scale, **how))

@@ -163,14 +163,13 @@ def _training(run: VaeRun) -> tuple[Block, ...]:
 
 
 def _commands(run: VaeRun, taken: Mapping[str, Numbers]) -> list[str]:
-    """What trained it, measured what is on the page and made it: metrics that were taken together by one command."""
+    """What trained it, measured what is on the page and made it: both metrics by one command where it is the same for both."""
     where = shlex.quote(str(run.path))
     hows = {name: f" --samples {one['samples']}{_split(one)}" for name, one in taken.items()}
     if (features := taken.get("reconstruction", {}).get("features", USUAL)) != USUAL:
         hows["reconstruction"] += f" --features {shlex.quote(features)}"
-    together = len(taken) == len(METRICS) and {one["samples"] for one in taken.values()}
     measured = [f"diffusion-jax evaluate --run {where} --metric {name}{how}" for name, how in hows.items()]
-    if together and len(together) == 1 and len({_split(one) for one in taken.values()}) == 1:
+    if len(taken) == len(METRICS) and len({(one["samples"], one["split"]) for one in taken.values()}) == 1:
         measured = [f"diffusion-jax evaluate --run {where}{hows['reconstruction']}"]
     return [*trained_by(run.path), *measured, f"diffusion-jax report --run {where}"]
 
